@@ -1,0 +1,166 @@
+//! Addresses and network-order numbers as they stand in packets and records.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A 16-bit number in network byte order, as it stands in a header.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Be16(u16);
+
+impl Be16 {
+    pub const fn new(host_order: u16) -> Self {
+        Self(host_order.to_be())
+    }
+
+    /// The value in host byte order.
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The bytes as a native word: what checksums and hashes work on.
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+}
+
+impl fmt::Debug for Be16 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// A 32-bit number in network byte order, as it stands in a header.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Be32(u32);
+
+impl Be32 {
+    pub const fn new(host_order: u32) -> Self {
+        Self(host_order.to_be())
+    }
+
+    /// The value in host byte order.
+    pub const fn get(self) -> u32 {
+        u32::from_be(self.0)
+    }
+
+    /// The bytes as a native word.
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+}
+
+impl fmt::Debug for Be32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// An IPv4 or IPv6 address in a record: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Addr {
+    pub words: [Be32; 4],
+}
+
+const _: () = assert!(size_of::<Addr>() == 16);
+
+impl Addr {
+    const V4_MAPPED: Be32 = Be32::new(0xffff);
+
+    pub const fn v4(word: Be32) -> Self {
+        Self { words: [Be32::new(0), Be32::new(0), Self::V4_MAPPED, word] }
+    }
+
+    pub const fn v6(words: [Be32; 4]) -> Self {
+        Self { words }
+    }
+
+    pub fn is_v4(&self) -> bool {
+        self.words[0].raw() == 0 && self.words[1].raw() == 0 && self.words[2] == Self::V4_MAPPED
+    }
+}
+
+impl From<Ipv4Addr> for Addr {
+    fn from(address: Ipv4Addr) -> Self {
+        Self::v4(Be32::new(address.to_bits()))
+    }
+}
+
+impl From<Ipv6Addr> for Addr {
+    fn from(address: Ipv6Addr) -> Self {
+        let bits = address.to_bits();
+        Self::v6([96, 64, 32, 0].map(|shift| Be32::new((bits >> shift) as u32)))
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => address.into(),
+        }
+    }
+}
+
+impl From<Addr> for IpAddr {
+    fn from(address: Addr) -> Self {
+        let bits = address.words.iter().fold(0u128, |bits, word| bits << 32 | u128::from(word.get()));
+        if address.is_v4() { IpAddr::V4(Ipv4Addr::from_bits(bits as u32)) } else { IpAddr::V6(Ipv6Addr::from_bits(bits)) }
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+/// An Ethernet address.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_survive_the_way_into_a_record_and_back() {
+        for text in ["10.1.2.3", "255.255.255.255", "::1", "2001:db8::8:800:200c:417a"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(IpAddr::from(Addr::from(address)), address);
+        }
+    }
+
+    #[test]
+    fn a_record_holds_network_byte_order() {
+        let address = Addr::from(Ipv4Addr::new(10, 1, 2, 3));
+        assert_eq!(address.words[3].raw().to_ne_bytes(), [10, 1, 2, 3]);
+        assert_eq!(Be16::new(443).raw().to_ne_bytes(), [1, 187]);
+    }
+}

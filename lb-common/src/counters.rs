@@ -1,0 +1,80 @@
+//! Counters that the packet path keeps, one copy a CPU: no atomics, no shared cache lines.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::verdict::{VERDICT_SLOTS, Verdict};
+
+/// All packets of one CPU, by verdict.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Totals {
+    /// Frames that entered the program.
+    pub received: u64,
+    /// Indexed by [`Verdict`].
+    pub verdicts: [u64; VERDICT_SLOTS],
+}
+
+const _: () = assert!(size_of::<Totals>() == 8 + 8 * VERDICT_SLOTS);
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self { received: 0, verdicts: [0; VERDICT_SLOTS] }
+    }
+}
+
+impl Totals {
+    pub fn of(&self, verdict: Verdict) -> u64 {
+        self.verdicts[verdict as usize]
+    }
+
+    /// Adds another CPU's totals. Counters wrap.
+    pub fn add(&mut self, other: &Self) {
+        self.received = self.received.wrapping_add(other.received);
+        for (sum, count) in self.verdicts.iter_mut().zip(other.verdicts) {
+            *sum = sum.wrapping_add(count);
+        }
+    }
+}
+
+/// Packets towards one backend, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct BackendCounters {
+    pub packets: u64,
+    /// Bytes of the IP packets and their link headers, without padding.
+    pub bytes: u64,
+    /// TCP SYNs without ACK. UDP has no connections and counts none.
+    pub connections: u64,
+    pub pad: u64,
+}
+
+const _: () = assert!(size_of::<BackendCounters>() == 32);
+
+impl BackendCounters {
+    /// Adds another CPU's counts. Counters wrap.
+    pub fn add(&mut self, other: &Self) {
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.connections = self.connections.wrapping_add(other.connections);
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            packets: self.packets.wrapping_sub(earlier.packets),
+            bytes: self.bytes.wrapping_sub(earlier.bytes),
+            connections: self.connections.wrapping_sub(earlier.connections),
+            pad: 0,
+        }
+    }
+}
+
+/// Packets to one service that reached no backend, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ServiceCounters {
+    pub dropped: u64,
+}
+
+const _: () = assert!(size_of::<ServiceCounters>() == 8);

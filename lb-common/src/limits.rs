@@ -1,0 +1,62 @@
+//! Every capacity of the packet path, with the kernel memory that it costs.
+//!
+//! The daemon loads the maps with these sizes; what a configuration asks beyond them is refused before anything is
+//! written. The two big ones can be set in the configuration under `[limits]`.
+
+/// Services, each one VIP, port and protocol.
+pub const SERVICES: u32 = 4096;
+
+/// Distinct virtual addresses. At most one a service.
+pub const VIPS: u32 = SERVICES;
+
+/// Records in the `SERVICES` map: services and VIPs, ids counted from 1. 64 B each: 512 KiB.
+pub const SERVICE_RECORDS: u32 = 1 + SERVICES + VIPS;
+
+/// Backends over all services. An id is 16 bits and 0 means none.
+pub const BACKENDS: u32 = 65_535;
+
+/// Records in the `BACKENDS` map, ids counted from 1. 64 B each: 4 MiB.
+pub const BACKEND_RECORDS: u32 = BACKENDS + 1;
+
+/// Slots over all services unless `limits.slots` says otherwise. 4 B each: 64 MiB.
+///
+/// Enough for 1,000 services of 20 backends (8,192 slots each), or one of 65,535.
+pub const SLOTS_DEFAULT: u32 = 1 << 24;
+
+/// The most slots that `limits.slots` may ask for: 1 GiB.
+pub const SLOTS_MAX: u32 = 1 << 28;
+
+/// Slots that share one element of the `SLOTS` map, which is one cache line.
+pub const SLOTS_PER_LINE: u32 = 16;
+
+/// The largest region that one service may own, as a power of two: 8,388,608 slots, 32 MiB.
+pub const REGION_BITS_MAX: u32 = 23;
+
+/// The smallest region, as a power of two: 1,024 slots, 4 KiB.
+pub const REGION_BITS_MIN: u32 = 10;
+
+/// Slots that a service owns for the least-weighted of its backends: at 128 the rounding to whole slots
+/// stays below 1% of any backend's share.
+pub const SLOTS_PER_BACKEND: u32 = 256;
+
+/// Entries in a directory's bucket, which is half a cache line.
+pub const BUCKET_ENTRIES: usize = 8;
+
+/// Buckets of the service directory, one half (the map holds two, one in use and one being written).
+/// 32 B each, two halves: 256 KiB. With 8,192 keys a bucket holds two on average.
+pub const SERVICE_BUCKETS: u32 = 4096;
+
+/// Buckets of the reply directory, which finds the service of a NAT backend's reply. 32 B each, two halves: 4 MiB.
+pub const REPLY_BUCKETS: u32 = 65_536;
+
+/// Interfaces by index whose ability to take redirected frames is known. 8 B each: 512 KiB.
+pub const LINKS: u32 = 65_536;
+
+/// IPv6 extension headers looked past before a packet is given up as malformed (RFC 8200 section 4.1 orders seven).
+pub const EXTENSION_HEADERS: usize = 6;
+
+/// 802.1Q and 802.1ad tags looked past.
+pub const VLAN_TAGS: usize = 2;
+
+/// Weight of a backend: 0 takes no new flows.
+pub const WEIGHT_MAX: u16 = u16::MAX;

@@ -1,0 +1,137 @@
+//! The values of the control-plane maps. User space writes them, the packet path reads them.
+//!
+//! One cache line each where possible. Padding is explicit: `IntoBytes` refuses to compile otherwise.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::addr::{Addr, Be16, MacAddr};
+use crate::checksum::Delta;
+use crate::directory::Directory;
+use crate::hash::HashKeys;
+use crate::limits::SLOTS_PER_LINE;
+use crate::slot::Slot;
+
+/// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// What holds for every packet. The only element of the `SETTINGS` map.
+///
+/// User space writes the directory that is not active, then stores its index: packets see the old set of services or the new one.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Settings {
+    pub layout_version: u32,
+    /// Bits of [`settings_flags`].
+    pub flags: u32,
+    /// Which of `services` holds, 0 or 1.
+    pub active_services: u32,
+    /// Which of `replies` holds, 0 or 1.
+    pub active_replies: u32,
+    pub services: [Directory; 2],
+    pub hash_keys: HashKeys,
+    pub replies: [Directory; 2],
+    pub pad: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Settings>() == 128);
+
+pub mod settings_flags {
+    /// Some service takes every port of its VIP: a second lookup for packets that the first did not find.
+    pub const ANY_PORT: u32 = 1;
+    /// Some service forwards by NAT: packets from its backends are replies.
+    pub const REPLIES: u32 = 2;
+}
+
+/// A service (one VIP, port and protocol), or a VIP itself (port 0, protocol 0). The id is the index in the `SERVICES` map; 0 is none.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Service {
+    pub vip: Addr,
+    /// 0 takes every port.
+    pub port: Be16,
+    /// IANA protocol number, 0 in a VIP's record.
+    pub protocol: u8,
+    /// Bits of [`service_flags`].
+    pub flags: u8,
+    /// First line of the region in the `SLOTS` map.
+    pub first_line: u32,
+    /// 32 less the logarithm of the region's number of slots: how far to shift a hash for a slot's number.
+    pub shift: u32,
+    pub pad: [u32; 9],
+}
+
+const _: () = assert!(size_of::<Service>() == 64);
+
+pub mod service_flags {
+    /// The slot depends on the client's address alone.
+    pub const IP_HASH: u8 = 1;
+}
+
+/// One cache line of a region.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SlotLine {
+    pub slots: [Slot; SLOTS_PER_LINE as usize],
+}
+
+const _: () = assert!(size_of::<SlotLine>() == 64);
+
+/// A backend of one service. The id is the index in the `BACKENDS` map; 0 is none.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Backend {
+    pub address: Addr,
+    /// Link-layer destination and source, in the order of an Ethernet header.
+    pub next_hop: MacAddr,
+    pub source: MacAddr,
+    /// Where the next hop is; 0 while it is not known.
+    pub ifindex: u32,
+    /// Port that NAT rewrites to; 0 keeps the packet's.
+    pub port: Be16,
+    /// The service that it serves, by id.
+    pub service: u16,
+    /// One of [`forward`].
+    pub forward: u8,
+    /// Bits of [`backend_flags`].
+    pub flags: u8,
+    /// What NAT changes in the checksum of TCP and UDP: address and port.
+    pub l4_delta: Delta,
+    /// What NAT changes in the checksum of an IPv4 header: the address.
+    pub ip_delta: Delta,
+    pub pad: [u8; 22],
+}
+
+const _: () = assert!(size_of::<Backend>() == 64);
+
+/// How packets reach a backend.
+pub mod forward {
+    /// No backend has this id.
+    pub const FREE: u8 = 0;
+    /// Direct server return: the frame goes to the backend's link-layer address, the packet stays as it is.
+    pub const DSR: u8 = 1;
+    /// The destination becomes the backend's; its replies come back through xlb and get the VIP as their source again.
+    pub const NAT: u8 = 2;
+}
+
+pub mod backend_flags {
+    /// The interface takes no redirected frames (a bridge, a tunnel): the rewritten packet goes on through the host's routing.
+    pub const VIA_HOST: u8 = 1;
+    /// Healthy, or not checked: flows on record may stay.
+    pub const ALIVE: u8 = 2;
+}
+
+/// What is known of an interface, by index. The value of the `LINKS` map.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Link {
+    /// Bits of [`link_flags`].
+    pub flags: u32,
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Link>() == 8);
+
+pub mod link_flags {
+    /// Redirected frames arrive.
+    pub const REDIRECT: u32 = 1;
+}

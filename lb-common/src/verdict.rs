@@ -1,0 +1,95 @@
+//! What a packet can end in. Exactly one verdict a packet, each counted: received = forwarded + passed + dropped.
+
+/// What happens to the frame, and the first label of its counter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Class {
+    /// Left towards a backend or a client, or was answered.
+    Forwarded,
+    /// Not xlb's business: the host's network stack gets it untouched.
+    Passed,
+    /// Ends here.
+    Dropped,
+}
+
+macro_rules! verdicts {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $class:ident, $label:literal;)+) => {
+        /// The fate of one packet. The numbers index the counters of running programs: append, never renumber.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[must_use]
+        pub enum Verdict {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl Verdict {
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            pub const fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)+ }
+            }
+
+            /// The word for it in metrics, logs and the CLI.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// One sentence for an operator.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// Sent to its backend on the interface it came from.
+    Tx = 0, Forwarded, "tx";
+    /// Sent to its backend on another interface.
+    Redirect = 1, Forwarded, "redirect";
+    /// Rewritten for its backend, and handed to the host's routing because that interface takes no redirected frames.
+    Routed = 2, Forwarded, "routed";
+    /// A NAT backend's reply, with the VIP as its source again.
+    Reply = 3, Forwarded, "reply";
+    /// A NAT backend's reply, rewritten, and handed to the host's routing.
+    ReplyRouted = 4, Forwarded, "reply_routed";
+    /// An ICMP echo request to a VIP, answered.
+    EchoReply = 5, Forwarded, "echo_reply";
+    /// Neither IPv4 nor IPv6.
+    NotIp = 8, Passed, "not_ip";
+    /// Not addressed to a service.
+    NotService = 9, Passed, "not_service";
+    /// The frame ends inside a header that it announces.
+    Truncated = 16, Dropped, "truncated";
+    /// A header contradicts itself or the frame.
+    Malformed = 17, Dropped, "malformed";
+    /// The service has no backend that may take it.
+    NoBackend = 18, Dropped, "no_backend";
+    /// The backend's next hop has no link-layer address yet.
+    NoNextHop = 19, Dropped, "no_next_hop";
+    /// A fragment of an IP packet to a VIP.
+    Fragment = 20, Dropped, "fragment";
+    /// Its time to live or hop limit is used up.
+    TtlExceeded = 21, Dropped, "ttl_exceeded";
+    /// A table of the packet path contradicts itself: a fault of xlb, please report it.
+    Internal = 22, Dropped, "internal";
+}
+
+/// Verdict counters in a record of totals: room to append.
+pub const VERDICT_SLOTS: usize = 64;
+
+const _: () = assert!((Verdict::Internal as usize) < VERDICT_SLOTS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_numbers_are_unique() {
+        for (i, a) in Verdict::ALL.iter().enumerate() {
+            for b in &Verdict::ALL[i + 1..] {
+                assert_ne!(*a as u8, *b as u8);
+                assert_ne!(a.label(), b.label());
+            }
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The packet path.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,104 @@
+//! What should hold, as plain data: the services with every backend that may serve, amended by discovery, health and
+//! next-hop resolution. [`compile`](crate::compile) turns it into tables; nothing here knows of maps, clocks or sockets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use lb_common::MacAddr;
+use serde::{Deserialize, Serialize};
+
+/// A service's name, unique in a configuration.
+pub type ServiceName = Arc<str>;
+
+/// All services.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Desired {
+    pub services: BTreeMap<ServiceName, Service>,
+}
+
+/// One VIP, port and protocol, and those who serve it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub vip: IpAddr,
+    /// 0 takes every port.
+    pub port: u16,
+    pub protocol: Protocol,
+    pub algorithm: Algorithm,
+    pub forward: Forward,
+    /// By address and the port that packets reach them on.
+    pub backends: BTreeMap<SocketAddr, Backend>,
+}
+
+/// One backend of one service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// 0 takes no new flows.
+    pub weight: u16,
+    /// Passed its health check, or needs none.
+    pub alive: bool,
+    /// Where its packets go; `None` while unresolved.
+    pub next_hop: Option<NextHop>,
+}
+
+/// The link-layer way to an address, as resolved from routes, links and neighbours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NextHop {
+    /// The egress interface.
+    pub ifindex: u32,
+    /// The egress interface's own link-layer address.
+    pub source: MacAddr,
+    /// The backend's, or its gateway's, link-layer address.
+    pub destination: MacAddr,
+    /// Frames redirected to the interface by XDP arrive. Otherwise packets must go on through the host's routing.
+    pub takes_redirects: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// How a packet's backend is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// By the connection: addresses, ports and protocol.
+    #[default]
+    Maglev,
+    /// By the client's address, so that one client stays with one backend.
+    IpHash,
+}
+
+/// How a packet reaches its backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// Direct server return: the link-layer address is rewritten, the backend answers the client itself.
+    #[default]
+    Dsr,
+    /// The destination is rewritten; replies come back through xlb, the backends' gateway.
+    Nat,
+}
