@@ -2,6 +2,8 @@
 //!
 //! One cache line each where possible. Padding is explicit: `IntoBytes` refuses to compile otherwise.
 
+use core::mem::offset_of;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{Addr, Be16, MacAddr};
@@ -34,6 +36,13 @@ pub struct Settings {
 }
 
 const _: () = assert!(size_of::<Settings>() == 128);
+
+impl Settings {
+    /// Positions of single 32-bit words that change while packets pass.
+    pub const FLAGS_WORD: u32 = (offset_of!(Self, flags) / 4) as u32;
+    pub const ACTIVE_SERVICES_WORD: u32 = (offset_of!(Self, active_services) / 4) as u32;
+    pub const ACTIVE_REPLIES_WORD: u32 = (offset_of!(Self, active_replies) / 4) as u32;
+}
 
 pub mod settings_flags {
     /// Some service takes every port of its VIP: a second lookup for packets that the first did not find.

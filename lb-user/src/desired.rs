@@ -1,7 +1,7 @@
 //! What should hold, as plain data: the services with every backend that may serve, amended by discovery, health and
 //! next-hop resolution. [`compile`](crate::compile) turns it into tables; nothing here knows of maps, clocks or sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +16,8 @@ pub type ServiceName = Arc<str>;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Desired {
     pub services: BTreeMap<ServiceName, Service>,
+    /// Interfaces, by index, that the program runs on: what came in there can always leave there again.
+    pub ingress: BTreeSet<u32>,
 }
 
 /// One VIP, port and protocol, and those who serve it.

@@ -4,8 +4,13 @@
 //! config, discovery, health, nexthop  ->  Desired  ->  compile  ->  Tables  ->  diff  ->  writes  ->  maps
 //! ```
 
+pub mod compile;
 pub mod config;
+pub mod datapath;
 pub mod desired;
 pub mod discovery;
+pub mod error;
 pub mod health;
+pub mod maps;
 pub mod nexthop;
+pub mod tables;

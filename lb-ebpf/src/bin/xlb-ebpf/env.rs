@@ -1,0 +1,130 @@
+//! Tables, counters and helpers of the real kernel.
+
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
+use aya_ebpf::maps::PerCpuArray;
+use lb_common::directory::Bucket;
+use lb_common::limits::SLOTS_PER_LINE;
+use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::{BackendId, MacAddr, Slot, Verdict};
+use lb_ebpf::{Env, Route, RouteQuery};
+
+use crate::maps;
+
+/// Address families as `bpf_fib_lookup` wants them.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+pub struct Kernel {
+    ctx: *mut xdp_md,
+}
+
+impl Kernel {
+    pub fn new(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+}
+
+impl Env for Kernel {
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        maps::SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn service_bucket(&self, index: u32) -> Option<&Bucket> {
+        maps::SERVICE_BUCKETS.get(index)
+    }
+
+    #[inline(always)]
+    fn reply_bucket(&self, index: u32) -> Option<&Bucket> {
+        maps::REPLY_BUCKETS.get(index)
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u16) -> Option<&Service> {
+        maps::SERVICES.get(u32::from(id))
+    }
+
+    #[inline(always)]
+    fn slot(&self, first_line: u32, number: u32) -> Option<Slot> {
+        let line = maps::SLOTS.get(first_line + number / SLOTS_PER_LINE)?;
+        Some(line.slots[(number % SLOTS_PER_LINE) as usize])
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: BackendId) -> Option<&Backend> {
+        maps::BACKENDS.get(u32::from(id.0))
+    }
+
+    #[inline(always)]
+    fn link(&self, ifindex: u32) -> Option<Link> {
+        maps::LINKS.get(ifindex).copied()
+    }
+
+    #[inline(always)]
+    fn count(&self, verdict: Verdict) {
+        bump(&maps::TOTALS, 0, |totals| {
+            totals.received += 1;
+            totals.verdicts[verdict as usize] += 1;
+        });
+    }
+
+    #[inline(always)]
+    fn count_backend(&self, id: BackendId, bytes: u32, is_new_connection: bool) {
+        bump(&maps::BACKEND_COUNTERS, u32::from(id.0), |counters| {
+            counters.packets += 1;
+            counters.bytes += u64::from(bytes);
+            counters.connections += u64::from(is_new_connection);
+        });
+    }
+
+    #[inline(always)]
+    fn count_service_drop(&self, id: u16) {
+        bump(&maps::SERVICE_COUNTERS, u32::from(id), |counters| counters.dropped += 1);
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> bool {
+        // SAFETY: takes no pointers.
+        let action = unsafe { bpf_redirect(ifindex, 0) };
+        action == i64::from(xdp_action::XDP_REDIRECT)
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Route {
+        // SAFETY: all zeros is a value of every field.
+        let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+        let is_v4 = query.source.is_v4();
+        lookup.family = if is_v4 { AF_INET } else { AF_INET6 };
+        lookup.l4_protocol = query.protocol;
+        lookup.__bindgen_anon_1.tot_len = query.ip_len;
+        lookup.ifindex = query.ingress;
+        let (source, destination) = (query.source.words.map(|word| word.raw()), query.destination.words.map(|word| word.raw()));
+        if is_v4 {
+            lookup.__bindgen_anon_3.ipv4_src = source[3];
+            lookup.__bindgen_anon_4.ipv4_dst = destination[3];
+        } else {
+            lookup.__bindgen_anon_3.ipv6_src = source;
+            lookup.__bindgen_anon_4.ipv6_dst = destination;
+        }
+        // SAFETY: the context is valid, and the kernel writes no further than the size that it is given.
+        let answer = unsafe { bpf_fib_lookup(self.ctx.cast(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+        match answer as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS => {
+                Route::Forward { ifindex: lookup.ifindex, source: MacAddr(lookup.smac), next_hop: MacAddr(lookup.dmac) }
+            }
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
+            _ => Route::Host,
+        }
+    }
+}
+
+/// Changes this CPU's copy of a counter record.
+#[inline(always)]
+fn bump<T>(counters: &PerCpuArray<T>, index: u32, change: impl FnOnce(&mut T)) {
+    if let Some(record) = counters.get_ptr_mut(index) {
+        // SAFETY: the pointer is to this CPU's copy, and XDP programs are not preempted by others on the same CPU.
+        change(unsafe { &mut *record });
+    }
+}

@@ -1,0 +1,54 @@
+//! What surrounds the packet path: tables, counters and the kernel's helpers.
+
+use lb_common::directory::Bucket;
+use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::{Addr, BackendId, MacAddr, Slot, Verdict};
+
+/// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
+///
+/// A table answers `None` only for an index beyond its end.
+pub trait Env {
+    fn settings(&self) -> Option<&Settings>;
+    fn service_bucket(&self, index: u32) -> Option<&Bucket>;
+    fn reply_bucket(&self, index: u32) -> Option<&Bucket>;
+    fn service(&self, id: u16) -> Option<&Service>;
+    /// The slot with this number in the region that starts at `first_line`.
+    fn slot(&self, first_line: u32, number: u32) -> Option<Slot>;
+    fn backend(&self, id: BackendId) -> Option<&Backend>;
+    fn link(&self, ifindex: u32) -> Option<Link>;
+
+    /// Counts a packet's verdict. Once a packet.
+    fn count(&self, verdict: Verdict);
+    /// Counts a packet towards a backend. `bytes` is the frame's length without padding.
+    fn count_backend(&self, id: BackendId, bytes: u32, is_new_connection: bool);
+    /// Counts a packet to a service that reached no backend.
+    fn count_service_drop(&self, id: u16);
+
+    /// Remembers where [`Verdict::Redirect`] and [`Verdict::Reply`] send the frame. False if the kernel refuses.
+    fn redirect(&self, ifindex: u32) -> bool;
+    /// Asks the kernel's routing table.
+    fn route(&self, query: &RouteQuery) -> Route;
+}
+
+/// A question to the kernel's routing table, as if the packet had come in on `ingress`.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery {
+    pub source: Addr,
+    pub destination: Addr,
+    pub ingress: u32,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Length of the IP packet in bytes, for the route's MTU.
+    pub ip_len: u16,
+}
+
+/// The routing table's answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Out of this interface, with these link-layer addresses.
+    Forward { ifindex: u32, source: MacAddr, next_hop: MacAddr },
+    /// To this host itself.
+    Local,
+    /// The host's stack must look after it: no neighbour yet, a tunnel, too big, or no route at all.
+    Host,
+}

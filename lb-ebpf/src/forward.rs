@@ -1,0 +1,67 @@
+//! Sends a packet to its backend.
+
+use lb_common::Verdict;
+use lb_common::records::{Backend, backend_flags, forward};
+
+use crate::env::Env;
+use crate::ethernet;
+use crate::family::{Family, Side};
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::transport;
+
+/// Rewrites the packet for its backend and chooses the way out.
+#[inline(always)]
+pub fn send<F: Family>(packet: &mut impl Packet, env: &impl Env, backend: &Backend, parsed: &Parsed<F>) -> Verdict {
+    let sent = match backend.forward {
+        forward::DSR => direct(packet, env, backend),
+        forward::NAT => translate::<F>(packet, env, backend, parsed),
+        _ => Err(Verdict::Internal),
+    };
+    sent.unwrap_or_else(|verdict| verdict)
+}
+
+/// Direct server return: only the link-layer addresses change, and not the TTL, for the packet has reached its destination's network.
+#[inline(always)]
+fn direct(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {
+    if backend.ifindex == 0 {
+        return Err(Verdict::NoNextHop);
+    }
+    ethernet::readdress(packet, backend.source, backend.next_hop)?;
+    leave(packet, env, backend.ifindex, Verdict::Redirect)
+}
+
+/// NAT: the destination becomes the backend's.
+#[inline(always)]
+fn translate<F: Family>(
+    packet: &mut impl Packet,
+    env: &impl Env,
+    backend: &Backend,
+    parsed: &Parsed<F>,
+) -> Result<Verdict, Verdict> {
+    let via_host = backend.flags & backend_flags::VIA_HOST != 0 && backend.ifindex != packet.ingress();
+    if !via_host {
+        if backend.ifindex == 0 {
+            return Err(Verdict::NoNextHop);
+        }
+        F::count_hop(packet, parsed.l3)?;
+    }
+    F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&backend.address), backend.ip_delta)?;
+    let port = if backend.port.raw() == 0 { parsed.flow.vip_port } else { backend.port };
+    transport::rewrite(packet, parsed.l4, parsed.flow.protocol, Side::Destination, port, backend.l4_delta)?;
+    if via_host {
+        // The host counts the hop and finds the next one itself.
+        return Ok(Verdict::Routed);
+    }
+    ethernet::readdress(packet, backend.source, backend.next_hop)?;
+    leave(packet, env, backend.ifindex, Verdict::Redirect)
+}
+
+/// Out of an interface: back out of the one it came in on, or as `elsewhere` out of another.
+#[inline(always)]
+pub fn leave(packet: &impl Packet, env: &impl Env, ifindex: u32, elsewhere: Verdict) -> Result<Verdict, Verdict> {
+    if elsewhere as u8 == Verdict::Redirect as u8 && ifindex == packet.ingress() {
+        return Ok(Verdict::Tx);
+    }
+    if env.redirect(ifindex) { Ok(elsewhere) } else { Err(Verdict::Internal) }
+}

@@ -1,0 +1,172 @@
+//! IPv4 (RFC 791).
+
+use lb_common::checksum::Delta;
+use lb_common::hash::{self, FlowHash, HashKeys};
+use lb_common::{Addr, Be16, Be32, Verdict};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::family::{Family, Side};
+use crate::icmp;
+use crate::packet::Packet;
+use crate::parse::{Fault, Flow, Parsed};
+use crate::transport;
+
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct Header {
+    /// Version in the upper half, header length in units of 4 bytes in the lower.
+    version_len: u8,
+    tos: u8,
+    total_len: Be16,
+    id: Be16,
+    /// Flags and offset.
+    fragment: Be16,
+    ttl_protocol: TtlProtocol,
+    checksum: u16,
+    source: Be32,
+    destination: Be32,
+}
+
+/// One 16-bit word of the checksum.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct TtlProtocol {
+    ttl: u8,
+    protocol: u8,
+}
+
+impl TtlProtocol {
+    fn word(self) -> u16 {
+        u16::from_ne_bytes([self.ttl, self.protocol])
+    }
+}
+
+const LEN_MIN: usize = size_of::<Header>();
+
+/// More fragments, or an offset: anything but the flags "reserved" and "don't fragment".
+const FRAGMENTED: u16 = Be16::new(0x3fff).raw();
+
+/// Time to live of packets of our own (RFC 1700's recommendation, and what Linux uses).
+const TTL_OWN: u8 = 64;
+
+impl Header {
+    #[inline(always)]
+    fn set_ttl(&mut self, ttl: u8) {
+        let old = self.ttl_protocol;
+        let new = TtlProtocol { ttl, ..old };
+        self.checksum = Delta::of_word(old.word(), new.word()).apply(self.checksum);
+        self.ttl_protocol = new;
+    }
+}
+
+pub struct V4;
+
+impl Family for V4 {
+    type Address = Be32;
+
+    const ECHO_REQUEST: u8 = 8;
+    const ECHO_REPLY: u8 = 0;
+
+    #[inline(always)]
+    fn parse(packet: &impl Packet, l3: usize) -> Result<Parsed<Self>, Fault> {
+        let header: &Header = packet.get(l3).ok_or(Fault::Any(Verdict::Truncated))?;
+        let (source, destination) = (header.source, header.destination);
+        let to_vip = |verdict| Fault::Vip(Addr::v4(destination), verdict);
+        let protocol = header.ttl_protocol.protocol;
+        let version_len = header.version_len;
+        let ip_len = u32::from(header.total_len.get());
+        let is_fragment = header.fragment.raw() & FRAGMENTED != 0;
+        let header_len = if version_len == 0x45 { LEN_MIN } else { usize::from(version_len & 0xf) * 4 };
+        if version_len >> 4 != 4 || header_len < LEN_MIN || (ip_len as usize) < header_len {
+            return Err(to_vip(Verdict::Malformed));
+        }
+        if !packet.has_len(l3 + ip_len as usize) {
+            return Err(to_vip(Verdict::Truncated));
+        }
+        if is_fragment {
+            return Err(to_vip(Verdict::Fragment));
+        }
+        let l4 = l3 + header_len;
+        let payload_len = ip_len - header_len as u32;
+        let mut flow =
+            Flow { client: source, vip: destination, client_port: Be16::default(), vip_port: Be16::default(), protocol };
+        if protocol == icmp::ICMP {
+            return Ok(Parsed { flow, l3, l4, ip_len, is_syn: false });
+        }
+        let transport = transport::parse(packet, l4, protocol, payload_len).map_err(|verdict| match verdict {
+            Verdict::NotService => Fault::Any(verdict),
+            verdict => to_vip(verdict),
+        })?;
+        flow.client_port = transport.source;
+        flow.vip_port = transport.destination;
+        Ok(Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn })
+    }
+
+    #[inline(always)]
+    fn is_icmp(protocol: u8) -> bool {
+        protocol == icmp::ICMP
+    }
+
+    #[inline(always)]
+    fn is(record: &Addr, address: Be32) -> bool {
+        record.words[3] == address && record.is_v4()
+    }
+
+    #[inline(always)]
+    fn to_addr(address: Be32) -> Addr {
+        Addr::v4(address)
+    }
+
+    #[inline(always)]
+    fn from_addr(record: &Addr) -> Be32 {
+        record.words[3]
+    }
+
+    #[inline(always)]
+    fn endpoint_hash(seed: u64, address: Be32, port: Be16, protocol: u8) -> u64 {
+        hash::endpoint_v4(seed, address.raw(), port, protocol)
+    }
+
+    #[inline(always)]
+    fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash {
+        let ports = u32::from(flow.client_port.raw()) | u32::from(flow.vip_port.raw()) << 16;
+        hash::flow_v4(keys, flow.client.raw(), flow.vip.raw(), ports, flow.protocol)
+    }
+
+    #[inline(always)]
+    fn client_hash(keys: &HashKeys, client: Be32) -> FlowHash {
+        hash::flow_v4(keys, client.raw(), 0, 0, 0)
+    }
+
+    #[inline(always)]
+    fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: Be32, delta: Delta) -> Result<(), Verdict> {
+        let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
+        match side {
+            Side::Source => header.source = address,
+            Side::Destination => header.destination = address,
+        }
+        header.checksum = delta.apply(header.checksum);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn count_hop(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict> {
+        let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
+        let ttl = header.ttl_protocol.ttl;
+        if ttl <= 1 {
+            return Err(Verdict::TtlExceeded);
+        }
+        header.set_ttl(ttl - 1);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn turn_back(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict> {
+        let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
+        let (source, destination) = (header.source, header.destination);
+        header.source = destination;
+        header.destination = source;
+        header.set_ttl(TTL_OWN);
+        Ok(())
+    }
+}

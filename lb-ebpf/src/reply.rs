@@ -1,0 +1,88 @@
+//! Restores the VIP as the source of a NAT backend's reply.
+//!
+//! Stateless: what comes from a NAT backend's address, port and protocol is a reply, wherever it goes. A client that reaches
+//! such a port by another way than the VIP must not be routed through xlb.
+
+use lb_common::checksum::Delta;
+use lb_common::records::{Backend, Service, Settings, link_flags, settings_flags};
+use lb_common::{Be16, Verdict};
+
+use crate::env::{Env, Route, RouteQuery};
+use crate::ethernet;
+use crate::family::{Family, Side};
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::service::{active, look_up};
+use crate::transport;
+
+/// Rewrites and routes the packet if it comes from a NAT backend; leaves it to the host otherwise.
+#[inline(always)]
+pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &Settings, parsed: &Parsed<F>) -> Verdict {
+    if settings.flags & settings_flags::REPLIES == 0 {
+        return Verdict::NotService;
+    }
+    let Some((backend, service)) = sender::<F>(env, settings, parsed) else { return Verdict::NotService };
+    // In a reply the sender is the backend and the addressee the client: `flow` has them the other way round.
+    let query = RouteQuery {
+        source: service.vip,
+        destination: F::to_addr(parsed.flow.vip),
+        ingress: packet.ingress(),
+        protocol: parsed.flow.protocol,
+        ip_len: parsed.ip_len as u16,
+    };
+    let route = match env.route(&query) {
+        // Answers to the host itself, to its health checks for one, are nobody's replies.
+        Route::Local => return Verdict::NotService,
+        Route::Forward { ifindex, source, next_hop } if takes_redirects(env, packet, ifindex) => {
+            Some((ifindex, source, next_hop))
+        }
+        _ => None,
+    };
+    let restored = match route {
+        Some((ifindex, source, next_hop)) => F::count_hop(packet, parsed.l3)
+            .and_then(|()| rewrite::<F>(packet, backend, service, parsed))
+            .and_then(|()| ethernet::readdress(packet, source, next_hop))
+            .and_then(|()| if env.redirect(ifindex) { Ok(Verdict::Reply) } else { Err(Verdict::Internal) }),
+        None => rewrite::<F>(packet, backend, service, parsed).map(|()| Verdict::ReplyRouted),
+    };
+    restored.unwrap_or_else(|verdict| verdict)
+}
+
+/// The NAT backend that sends from this endpoint, and its service.
+#[inline(always)]
+fn sender<'e, F: Family>(env: &'e impl Env, settings: &Settings, parsed: &Parsed<F>) -> Option<(&'e Backend, &'e Service)> {
+    let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.client_port);
+    if exact.is_some() || settings.flags & settings_flags::ANY_PORT == 0 {
+        return exact;
+    }
+    sender_exactly::<F>(env, settings, parsed, Be16::new(0))
+}
+
+#[inline(always)]
+fn sender_exactly<'e, F: Family>(
+    env: &'e impl Env,
+    settings: &Settings,
+    parsed: &Parsed<F>,
+    port: Be16,
+) -> Option<(&'e Backend, &'e Service)> {
+    let directory = active(&settings.replies, settings.active_replies);
+    let hash = F::endpoint_hash(directory.seed, parsed.flow.client, port, parsed.flow.protocol);
+    let id = look_up(env.reply_bucket(directory.bucket(hash))?, hash)?;
+    let backend = env.backend(lb_common::BackendId(id))?;
+    let service = env.service(backend.service)?;
+    let is_it = backend.port == port && service.protocol == parsed.flow.protocol && F::is(&backend.address, parsed.flow.client);
+    is_it.then_some((backend, service))
+}
+
+#[inline(always)]
+fn takes_redirects(env: &impl Env, packet: &impl Packet, ifindex: u32) -> bool {
+    ifindex == packet.ingress() || env.link(ifindex).is_some_and(|link| link.flags & link_flags::REDIRECT != 0)
+}
+
+#[inline(always)]
+fn rewrite<F: Family>(packet: &mut impl Packet, backend: &Backend, service: &Service, parsed: &Parsed<F>) -> Result<(), Verdict> {
+    let (ip_delta, l4_delta): (Delta, Delta) = (backend.ip_delta.reversed(), backend.l4_delta.reversed());
+    let port = if service.port.raw() == 0 { parsed.flow.client_port } else { service.port };
+    F::set_address(packet, parsed.l3, Side::Source, F::from_addr(&service.vip), ip_delta)?;
+    transport::rewrite(packet, parsed.l4, parsed.flow.protocol, Side::Source, port, l4_delta)
+}

@@ -1,0 +1,263 @@
+//! Who has which id and which region of slots. Stable over changes; what is freed rests before it is given to another.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::limits::{self, REGION_BITS_MIN, SLOTS_PER_LINE};
+use lb_common::{BackendId, limits::SERVICES};
+
+use crate::desired::{Desired, ServiceName};
+
+/// A service's region in the `SLOTS` map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    pub first_line: u32,
+    /// Logarithm of its number of slots.
+    pub bits: u32,
+}
+
+impl Region {
+    fn n_lines(bits: u32) -> u32 {
+        (1 << bits) / SLOTS_PER_LINE
+    }
+}
+
+const _: () = assert!(1 << REGION_BITS_MIN >= SLOTS_PER_LINE);
+
+/// Ids and regions in use, and those resting.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    services: Ids<ServiceName>,
+    vips: Ids<IpAddr>,
+    backends: Ids<(ServiceName, SocketAddr)>,
+    regions: BTreeMap<ServiceName, Region>,
+    resting_regions: Vec<Region>,
+    n_lines: u32,
+}
+
+impl Layout {
+    /// An empty layout over this many slots.
+    pub fn new(n_slots: u32) -> Self {
+        Self {
+            services: Ids::new(1, SERVICES as u16),
+            vips: Ids::new(1 + SERVICES as u16, (limits::SERVICE_RECORDS - 1) as u16),
+            backends: Ids::new(1, limits::BACKENDS as u16),
+            regions: BTreeMap::new(),
+            resting_regions: Vec::new(),
+            n_lines: n_slots / SLOTS_PER_LINE,
+        }
+    }
+
+    pub fn n_slots(&self) -> u32 {
+        self.n_lines * SLOTS_PER_LINE
+    }
+
+    /// Frees what `desired` has no more use for. It rests until [`recycle`](Self::recycle).
+    pub fn retain(&mut self, desired: &Desired) {
+        self.services.retain(|name| desired.services.contains_key(name));
+        let vips: BTreeSet<IpAddr> = desired.services.values().map(|service| service.vip).collect();
+        self.vips.retain(|vip| vips.contains(vip));
+        self.backends
+            .retain(|(name, endpoint)| desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint)));
+        let (kept, gone) =
+            std::mem::take(&mut self.regions).into_iter().partition(|(name, _)| desired.services.contains_key(name));
+        self.regions = kept;
+        let gone: BTreeMap<ServiceName, Region> = gone;
+        self.resting_regions.extend(gone.into_values());
+    }
+
+    /// Lets what rests be given away again: no packet can have an old id in its hands any more.
+    pub fn recycle(&mut self) {
+        self.services.recycle();
+        self.vips.recycle();
+        self.backends.recycle();
+        self.resting_regions.clear();
+    }
+
+    pub fn service_id(&mut self, name: &ServiceName) -> Option<u16> {
+        self.services.get_or_assign(name)
+    }
+
+    pub fn vip_id(&mut self, vip: IpAddr) -> Option<u16> {
+        self.vips.get_or_assign(&vip)
+    }
+
+    pub fn backend_id(&mut self, service: &ServiceName, endpoint: SocketAddr) -> Option<BackendId> {
+        self.backends.get_or_assign(&(service.clone(), endpoint)).map(BackendId)
+    }
+
+    /// The id that a backend has, if it has one.
+    pub fn find_backend(&self, service: &ServiceName, endpoint: SocketAddr) -> Option<BackendId> {
+        self.backends.assigned.get(&(service.clone(), endpoint)).copied().map(BackendId)
+    }
+
+    /// The id that a service has, if it has one.
+    pub fn find_service(&self, service: &ServiceName) -> Option<u16> {
+        self.services.assigned.get(service).copied()
+    }
+
+    pub fn backends(&self) -> impl Iterator<Item = (&ServiceName, SocketAddr, BackendId)> {
+        self.backends.assigned.iter().map(|((name, endpoint), &id)| (name, *endpoint, BackendId(id)))
+    }
+
+    /// The service's region, at least of this size. It never shrinks: that would merge slots with different histories.
+    ///
+    /// # Errors
+    /// The number of lines in the largest free piece, if that is too small.
+    pub fn region(&mut self, service: &ServiceName, bits: u32) -> Result<Region, u32> {
+        if let Some(&region) = self.regions.get(service)
+            && region.bits >= bits
+        {
+            return Ok(region);
+        }
+        let region = Region { first_line: self.first_fit(Region::n_lines(bits))?, bits };
+        if let Some(outgrown) = self.regions.insert(service.clone(), region) {
+            self.resting_regions.push(outgrown);
+        }
+        Ok(region)
+    }
+
+    /// Start of the first gap with this many lines.
+    fn first_fit(&self, n_lines: u32) -> Result<u32, u32> {
+        let mut taken: Vec<(u32, u32)> = self
+            .regions
+            .values()
+            .chain(&self.resting_regions)
+            .map(|region| (region.first_line, region.first_line + Region::n_lines(region.bits)))
+            .collect();
+        taken.sort_unstable();
+        taken.push((self.n_lines, self.n_lines));
+        let mut free_from = 0;
+        let mut largest = 0;
+        for (start, end) in taken {
+            if start - free_from >= n_lines {
+                return Ok(free_from);
+            }
+            largest = largest.max(start - free_from);
+            free_from = end;
+        }
+        Err(largest)
+    }
+
+    /// Claims ids and a region that a running program already uses, so that its flows stay where they are.
+    pub fn adopt_service(&mut self, name: &ServiceName, id: u16, region: Region) {
+        self.services.adopt(name.clone(), id);
+        self.regions.insert(name.clone(), region);
+    }
+
+    pub fn adopt_vip(&mut self, vip: IpAddr, id: u16) {
+        self.vips.adopt(vip, id);
+    }
+
+    pub fn adopt_backend(&mut self, service: &ServiceName, endpoint: SocketAddr, id: BackendId) {
+        self.backends.adopt((service.clone(), endpoint), id.0);
+    }
+}
+
+/// Ids of one kind, from `first` to `last`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Ids<K> {
+    assigned: BTreeMap<K, u16>,
+    /// Never assigned so far: from here to `last`.
+    fresh: u32,
+    last: u16,
+    /// Free to be assigned again, the longest free first.
+    free: VecDeque<u16>,
+    resting: Vec<u16>,
+}
+
+impl<K: Ord + Clone> Ids<K> {
+    fn new(first: u16, last: u16) -> Self {
+        Self { assigned: BTreeMap::new(), fresh: u32::from(first), last, free: VecDeque::new(), resting: Vec::new() }
+    }
+
+    fn get_or_assign(&mut self, key: &K) -> Option<u16> {
+        if let Some(&id) = self.assigned.get(key) {
+            return Some(id);
+        }
+        let id = if let Some(id) = self.free.pop_front() {
+            id
+        } else if self.fresh <= u32::from(self.last) {
+            self.fresh += 1;
+            (self.fresh - 1) as u16
+        } else {
+            return None;
+        };
+        self.assigned.insert(key.clone(), id);
+        Some(id)
+    }
+
+    fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        let resting = &mut self.resting;
+        self.assigned.retain(|key, id| {
+            let kept = keep(key);
+            if !kept {
+                resting.push(*id);
+            }
+            kept
+        });
+    }
+
+    fn recycle(&mut self) {
+        self.free.extend(self.resting.drain(..));
+    }
+
+    /// Takes an id out of the free ones. All below it that were never assigned become free.
+    fn adopt(&mut self, key: K, id: u16) {
+        while self.fresh <= u32::from(id) {
+            self.free.push_back(self.fresh as u16);
+            self.fresh += 1;
+        }
+        self.free.retain(|&free| free != id);
+        self.assigned.insert(key, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ServiceName {
+        text.into()
+    }
+
+    #[test]
+    fn an_id_is_not_given_to_another_before_it_has_rested() {
+        let mut ids = Ids::new(1, 2);
+        assert_eq!((ids.get_or_assign(&'a'), ids.get_or_assign(&'b')), (Some(1), Some(2)));
+        ids.retain(|&key| key == 'b');
+        assert_eq!(ids.get_or_assign(&'c'), None);
+        ids.recycle();
+        assert_eq!((ids.get_or_assign(&'c'), ids.get_or_assign(&'b')), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn an_adopted_id_is_nobody_elses() {
+        let mut ids = Ids::new(1, 5);
+        ids.adopt('x', 3);
+        let others: Vec<_> = "abcd".chars().map(|key| ids.get_or_assign(&key)).collect();
+        assert_eq!(others, [Some(1), Some(2), Some(4), Some(5)]);
+    }
+
+    #[test]
+    fn regions_grow_but_never_overlap_and_never_shrink() {
+        let mut layout = Layout::new(1 << 14);
+        let a = layout.region(&name("a"), 10).unwrap();
+        let b = layout.region(&name("b"), 12).unwrap();
+        assert_eq!((a.first_line, b.first_line), (0, 64));
+        let grown = layout.region(&name("a"), 11).unwrap();
+        assert_eq!((grown.first_line, grown.bits), (64 + 256, 11));
+        assert_eq!(layout.region(&name("a"), 10).unwrap(), grown);
+        // The outgrown region rests: packets may still be on their way to it.
+        assert_eq!(layout.region(&name("c"), 10).unwrap().first_line, 64 + 256 + 128);
+        layout.recycle();
+        assert_eq!(layout.region(&name("d"), 10).unwrap().first_line, 0);
+    }
+
+    #[test]
+    fn a_region_that_fits_nowhere_is_refused_with_the_largest_gap() {
+        let mut layout = Layout::new(1 << 12);
+        layout.region(&name("a"), 11).unwrap();
+        assert_eq!(layout.region(&name("b"), 12), Err(128));
+    }
+}

@@ -1,0 +1,221 @@
+//! From what should hold to the tables that make it so. Pure: no clock, no I/O, no map.
+//!
+//! Ids and slot regions are stable: [`Layout`] remembers who has which, so that a change of one backend changes that
+//! backend's slots and nothing else.
+
+mod layout;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use lb_common::checksum::Delta;
+use lb_common::directory::{self, Filled};
+use lb_common::records::{self, backend_flags, forward, service_flags, settings_flags};
+use lb_common::{Addr, BackendId, Be16, hash, limits};
+
+pub use layout::{Layout, Region};
+
+use crate::desired::{Algorithm, Backend, Desired, Forward, Service, ServiceName};
+use crate::tables::{Endpoint, FilledDirectory, Tables};
+
+/// What a configuration asks beyond the tables' capacity. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("{n_services} services, but the service table holds at most {limit}; split them over several balancers")]
+    TooManyServices { n_services: usize, limit: u32 },
+    #[error("service {service}: no id is left for backend {backend}: all services together hold at most {limit} backends")]
+    TooManyBackends { service: ServiceName, backend: SocketAddr, limit: u32 },
+    #[error("service {service} needs {wanted} slots, but only {free} of {limit} are free in one piece; raise limits.slots")]
+    OutOfSlots { service: ServiceName, wanted: u32, free: u32, limit: u32 },
+    #[error("{what}: {n_endpoints} endpoints do not fit {n_buckets} buckets; please report this")]
+    Directory { what: &'static str, n_endpoints: usize, n_buckets: usize },
+    #[error(
+        "services {first} and {second} both forward by nat to {backend}: its replies could not be told apart; give it another port for one of them"
+    )]
+    SharedNatBackend { first: ServiceName, second: ServiceName, backend: SocketAddr },
+}
+
+/// The tables for `desired`, reusing what did not change of `previous`, and the ids that they use.
+///
+/// # Errors
+/// If the tables cannot hold it. `layout` and `previous` stand as they were.
+pub fn compile(desired: &Desired, layout: &Layout, previous: &Tables) -> Result<(Tables, Layout), CompileError> {
+    let n_services = desired.services.len();
+    if n_services > limits::SERVICES as usize {
+        return Err(CompileError::TooManyServices { n_services, limit: limits::SERVICES });
+    }
+    let mut layout = layout.clone();
+    layout.retain(desired);
+    let mut tables = Tables::default();
+    for (name, service) in &desired.services {
+        add_service(&mut tables, &mut layout, previous, desired, name, service)?;
+    }
+    for vip in desired.services.values().map(|service| service.vip).collect::<std::collections::BTreeSet<_>>() {
+        let id = layout.vip_id(vip).ok_or(CompileError::TooManyServices { n_services, limit: limits::SERVICES })?;
+        tables.services.insert(id, records::Service { vip: vip.into(), ..Default::default() });
+    }
+    tables.flags = flags(desired);
+    tables.service_directory =
+        fill("service directory", service_endpoints(&tables), limits::SERVICE_BUCKETS, &previous.service_directory)?;
+    tables.reply_directory = fill("reply directory", reply_endpoints(&tables), limits::REPLY_BUCKETS, &previous.reply_directory)?;
+    refuse_shared_nat_backends(desired)?;
+    Ok((tables, layout))
+}
+
+fn add_service(
+    tables: &mut Tables,
+    layout: &mut Layout,
+    previous: &Tables,
+    desired: &Desired,
+    name: &ServiceName,
+    service: &Service,
+) -> Result<(), CompileError> {
+    let too_many = CompileError::TooManyServices { n_services: desired.services.len(), limit: limits::SERVICES };
+    let service_id = layout.service_id(name).ok_or(too_many)?;
+    let mut owners = Vec::with_capacity(service.backends.len());
+    for (&endpoint, backend) in &service.backends {
+        let id = layout.backend_id(name, endpoint).ok_or_else(|| CompileError::TooManyBackends {
+            service: name.clone(),
+            backend: endpoint,
+            limit: limits::BACKENDS,
+        })?;
+        tables.backends.insert(id, backend_record(desired, service, service_id, endpoint, backend));
+        owners.push(slots::Owner { id, endpoint, weight: backend.weight, serves: serves(desired, service, backend) });
+    }
+    let bits = slots::region_bits(&owners);
+    let region = layout.region(name, bits).map_err(|free| CompileError::OutOfSlots {
+        service: name.clone(),
+        wanted: 1 << bits,
+        free: free * limits::SLOTS_PER_LINE,
+        limit: layout.n_slots(),
+    })?;
+    let slots = slots::assign(&owners, region.bits, previous.regions.get(&region.first_line));
+    tables.regions.insert(region.first_line, slots);
+    let flags = match service.algorithm {
+        Algorithm::Maglev => 0,
+        Algorithm::IpHash => service_flags::IP_HASH,
+    };
+    let record = records::Service {
+        vip: service.vip.into(),
+        port: Be16::new(service.port),
+        protocol: service.protocol.number(),
+        flags,
+        first_line: region.first_line,
+        shift: 32 - region.bits,
+        ..Default::default()
+    };
+    tables.services.insert(service_id, record);
+    Ok(())
+}
+
+/// Whether new flows may go to a backend: it is healthy, wanted, and there is a way to it.
+pub fn serves(desired: &Desired, service: &Service, backend: &Backend) -> bool {
+    backend.alive && backend.weight > 0 && is_reachable(desired, service, backend)
+}
+
+/// Whether packets can be sent to a backend at all. A rewritten packet may go through the host's routing; one that keeps
+/// the VIP as its destination may not, for the host would route it to the VIP.
+fn is_reachable(desired: &Desired, service: &Service, backend: &Backend) -> bool {
+    backend.next_hop.is_some_and(|hop| match service.forward {
+        Forward::Nat => true,
+        Forward::Dsr => hop.takes_redirects || desired.ingress.contains(&hop.ifindex),
+    })
+}
+
+fn backend_record(
+    desired: &Desired,
+    service: &Service,
+    service_id: u16,
+    endpoint: SocketAddr,
+    backend: &Backend,
+) -> records::Backend {
+    let address = Addr::from(endpoint.ip());
+    let (vip, vip_port) = (Addr::from(service.vip), Be16::new(service.port));
+    let port = Be16::new(if service.port == 0 { 0 } else { endpoint.port() });
+    let address_delta = Delta::of_addr(vip, address);
+    let mut record = records::Backend {
+        address,
+        port,
+        service: service_id,
+        forward: match service.forward {
+            Forward::Dsr => forward::DSR,
+            Forward::Nat => forward::NAT,
+        },
+        l4_delta: address_delta.and(Delta::of_word(vip_port.raw(), port.raw())),
+        ip_delta: address_delta,
+        ..Default::default()
+    };
+    if serves(desired, service, backend) {
+        record.flags |= backend_flags::ALIVE;
+    }
+    if let Some(hop) = backend.next_hop {
+        record.ifindex = hop.ifindex;
+        record.source = hop.source;
+        record.next_hop = hop.destination;
+        if !hop.takes_redirects {
+            record.flags |= backend_flags::VIA_HOST;
+        }
+    }
+    record
+}
+
+fn flags(desired: &Desired) -> u32 {
+    let any_port = desired.services.values().any(|service| service.port == 0);
+    let replies = desired.services.values().any(|service| service.forward == Forward::Nat);
+    (u32::from(any_port) * settings_flags::ANY_PORT) | (u32::from(replies) * settings_flags::REPLIES)
+}
+
+/// Where packets to services and VIPs are addressed.
+fn service_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
+    let endpoint = |service: &records::Service| (service.vip.into(), service.port.get(), service.protocol);
+    tables.services.iter().map(|(&id, service)| (endpoint(service), id)).collect()
+}
+
+/// Where packets from NAT backends come from.
+fn reply_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
+    let nat = tables.backends.iter().filter(|(_, backend)| backend.forward == forward::NAT);
+    nat.filter_map(|(id, backend)| {
+        let protocol = tables.services.get(&backend.service)?.protocol;
+        Some(((backend.address.into(), backend.port.get(), protocol), id.0))
+    })
+    .collect()
+}
+
+fn fill(
+    what: &'static str,
+    endpoints: Vec<(Endpoint, u16)>,
+    n_buckets_max: u32,
+    previous: &Arc<FilledDirectory>,
+) -> Result<Arc<FilledDirectory>, CompileError> {
+    if previous.endpoints == endpoints {
+        return Ok(previous.clone());
+    }
+    let hash =
+        |seed, &(address, port, protocol): &Endpoint| hash::endpoint(seed, IpAddr::into(address), Be16::new(port), protocol);
+    let filled: Filled = directory::fill(&endpoints, hash, n_buckets_max).map_err(|full| CompileError::Directory {
+        what,
+        n_endpoints: full.n_endpoints,
+        n_buckets: full.n_buckets,
+    })?;
+    Ok(Arc::new(FilledDirectory { endpoints, filled }))
+}
+
+fn refuse_shared_nat_backends(desired: &Desired) -> Result<(), CompileError> {
+    let mut seen = BTreeMap::new();
+    for (name, service) in desired.services.iter().filter(|(_, service)| service.forward == Forward::Nat) {
+        for &backend in service.backends.keys() {
+            if let Some(first) = seen.insert((backend, service.protocol), name) {
+                let (first, second) = (first.clone(), name.clone());
+                return Err(CompileError::SharedNatBackend { first, second, backend });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a slot's owner is called, for logs: the reverse of the layout.
+pub fn names(layout: &Layout) -> BTreeMap<BackendId, (ServiceName, SocketAddr)> {
+    layout.backends().map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect()
+}

@@ -1,0 +1,63 @@
+//! Who owns which slot of a service's region.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use lb_common::hash::{self, avalanche};
+use lb_common::maglev::{self, Candidate, NOBODY};
+use lb_common::{BackendId, Be16, Slot};
+
+use crate::tables::RegionSlots;
+
+/// A backend that may own slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    pub id: BackendId,
+    pub endpoint: SocketAddr,
+    pub weight: u16,
+    /// Whether new flows may go to it now.
+    pub serves: bool,
+}
+
+/// The size that all owners need, serving or not: one that comes back needs no larger region.
+pub fn region_bits(owners: &[Owner]) -> u32 {
+    let all: Vec<Candidate> = owners.iter().map(|owner| Candidate { identity: 0, weight: owner.weight }).collect();
+    maglev::region_bits(&all)
+}
+
+/// The slots of a region, shared with `previous` if nothing that they depend on has changed.
+pub fn assign(owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
+    let candidates = candidates(owners);
+    if let Some(previous) = previous
+        && previous.bits == bits
+        && previous.candidates == candidates
+    {
+        return previous.clone();
+    }
+    let maglev: Vec<Candidate> = candidates.iter().map(|&(_, candidate)| candidate).collect();
+    let owner = |index| if index == NOBODY { BackendId::NONE } else { candidates[usize::from(index)].0 };
+    let slots: Arc<[Slot]> = maglev::populate(&maglev, bits).into_iter().map(|index| Slot::at_rest(owner(index))).collect();
+    RegionSlots { bits, candidates, slots }
+}
+
+/// Serving backends with what identifies them on every node: the address, and the port only where one address serves twice.
+///
+/// Without the port, services with the same backends have the same table, and under ip-hash a client meets the same backend
+/// on ports 80 and 443.
+fn candidates(owners: &[Owner]) -> Vec<(BackendId, Candidate)> {
+    let mut n_by_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    for owner in owners {
+        *n_by_address.entry(owner.endpoint.ip()).or_default() += 1;
+    }
+    let is_twice = n_by_address.values().any(|&n| n > 1);
+    let identity = |endpoint: SocketAddr| {
+        let port = if is_twice { endpoint.port() } else { 0 };
+        avalanche(hash::endpoint(0, endpoint.ip().into(), Be16::new(port), 0))
+    };
+    owners
+        .iter()
+        .filter(|owner| owner.serves && owner.weight > 0)
+        .map(|owner| (owner.id, Candidate { identity: identity(owner.endpoint), weight: owner.weight }))
+        .collect()
+}

@@ -1,0 +1,169 @@
+//! The program in the kernel: loading, attaching, pinning, adopting what an earlier daemon left running.
+
+mod attach;
+mod pins;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::hash::HashKeys;
+use lb_common::limits::SLOTS_PER_LINE;
+use lb_common::records::LAYOUT_VERSION;
+
+pub use attach::{Attached, Attachment, Wanted};
+pub use pins::Pins;
+
+use crate::maps::{Counters, KernelMaps, MapError};
+
+/// The steering program's name in the object.
+const PROGRAM: &str = "xlb";
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("the BPF object does not load; {hint}")]
+    Load { hint: &'static str, source: Box<aya::EbpfError> },
+    #[error("the BPF object has no XDP program named {PROGRAM}; it and this binary are of different versions")]
+    NoProgram,
+    #[error(
+        "the kernel's verifier refuses the program; this kernel may be too old (5.10 is the oldest that is tested), or please report this"
+    )]
+    Verifier { source: Box<ProgramError> },
+    #[error("interface {interface}: the program cannot be attached in {mode} mode; {hint}")]
+    Attach { interface: String, mode: &'static str, hint: String, source: Box<ProgramError> },
+    #[error("interface {interface}: this kernel has no BPF links for XDP; Linux 5.9 is the oldest that has")]
+    NoLink { interface: String, source: aya::programs::links::LinkError },
+    #[error("interface {interface} does not exist here; `ip link` lists those that do")]
+    NoInterface { interface: String },
+    #[error("{}: {doing}", path.display())]
+    Pin { path: PathBuf, doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{} is in use by another xlb; give each daemon its own xdp.pin", path.display())]
+    InUse { path: PathBuf },
+    #[error("{} is not on a BPF file system; `mount -t bpf bpf /sys/fs/bpf` makes one", path.display())]
+    NotBpffs { path: PathBuf },
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("no random numbers for the hash secret")]
+    Random { source: std::io::Error },
+}
+
+/// The loaded program with its pins.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pins: Pins,
+    attached: BTreeMap<String, Attached>,
+    /// Whether the maps hold the tables of an earlier daemon.
+    pub adopted: bool,
+}
+
+/// What the daemon's tasks need of a loaded program.
+pub struct Handles {
+    pub maps: KernelMaps,
+    pub counters: Counters,
+}
+
+impl Datapath {
+    /// Loads the program from `object`. Maps that an earlier daemon left pinned are used again if their shape is the same,
+    /// and replaced otherwise.
+    ///
+    /// # Errors
+    /// If the kernel refuses, with what can be done about it; nothing is attached then.
+    pub fn load(object: &[u8], pins: Pins, n_slots: u32, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
+        raise_memlock_limit();
+        let n_lines = n_slots.div_ceil(SLOTS_PER_LINE);
+        if !pins.hold_maps_of_this_shape(n_lines) {
+            pins.clear()?;
+        }
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("SLOTS", n_lines);
+        let paths = pins.map_paths();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        let mut ebpf =
+            loader.load(object).map_err(|source| DatapathError::Load { hint: load_hint(&source), source: Box::new(source) })?;
+        let mut maps = KernelMaps::take(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf)?;
+        let adopted = maps.settings().layout_version == LAYOUT_VERSION;
+        if let Some(keys) = secret {
+            maps.set_hash_keys(keys);
+        } else if !adopted {
+            maps.set_hash_keys(random_keys()?);
+        }
+        let program: &mut Xdp = program(&mut ebpf)?;
+        program.load().map_err(|source| DatapathError::Verifier { source: Box::new(source) })?;
+        Ok((Self { ebpf, pins, attached: BTreeMap::new(), adopted }, Handles { maps, counters }))
+    }
+
+    /// The aya object, for the BPF side's log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    pub fn attached(&self) -> impl Iterator<Item = &Attached> {
+        self.attached.values()
+    }
+
+    /// Runs the program on an interface, in place of an earlier daemon's if one left it there.
+    ///
+    /// # Errors
+    /// If the kernel refuses, with what can be done about it.
+    pub fn attach(&mut self, attachment: &Attachment) -> Result<&Attached, DatapathError> {
+        let program = program(&mut self.ebpf)?;
+        let attached = attach::attach(program, attachment, &self.pins)?;
+        Ok(self.attached.entry(attachment.interface.clone()).insert_entry(attached).into_mut())
+    }
+
+    /// Takes the program off an interface.
+    ///
+    /// # Errors
+    /// If the pin cannot be removed.
+    pub fn detach(&mut self, interface: &str) -> Result<(), DatapathError> {
+        self.attached.remove(interface);
+        self.pins.remove_link(interface)
+    }
+
+    /// Takes the program off all interfaces and removes all pins: packets are the host's again.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn shut_down(mut self) -> Result<(), DatapathError> {
+        self.attached.clear();
+        self.pins.remove()
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    ebpf.program_mut(PROGRAM).and_then(|program| program.try_into().ok()).ok_or(DatapathError::NoProgram)
+}
+
+fn random_keys() -> Result<HashKeys, DatapathError> {
+    let mut bytes = [0; 32];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)
+            .map_err(|error| DatapathError::Random { source: error.into() })?;
+    }
+    Ok(HashKeys::from_bytes(bytes))
+}
+
+/// Kernels before 5.11 account maps against RLIMIT_MEMLOCK. Newer ones do not care.
+fn raise_memlock_limit() {
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "raising the limit on locked memory");
+    }
+}
+
+fn load_hint(error: &aya::EbpfError) -> &'static str {
+    let text = format!("{error:?}");
+    if text.contains("PermissionDenied") || text.contains("code: 1,") {
+        "it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    } else if text.contains("OutOfMemory") || text.contains("code: 12,") {
+        "memory for the maps is missing; lower limits.slots"
+    } else {
+        "the cause follows"
+    }
+}

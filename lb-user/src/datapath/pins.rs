@@ -1,0 +1,162 @@
+//! The pin directory: maps and links that outlive the daemon.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapInfo;
+use aya::programs::links::{FdLink, PinnedLink};
+use lb_common::directory::Bucket;
+use lb_common::limits;
+use lb_common::records::{Backend, Link, Service, Settings, SlotLine};
+use rustix::fs::{FlockOperation, flock, statfs};
+
+use super::DatapathError;
+
+/// Magic number of a BPF file system (linux/magic.h).
+const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+
+/// Maps by name with the size of their values and the number of their elements; 0 stands for what the configuration says.
+const MAPS: &[(&str, usize, u32)] = &[
+    ("SETTINGS", size_of::<Settings>(), 1),
+    ("SERVICE_BUCKETS", size_of::<Bucket>(), 2 * limits::SERVICE_BUCKETS),
+    ("REPLY_BUCKETS", size_of::<Bucket>(), 2 * limits::REPLY_BUCKETS),
+    ("SERVICES", size_of::<Service>(), limits::SERVICE_RECORDS),
+    ("SLOTS", size_of::<SlotLine>(), 0),
+    ("BACKENDS", size_of::<Backend>(), limits::BACKEND_RECORDS),
+    ("LINKS", size_of::<Link>(), limits::LINKS),
+    ("TOTALS", size_of::<lb_common::counters::Totals>(), 1),
+    ("BACKEND_COUNTERS", size_of::<lb_common::counters::BackendCounters>(), limits::BACKEND_RECORDS),
+    ("SERVICE_COUNTERS", size_of::<lb_common::counters::ServiceCounters>(), limits::SERVICE_RECORDS),
+];
+
+/// One daemon's directory. Locked while it lives.
+pub struct Pins {
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Pins {
+    /// Makes the directory if need be, and locks it.
+    ///
+    /// # Errors
+    /// If it is not on a BPF file system, cannot be made, or another daemon has it.
+    pub fn open(directory: &Path) -> Result<Self, DatapathError> {
+        let pin_error =
+            |doing, source: io::Error| DatapathError::Pin { path: directory.to_owned(), doing, source: Box::new(source) };
+        fs::create_dir_all(directory).map_err(|source| match on_bpffs(directory) {
+            true => pin_error("the pin directory cannot be made", source),
+            false => DatapathError::NotBpffs { path: directory.to_owned() },
+        })?;
+        if !on_bpffs(directory) {
+            return Err(DatapathError::NotBpffs { path: directory.to_owned() });
+        }
+        let lock = File::open(directory).map_err(|source| pin_error("the pin directory cannot be opened", source))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => DatapathError::InUse { path: directory.to_owned() },
+            error => pin_error("the pin directory cannot be locked", error.into()),
+        })?;
+        Ok(Self { directory: directory.to_owned(), _lock: lock })
+    }
+
+    /// Where each map is pinned.
+    pub fn map_paths(&self) -> Vec<(&'static str, PathBuf)> {
+        MAPS.iter().map(|&(name, ..)| (name, self.directory.join(name))).collect()
+    }
+
+    /// Whether every map is there, as this version makes it.
+    pub fn hold_maps_of_this_shape(&self, n_slot_lines: u32) -> bool {
+        MAPS.iter().all(|&(name, value_len, n_elements)| {
+            let wanted = if n_elements == 0 { n_slot_lines } else { n_elements };
+            MapInfo::from_pin(self.directory.join(name))
+                .is_ok_and(|info| info.value_size() as usize == value_len && info.max_entries() == wanted)
+        })
+    }
+
+    /// Keeps a link alive beyond the daemon.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn keep_link(&self, interface: &str, native: bool, link: FdLink) -> Result<PinnedLink, DatapathError> {
+        let path = self.link_path(interface, native);
+        link.pin(&path).map_err(|source| DatapathError::Pin {
+            path,
+            doing: "the link cannot be pinned",
+            source: Box::new(source),
+        })
+    }
+
+    /// The link that an earlier daemon left, if it is of this mode.
+    pub fn link(&self, interface: &str, native: bool) -> Option<FdLink> {
+        PinnedLink::from_pin(self.link_path(interface, native)).ok().map(FdLink::from)
+    }
+
+    /// Interfaces on which an earlier daemon left the program.
+    pub fn linked_interfaces(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| MODES.iter().find_map(|mode| Some(name.strip_prefix(mode)?.replace('@', ".")))).collect()
+    }
+
+    /// Lets a link go: its program leaves the interface when nobody else holds the link.
+    ///
+    /// # Errors
+    /// If the pin cannot be removed.
+    pub fn remove_link(&self, interface: &str) -> Result<(), DatapathError> {
+        [false, true].iter().try_for_each(|&native| remove_if_there(&self.link_path(interface, native)))
+    }
+
+    /// Removes all pins: links first, or packets would meet empty tables.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn clear(&self) -> Result<(), DatapathError> {
+        for interface in self.linked_interfaces() {
+            self.remove_link(&interface)?;
+        }
+        for (_, path) in self.map_paths() {
+            remove_if_there(&path)?;
+        }
+        // Somebody else's files, or another daemon's directory below, keep it: that is fine.
+        let _ = fs::remove_dir(&self.directory);
+        fs::create_dir_all(&self.directory).map_err(|source| self.error("the pin directory cannot be made", source))
+    }
+
+    /// Removes all pins and the directory.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn remove(self) -> Result<(), DatapathError> {
+        self.clear()?;
+        let _ = fs::remove_dir(&self.directory);
+        Ok(())
+    }
+
+    fn link_path(&self, interface: &str, native: bool) -> PathBuf {
+        // bpffs refuses names with a dot, which VLAN interfaces have.
+        self.directory.join(format!("{}{}", MODES[usize::from(native)], interface.replace('.', "@")))
+    }
+
+    fn error(&self, doing: &'static str, source: io::Error) -> DatapathError {
+        DatapathError::Pin { path: self.directory.clone(), doing, source: Box::new(source) }
+    }
+}
+
+/// What the names of links begin with: a link cannot tell its mode, so its name does.
+const MODES: [&str; 2] = ["generic_", "native_"];
+
+fn remove_if_there(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DatapathError::Pin { path: path.to_owned(), doing: "the pin cannot be removed", source: Box::new(error) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the nearest existing ancestor is on a BPF file system.
+fn on_bpffs(path: &Path) -> bool {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    existing.and_then(|existing| statfs(existing).ok()).is_some_and(|stat| stat.f_type as u32 == BPF_FS_MAGIC)
+}

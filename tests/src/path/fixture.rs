@@ -1,0 +1,100 @@
+//! The services that the table of cases is about, compiled as the daemon compiles them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use lb_common::MacAddr;
+use lb_common::hash::HashKeys;
+use lb_ebpf::{Route, RouteQuery};
+use lb_user::compile::{Layout, compile};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::tables::{Plan, Tables, diff};
+
+use super::packets::Mac;
+
+/// The router that clients are behind.
+pub const GATEWAY: Mac = [2, 0, 0, 0, 0, 1];
+/// The balancer, on the interface that packets come in on.
+pub const OURS: Mac = [2, 0, 0, 0, 0, 2];
+/// The balancer, on the interface towards some backends.
+pub const OURS_INSIDE: Mac = [2, 0, 0, 0, 0, 3];
+/// Backends.
+pub const NEAR: Mac = [2, 0, 0, 0, 1, 1];
+pub const FAR: Mac = [2, 0, 0, 0, 1, 2];
+
+pub const CLIENT: &str = "10.9.0.100";
+pub const CLIENT_V6: &str = "fd09::100";
+
+/// Interfaces of the balancer. Clients are on `outside`.
+#[derive(Clone, Copy, Debug)]
+pub struct Interfaces {
+    pub outside: u32,
+    pub inside: u32,
+}
+
+pub fn keys() -> HashKeys {
+    HashKeys::from_bytes(std::array::from_fn(|i| (i * 37 + 11) as u8))
+}
+
+pub const N_SLOTS: u32 = 1 << 16;
+
+/// Each service by what is special about it.
+pub fn desired(interfaces: Interfaces) -> Desired {
+    let near = NextHop { ifindex: interfaces.outside, source: MacAddr(OURS), destination: MacAddr(NEAR), takes_redirects: true };
+    let far =
+        NextHop { ifindex: interfaces.inside, source: MacAddr(OURS_INSIDE), destination: MacAddr(FAR), takes_redirects: true };
+    let bridged = NextHop { takes_redirects: false, ..far };
+    let service = |vip: &str, protocol, forward, backends: &[(&str, Option<NextHop>)]| {
+        let vip: SocketAddr = vip.parse().expect("ADDRESS:PORT");
+        let backends = backends.iter().map(|&(endpoint, next_hop)| {
+            let backend = Backend { weight: 1, alive: next_hop.is_some(), next_hop };
+            (endpoint.parse().expect("ADDRESS:PORT"), backend)
+        });
+        Service { vip: vip.ip(), port: vip.port(), protocol, algorithm: Algorithm::Maglev, forward, backends: backends.collect() }
+    };
+    use Forward::{Dsr, Nat};
+    use Protocol::{Tcp, Udp};
+    let mut services = BTreeMap::from([
+        ("dsr".into(), service("10.200.1.1:80", Tcp, Dsr, &[("10.0.1.1:80", Some(near))])),
+        ("dsr-udp".into(), service("10.200.1.1:53", Udp, Dsr, &[("10.0.1.1:53", Some(near))])),
+        ("dsr-v6".into(), service("[fd00::1]:80", Tcp, Dsr, &[("[fd01::1]:80", Some(near))])),
+        ("dsr-far".into(), service("10.200.1.2:80", Tcp, Dsr, &[("10.0.2.1:80", Some(far))])),
+        ("nat".into(), service("10.200.1.3:80", Tcp, Nat, &[("10.0.2.1:8080", Some(far))])),
+        ("nat-udp".into(), service("10.200.1.3:53", Udp, Nat, &[("10.0.2.1:5353", Some(far))])),
+        ("nat-v6".into(), service("[fd00::3]:80", Tcp, Nat, &[("[fd02::1]:8080", Some(far))])),
+        ("nat-udp-v6".into(), service("[fd00::3]:53", Udp, Nat, &[("[fd02::1]:5353", Some(far))])),
+        ("nat-near".into(), service("10.200.1.5:80", Tcp, Nat, &[("10.0.1.5:8080", Some(near))])),
+        ("nat-bridged".into(), service("10.200.1.4:80", Tcp, Nat, &[("10.0.3.1:8080", Some(bridged))])),
+        ("every-port".into(), service("10.200.1.9:0", Tcp, Dsr, &[("10.0.1.1:0", Some(near))])),
+        ("every-port-nat".into(), service("10.200.1.10:0", Tcp, Nat, &[("10.0.2.10:0", Some(far))])),
+        ("down".into(), service("10.200.1.6:80", Tcp, Dsr, &[("10.0.1.6:80", None)])),
+    ]);
+    let many: Vec<String> = (1..=5).map(|i| format!("10.0.4.{i}:80")).collect();
+    let many: Vec<_> = many.iter().map(|endpoint| (endpoint.as_str(), Some(near))).collect();
+    services.insert("spread".into(), service("10.200.1.7:80", Tcp, Dsr, &many));
+    let by_client = Service { algorithm: Algorithm::IpHash, ..service("10.200.1.8:80", Tcp, Dsr, &many) };
+    services.insert("by-client".into(), by_client);
+    Desired { services, ingress: BTreeSet::from([interfaces.outside]) }
+}
+
+/// The fixture's tables and the plan that writes them to empty maps.
+pub fn plan(interfaces: Interfaces) -> (Tables, Layout, Plan) {
+    let (tables, layout) = compile(&desired(interfaces), &Layout::new(N_SLOTS), &Tables::default()).expect("the fixture fits");
+    let plan = diff(&Tables::default(), &tables);
+    (tables, layout, plan)
+}
+
+/// Interfaces that take redirected frames.
+pub fn links(interfaces: Interfaces) -> BTreeMap<u32, bool> {
+    BTreeMap::from([(interfaces.outside, true), (interfaces.inside, true)])
+}
+
+/// The routing table that [`kernel`](super::kernel) sets up for real: clients are outside, everything else of 10/8 and fd09::/16 too.
+pub fn route(interfaces: Interfaces, query: &RouteQuery) -> Route {
+    let to_client = || Route::Forward { ifindex: interfaces.outside, source: MacAddr(OURS), next_hop: MacAddr(GATEWAY) };
+    match std::net::IpAddr::from(query.destination).to_string().as_str() {
+        CLIENT | CLIENT_V6 => to_client(),
+        "10.9.0.101" => Route::Host,
+        _ => Route::Local,
+    }
+}

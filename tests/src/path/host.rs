@@ -1,0 +1,214 @@
+//! The packet path on the host: tables in memory, a frame in a buffer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use lb_common::counters::{BackendCounters, Totals};
+use lb_common::directory::{Bucket, Directory};
+use lb_common::hash::HashKeys;
+use lb_common::limits::{self, SLOTS_PER_LINE};
+use lb_common::records::{Backend, Link, Service, Settings, link_flags};
+use lb_common::{BackendId, Slot, Verdict};
+use lb_ebpf::{Env, Packet, Route, RouteQuery, Wire};
+use lb_user::tables::{FilledDirectory, Plan, Write};
+
+use super::Outcome;
+
+/// A frame in a buffer aligned as headers need it, with an ingress interface.
+pub struct Frame {
+    words: Vec<u64>,
+    len: usize,
+    ingress: u32,
+}
+
+impl Frame {
+    pub fn new(bytes: &[u8], ingress: u32) -> Self {
+        let words = bytes
+            .chunks(8)
+            .map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_ne_bytes(word)
+            })
+            .collect();
+        Self { words, len: bytes.len(), ingress }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &zerocopy::IntoBytes::as_bytes(self.words.as_slice())[..self.len]
+    }
+}
+
+impl Packet for Frame {
+    fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
+        let bytes = self.bytes().get(offset..offset.checked_add(size_of::<T>())?)?;
+        Some(T::ref_from_bytes(bytes).expect("headers stand at even offsets"))
+    }
+
+    fn get_mut<T: Wire>(&mut self, offset: usize) -> Option<&mut T> {
+        let len = self.len;
+        let bytes = &mut zerocopy::IntoBytes::as_mut_bytes(self.words.as_mut_slice())[..len];
+        let bytes = bytes.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
+        Some(T::mut_from_bytes(bytes).expect("headers stand at even offsets"))
+    }
+
+    fn has_len(&self, len: usize) -> bool {
+        len <= self.len
+    }
+
+    fn ingress(&self) -> u32 {
+        self.ingress
+    }
+}
+
+/// The kernel's routing table, as a test wants it.
+pub type Routes = Box<dyn Fn(&RouteQuery) -> Route>;
+
+/// Tables, counters and helpers in memory.
+pub struct Host {
+    pub settings: Settings,
+    service_buckets: Vec<Bucket>,
+    reply_buckets: Vec<Bucket>,
+    services: BTreeMap<u16, Service>,
+    backends: BTreeMap<BackendId, Backend>,
+    slots: Vec<Slot>,
+    links: BTreeMap<u32, bool>,
+    routes: Routes,
+    pub totals: RefCell<Totals>,
+    backend_counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
+    service_drops: RefCell<BTreeMap<u16, u64>>,
+    redirected_to: Cell<Option<u32>>,
+}
+
+impl Host {
+    pub fn new(keys: HashKeys, n_slots: u32, routes: Routes) -> Self {
+        Self {
+            settings: Settings { hash_keys: keys, ..Default::default() },
+            service_buckets: vec![Bucket::default(); 2 * limits::SERVICE_BUCKETS as usize],
+            reply_buckets: vec![Bucket::default(); 2 * limits::REPLY_BUCKETS as usize],
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            slots: vec![Slot::default(); n_slots as usize],
+            links: BTreeMap::new(),
+            routes,
+            totals: RefCell::default(),
+            backend_counters: RefCell::default(),
+            service_drops: RefCell::default(),
+            redirected_to: Cell::default(),
+        }
+    }
+
+    /// Carries out a plan, to its end.
+    pub fn carry_out(&mut self, plan: &Plan) {
+        plan.writes.iter().chain(&plan.retire).for_each(|write| self.write(write));
+    }
+
+    pub fn write(&mut self, write: &Write) {
+        match write {
+            Write::Backend(id, record) => drop(self.backends.insert(*id, *record)),
+            Write::Service(id, record) => drop(self.services.insert(*id, *record)),
+            Write::Slots(slots) => slots.iter().for_each(|&(number, slot)| self.slots[number as usize] = slot),
+            Write::ServiceDirectory(directory) => {
+                let half = 1 - self.settings.active_services;
+                self.settings.services[half as usize] = fill_half(&mut self.service_buckets, half, directory);
+                self.settings.active_services = half;
+            }
+            Write::ReplyDirectory(directory) => {
+                let half = 1 - self.settings.active_replies;
+                self.settings.replies[half as usize] = fill_half(&mut self.reply_buckets, half, directory);
+                self.settings.active_replies = half;
+            }
+            Write::Flags(flags) => self.settings.flags = *flags,
+        }
+    }
+
+    pub fn set_links(&mut self, links: BTreeMap<u32, bool>) {
+        self.links = links;
+    }
+
+    /// Runs a packet through the path.
+    pub fn run(&self, bytes: &[u8], ingress: u32) -> Outcome {
+        self.redirected_to.set(None);
+        let mut frame = Frame::new(bytes, ingress);
+        let verdict = lb_ebpf::process(&mut frame, self);
+        Outcome { verdict, frame: frame.bytes().to_vec() }
+    }
+
+    /// Where the last packet was redirected to, if it was.
+    pub fn redirected_to(&self) -> Option<u32> {
+        self.redirected_to.get()
+    }
+
+    pub fn backend_counters(&self, id: BackendId) -> BackendCounters {
+        self.backend_counters.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    pub fn service_drops(&self, id: u16) -> u64 {
+        self.service_drops.borrow().get(&id).copied().unwrap_or_default()
+    }
+}
+
+fn fill_half(buckets: &mut [Bucket], half: u32, directory: &FilledDirectory) -> Directory {
+    let base = half * (buckets.len() as u32 / 2);
+    let filled = &directory.filled.buckets;
+    buckets[base as usize..][..filled.len()].copy_from_slice(filled);
+    Directory { seed: directory.filled.seed, base, mask: filled.len() as u32 - 1 }
+}
+
+impl Env for Host {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn service_bucket(&self, index: u32) -> Option<&Bucket> {
+        self.service_buckets.get(index as usize)
+    }
+
+    fn reply_bucket(&self, index: u32) -> Option<&Bucket> {
+        self.reply_buckets.get(index as usize)
+    }
+
+    fn service(&self, id: u16) -> Option<&Service> {
+        self.services.get(&id)
+    }
+
+    fn slot(&self, first_line: u32, number: u32) -> Option<Slot> {
+        self.slots.get((first_line * SLOTS_PER_LINE + number) as usize).copied()
+    }
+
+    fn backend(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(&id)
+    }
+
+    fn link(&self, ifindex: u32) -> Option<Link> {
+        let takes_redirects = self.links.get(&ifindex).copied().unwrap_or_default();
+        Some(Link { flags: if takes_redirects { link_flags::REDIRECT } else { 0 }, pad: 0 })
+    }
+
+    fn count(&self, verdict: Verdict) {
+        let mut totals = self.totals.borrow_mut();
+        totals.received += 1;
+        totals.verdicts[verdict as usize] += 1;
+    }
+
+    fn count_backend(&self, id: BackendId, bytes: u32, is_new_connection: bool) {
+        let mut counters = self.backend_counters.borrow_mut();
+        let counters = counters.entry(id).or_default();
+        counters.packets += 1;
+        counters.bytes += u64::from(bytes);
+        counters.connections += u64::from(is_new_connection);
+    }
+
+    fn count_service_drop(&self, id: u16) {
+        *self.service_drops.borrow_mut().entry(id).or_default() += 1;
+    }
+
+    fn redirect(&self, ifindex: u32) -> bool {
+        self.redirected_to.set(Some(ifindex));
+        true
+    }
+
+    fn route(&self, query: &RouteQuery) -> Route {
+        (self.routes)(query)
+    }
+}

@@ -1,0 +1,139 @@
+//! The packet path in the kernel, through BPF_PROG_TEST_RUN, in a network namespace of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::Verdict;
+use lb_common::counters::Totals;
+use lb_common::limits::SLOTS_PER_LINE;
+use lb_user::maps::{Counters, KernelMaps};
+use rustix::thread::UnshareFlags;
+
+use super::fixture::{self, Interfaces};
+
+/// The BPF object that `cargo xtask build-ebpf` made.
+///
+/// # Errors
+/// If there is none.
+pub fn object() -> Result<Vec<u8>> {
+    let path = std::env::var_os("XLB_OBJECT")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/xlb-ebpf.o"), PathBuf::from);
+    std::fs::read(&path).with_context(|| format!("{}: build it with `cargo xtask build-ebpf`", path.display()))
+}
+
+/// A loaded program with the fixture's tables, in a namespace that ends with the thread.
+pub struct Kernel {
+    ebpf: Ebpf,
+    pub counters: Counters,
+    pub maps: KernelMaps,
+    pub interfaces: Interfaces,
+}
+
+/// What the kernel did with a packet.
+pub struct Ran {
+    /// XDP_DROP 1, XDP_PASS 2, XDP_TX 3, XDP_REDIRECT 4.
+    pub action: u32,
+    pub frame: Vec<u8>,
+    pub verdict: Verdict,
+}
+
+impl Kernel {
+    /// Moves the calling thread into a network namespace of its own, with interfaces, routes and neighbours as the fixture has
+    /// them, and loads the program there.
+    ///
+    /// # Errors
+    /// Without root, or if the program does not load.
+    pub fn new() -> Result<Self> {
+        // SAFETY: a new network namespace for this thread; no descriptor or memory is affected.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("a network namespace of our own takes root")?;
+        let interfaces = set_up_network()?;
+        let mut ebpf = EbpfLoader::new().map_max_entries("SLOTS", fixture::N_SLOTS / SLOTS_PER_LINE).load(&object()?)?;
+        let mut maps = KernelMaps::take(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf)?;
+        maps.set_hash_keys(fixture::keys());
+        let (_, _, plan) = fixture::plan(interfaces);
+        for write in plan.writes.iter().chain(&plan.retire) {
+            maps.write(write)?;
+        }
+        maps.set_links(&fixture::links(interfaces))?;
+        let program: &mut Xdp = ebpf.program_mut("xlb").context("no program named xlb")?.try_into()?;
+        program.load()?;
+        Ok(Self { ebpf, counters, maps, interfaces })
+    }
+
+    /// Runs one packet, as if it had come in on this interface.
+    ///
+    /// # Errors
+    /// If the kernel refuses to, or if the packet was not counted as exactly one verdict.
+    pub fn run(&self, packet: &[u8], ingress: u32) -> Result<Ran> {
+        let program: &Xdp = self.ebpf.program("xlb").context("no program named xlb")?.try_into()?;
+        let mut frame = vec![0; 2048.max(packet.len() + 256)];
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context: Vec<u8> =
+            [0, packet.len() as u32, 0, ingress, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        let before = self.counters.totals()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.data_out = Some(&mut frame);
+        options.ctx_in = Some(&context);
+        let result = program.test_run(options)?;
+        frame.truncate(result.data_size_out as usize);
+        let verdict = counted(&before, &self.counters.totals()?)?;
+        Ok(Ran { action: result.return_value, frame, verdict })
+    }
+}
+
+/// The one verdict that was counted between two readings.
+fn counted(before: &Totals, after: &Totals) -> Result<Verdict> {
+    ensure!(after.received == before.received + 1, "received went from {} to {}", before.received, after.received);
+    let counted: Vec<Verdict> = Verdict::ALL.iter().copied().filter(|&verdict| after.of(verdict) != before.of(verdict)).collect();
+    match counted[..] {
+        [verdict] if after.of(verdict) == before.of(verdict) + 1 => Ok(verdict),
+        _ => bail!("one packet was counted as {counted:?}"),
+    }
+}
+
+/// The XDP action that a verdict stands for.
+pub fn action(verdict: Verdict) -> u32 {
+    use lb_common::verdict::Class;
+    match (verdict, verdict.class()) {
+        (Verdict::Tx | Verdict::EchoReply, _) => 3,
+        (Verdict::Redirect | Verdict::Reply, _) => 4,
+        (Verdict::Routed | Verdict::ReplyRouted, _) | (_, Class::Passed) => 2,
+        _ => 1,
+    }
+}
+
+fn set_up_network() -> Result<Interfaces> {
+    let mac = |mac: super::packets::Mac| lb_common::MacAddr(mac).to_string();
+    let (ours, inside, gateway) = (mac(fixture::OURS), mac(fixture::OURS_INSIDE), mac(fixture::GATEWAY));
+    let commands = [
+        "ip link set lo up".into(),
+        format!("ip link add outside address {ours} type veth peer name outside-end"),
+        format!("ip link add inside address {inside} type veth peer name inside-end"),
+        "ip link set outside up".into(),
+        "ip link set outside-end up".into(),
+        "ip link set inside up".into(),
+        "ip link set inside-end up".into(),
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1".into(),
+        "ip address add 10.9.0.1/24 dev outside".into(),
+        "ip address add fd09::1/64 dev outside nodad".into(),
+        format!("ip neighbour add {} lladdr {gateway} dev outside", fixture::CLIENT),
+        format!("ip neighbour add {} lladdr {gateway} dev outside", fixture::CLIENT_V6),
+    ];
+    for command in &commands {
+        let mut words = command.split(' ');
+        let program = words.next().context("a command has a first word")?;
+        let output = Command::new(program).args(words).output().with_context(|| command.clone())?;
+        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let index = |name: &str| -> Result<u32> {
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/dev_snmp6/{name}"))?;
+        let index = text.lines().find_map(|line| line.strip_prefix("ifIndex")).context("no ifIndex")?;
+        Ok(index.trim().parse()?)
+    };
+    Ok(Interfaces { outside: index("outside")?, inside: index("inside")? })
+}

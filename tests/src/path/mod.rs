@@ -1,0 +1,19 @@
+//! The packet path under test: one table of cases, run on the host and in the kernel.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test's support stops the test when a case is wrong")]
+
+pub mod cases;
+pub mod fixture;
+pub mod host;
+pub mod kernel;
+pub mod packets;
+
+use lb_common::Verdict;
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// The frame as it left, or as it was passed or dropped.
+    pub frame: Vec<u8>,
+}
