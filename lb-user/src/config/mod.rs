@@ -1,1 +1,199 @@
+//! The configuration: one TOML file, read whole, and refused with every problem in it shown at once.
+//!
+//! The file is parsed into a table in which each value knows its place, and read from there by hand rather than
+//! through `serde`: serde stops at the first error and forgets where a value stood as soon as it is typed, and most of
+//! what can be wrong here is a relation between two values (a VIP taken twice, a time-out longer than its interval).
+//!
+//! ```text
+//! text -> toml's spanned tables -> section (keys) -> values (types) -> service (one) -> conflicts (between) -> Config
+//! ```
 
+mod conflicts;
+mod global;
+mod health;
+mod report;
+mod section;
+mod service;
+mod suggest;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lb_common::limits;
+use toml::de::DeTable;
+
+use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
+use crate::health::Check;
+use report::{Problem, Problems};
+use section::Section;
+
+pub use report::ConfigError;
+
+/// All that the operator asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub xdp: Xdp,
+    pub api: Api,
+    pub limits: Limits,
+    /// In the order of the file; names are unique.
+    pub services: Vec<Service>,
+}
+
+/// `[xdp]`: where packets are taken up, and what stands in the kernel for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Xdp {
+    /// At least one, each once; whether they exist is for the daemon to find out.
+    pub interfaces: Vec<String>,
+    pub mode: Mode,
+    /// An absolute path to a directory on a BPF file system.
+    pub pin: PathBuf,
+    pub on_exit: OnExit,
+    /// Where the secret stands that keys the packet path's hashes; all nodes of a cluster need the same.
+    pub secret_file: Option<PathBuf>,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Native where the driver can, generic otherwise.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
+
+/// What becomes of the XDP program when the daemon ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnExit {
+    #[default]
+    Detach,
+    /// It goes on forwarding by the tables as they stand.
+    Keep,
+}
+
+/// `[api]`: metrics, status and health of the daemon itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Api {
+    pub listen: SocketAddr,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9400)) }
+    }
+}
+
+/// `[limits]`: the sizes of maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Over all services, 4 bytes each; a multiple of [`limits::SLOTS_PER_LINE`].
+    pub slots: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { slots: limits::SLOTS_DEFAULT }
+    }
+}
+
+/// `[[service]]`: one VIP, port and protocol, and where its backends come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub vip: IpAddr,
+    /// 0 takes every port.
+    pub port: u16,
+    pub protocol: Protocol,
+    pub algorithm: Algorithm,
+    pub forward: Forward,
+    pub health: Check,
+    /// Fixed backends, each endpoint once; may be empty if `dns` is set.
+    pub backends: Vec<Backend>,
+    pub dns: Option<Dns>,
+}
+
+/// `[[service.backend]]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Of the VIP's family. The port is the service's unless a `nat` backend names its own.
+    pub endpoint: SocketAddr,
+    /// 0 takes no new flows.
+    pub weight: u16,
+}
+
+/// `[service.dns]`: backends by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dns {
+    pub name: String,
+    /// Of every address found; decided as for [`Backend::endpoint`].
+    pub port: u16,
+    /// `None` asks the system's.
+    pub resolver: Option<SocketAddr>,
+    /// The longest time between two queries; shorter TTLs are honoured.
+    pub interval: Duration,
+    /// Of every address found.
+    pub weight: u16,
+}
+
+/// The configuration in a file.
+///
+/// # Errors
+/// The file cannot be read, is not UTF-8, or [`parse`] refuses it.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let file = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&file, &text),
+        Err(source) => Err(ConfigError::Unreadable { file, source }),
+    }
+}
+
+/// The configuration in `text`; `file_name` is only shown in errors.
+///
+/// # Errors
+/// All that is wrong with it. Where the TOML itself is broken, only that is told: values beyond a syntax error
+/// are guesses.
+pub fn parse(file_name: &str, text: &str) -> Result<Config, ConfigError> {
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    let mut problems = Problems::default();
+    for error in syntax_errors {
+        let span = error.span().unwrap_or(0..0);
+        let help = "a line is `[section]`, `[[section]]`, `key = value` or `# comment`, and text stands in double quotes";
+        problems.push(Problem::new(format!("not valid TOML: {}", error.message()), span, "").help(help));
+    }
+    let config = if problems.is_empty() { read(document.get_ref(), &mut problems) } else { None };
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(ConfigError::refused(file_name, text, problems)),
+    }
+}
+
+fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
+    let mut top = Section::document(document);
+    let xdp = match top.table("xdp", "[xdp]", problems) {
+        Some(section) => global::xdp(section, problems),
+        None => {
+            if !top.has("xdp") {
+                top.missing("xdp", "add `[xdp]` with `interfaces = [\"eth0\"]`: where the traffic of VIPs arrives", problems);
+            }
+            None
+        }
+    };
+    let api = top.table("api", "[api]", problems).map_or(Some(Api::default()), |section| global::api(section, problems));
+    let limits =
+        top.table("limits", "[limits]", problems).map_or(Some(Limits::default()), |section| global::limits(section, problems));
+    let drafts: Vec<_> = top
+        .tables("service", "[[service]]", problems)
+        .into_iter()
+        .map(|section| service::ServiceDraft::read(section, problems))
+        .collect();
+    top.finish(problems);
+
+    conflicts::report(&drafts, problems);
+    let services = drafts.into_iter().map(service::ServiceDraft::complete).collect::<Option<_>>()?;
+    Some(Config { xdp: xdp?, api: api?, limits: limits?, services })
+}

@@ -1,1 +1,69 @@
+//! Health: which backends serve.
+//!
+//! One task a backend probes it on a schedule ([`checker`]), a state machine without clock or I/O decides what a row of
+//! results means ([`state`]), and what it decides leaves as a [`Transition`]. Nothing here touches a map.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// `[service.health]`: how a service's backends are checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Check {
+    pub probe: Probe,
+    /// `None` probes the port that the backend serves on.
+    pub port: Option<u16>,
+    /// The longest time from the start of one probe to the start of the next.
+    pub interval: Duration,
+    /// A probe without a verdict by then has failed. At most `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend back up.
+    pub rise: u32,
+    /// Failures in a row that take a backend down.
+    pub fall: u32,
+}
+
+impl Default for Check {
+    /// A TCP probe a second; a dead backend is noticed within 2.5 s.
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp,
+            port: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 2,
+        }
+    }
+}
+
+impl Check {
+    /// The longest time from a backend's death to the [`Transition`] that says so.
+    ///
+    /// Dying at the instant at which it answered a probe, it has up to an interval until the first probe that fails, the
+    /// `fall`-th such starts `fall - 1` intervals later, and ends with its time-out: `fall * interval + timeout`.
+    pub fn detection_max(&self) -> Duration {
+        self.interval.saturating_mul(self.fall).saturating_add(self.timeout)
+    }
+}
+
+/// What is asked of a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// Nothing: it counts as up.
+    None,
+    /// That it accepts a connection.
+    Tcp,
+    /// That it answers `GET path` over HTTP/1.1 with an expected status. Redirects are not followed.
+    Http {
+        /// Begins with `/`; with its query, if any.
+        path: String,
+        /// The `Host` header; `None` sends the probed address and port.
+        host: Option<String>,
+        expect: RangeInclusive<u16>,
+    },
+}
+
+impl Probe {
+    /// The statuses that pass unless the configuration names others.
+    pub const EXPECT_DEFAULT: RangeInclusive<u16> = 200..=399;
+}

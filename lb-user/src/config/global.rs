@@ -1,0 +1,85 @@
+//! The sections that stand once: `[xdp]`, `[api]` and `[limits]`.
+
+use std::path::PathBuf;
+
+use lb_common::limits::{REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE};
+use toml::de::DeValue;
+
+use super::report::{Problem, Problems};
+use super::section::{Fault, Section};
+use super::{Api, Limits, Mode, OnExit, Xdp, values};
+
+const PIN_DEFAULT: &str = "/sys/fs/bpf/xlb";
+
+pub(super) fn xdp(mut section: Section<'_>, problems: &mut Problems) -> Option<Xdp> {
+    let help = "name the interfaces on which VIP traffic (and replies of nat backends) arrive: `interfaces = [\"eth0\"]`";
+    let mut faulty_names = Vec::new();
+    let interfaces = section.required("interfaces", help, problems, |value| interfaces(value, &mut faulty_names));
+    let n_faulty_names = faulty_names.len();
+    faulty_names.into_iter().for_each(|problem| problems.push(problem));
+
+    let modes = [("auto", Mode::Auto), ("native", Mode::Native), ("generic", Mode::Generic)];
+    let mode = section.or("mode", Mode::default(), problems, |value| values::one_of(value, &modes));
+    let pin = section.or("pin", PathBuf::from(PIN_DEFAULT), problems, values::absolute_path);
+    let ends = [("detach", OnExit::Detach), ("keep", OnExit::Keep)];
+    let on_exit = section.or("on_exit", OnExit::default(), problems, |value| values::one_of(value, &ends));
+    let secret_file = section.or("secret_file", None, problems, |value| values::absolute_path(value).map(Some));
+    section.finish(problems);
+
+    if n_faulty_names > 0 {
+        return None;
+    }
+    Some(Xdp {
+        interfaces: interfaces?.value,
+        mode: mode?.value,
+        pin: pin?.value,
+        on_exit: on_exit?.value,
+        secret_file: secret_file?.value,
+    })
+}
+
+/// The usable names; each of the others is a problem at its own place.
+fn interfaces(value: &DeValue<'_>, problems: &mut Vec<Problem>) -> Result<Vec<String>, Fault> {
+    let array = value.as_array().ok_or_else(|| {
+        let help = "write a list, even of one: `interfaces = [\"eth0\"]`";
+        Fault::new("expected a list of names", help)
+    })?;
+    if array.is_empty() {
+        return Err(Fault::new("an empty list", "name at least one; `ip link` lists the interfaces of this machine"));
+    }
+    let mut names: Vec<(String, std::ops::Range<usize>)> = Vec::new();
+    for element in array.iter() {
+        match values::interface(element.get_ref()) {
+            Ok(name) => match names.iter().find(|(known, _)| *known == name) {
+                Some((_, first)) => problems.push(
+                    Problem::new(format!("interface \"{name}\" is named twice"), element.span(), "again here")
+                        .and(first.clone(), "first here")
+                        .help("a program is attached to an interface once: remove one of them"),
+                ),
+                None => names.push((name, element.span())),
+            },
+            Err(fault) => problems.push(fault.at("interfaces", "[xdp]", element.span())),
+        }
+    }
+    Ok(names.into_iter().map(|(name, _)| name).collect())
+}
+
+pub(super) fn api(mut section: Section<'_>, problems: &mut Problems) -> Option<Api> {
+    let listen =
+        section.or("listen", Api::default().listen, problems, |value| values::socket_address(value, None, "127.0.0.1:9400"));
+    section.finish(problems);
+    Some(Api { listen: listen?.value })
+}
+
+pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Option<Limits> {
+    let slots = section.or("slots", Limits::default().slots, problems, |value| {
+        let slots = values::integer(value, 1 << REGION_BITS_MIN, SLOTS_MAX)?;
+        if !slots.is_multiple_of(SLOTS_PER_LINE) {
+            let next = slots.next_multiple_of(SLOTS_PER_LINE);
+            return Err(Fault::new(format!("not a multiple of {SLOTS_PER_LINE}"), format!("the next that fits is {next}")));
+        }
+        Ok(slots)
+    });
+    section.finish(problems);
+    Some(Limits { slots: slots?.value })
+}

@@ -1,0 +1,218 @@
+//! `[[service]]` and what stands under it, each service by itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::report::{Problem, Problems};
+use super::section::{At, Fault, Section};
+use super::{Backend, Dns, Service, health, values};
+use crate::desired::{Algorithm, Forward, Protocol};
+use crate::health::{Check, Probe};
+
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
+const FORWARDS: [(&str, Forward); 2] = [("dsr", Forward::Dsr), ("nat", Forward::Nat)];
+
+const DNS_PORT: u16 = 53;
+const RESOLVER_EXAMPLE: &str = "10.0.0.53:53";
+const DNS_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+const DNS_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const WEIGHT_DEFAULT: u16 = 1;
+
+/// A service as far as it could be read: what is `None` has been reported, and the rest is still checked.
+pub(super) struct ServiceDraft {
+    pub(super) name: Option<At<String>>,
+    pub(super) listens: Option<At<Listens>>,
+    pub(super) forward: Option<Forward>,
+    algorithm: Option<Algorithm>,
+    health: Option<Check>,
+    pub(super) backends: Vec<Option<At<Backend>>>,
+    dns: Option<Option<Dns>>,
+}
+
+/// What a service takes; at the VIP's place in the file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Listens {
+    pub(super) vip: IpAddr,
+    pub(super) port: u16,
+    pub(super) protocol: Protocol,
+}
+
+impl ServiceDraft {
+    pub(super) fn read(mut section: Section<'_>, problems: &mut Problems) -> Self {
+        let help = "give the service a name for logs and metrics: `name = \"web\"`";
+        let name = section.required("name", help, problems, values::service_name);
+        let help = "the address that clients connect to: `vip = \"192.0.2.1\"`";
+        let vip = section.required("vip", help, problems, values::host_address);
+        let help = "the port that clients connect to: `port = 80`, or `port = 0` for every port";
+        let port = section.required("port", help, problems, |value| values::number_u16(value, 0));
+        let protocol = section.or("protocol", Protocol::Tcp, problems, |value| values::one_of(value, &PROTOCOLS));
+        let algorithm = section.or("algorithm", Algorithm::default(), problems, |value| values::one_of(value, &ALGORITHMS));
+        let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
+
+        let port_value = port.as_ref().map(|port| port.value);
+        let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
+        let health = check(&mut section, port_value, protocol_value, problems);
+
+        let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
+        let sections = section.tables("backend", "[[service.backend]]", problems);
+        let backends: Vec<_> = sections.into_iter().map(|section| rules.backend(section, problems)).collect();
+        let dns = match section.table("dns", "[service.dns]", problems) {
+            Some(section) => rules.dns(section, problems).map(Some),
+            None => Some(None),
+        };
+        if !section.has("backend") && !section.has("dns") {
+            problems.push(
+                Problem::new("a service without backends", section.span.clone(), "nobody serves this")
+                    .help("add `[[service.backend]]` with `address = \"...\"`, or `[service.dns]` with `name = \"...\"`"),
+            );
+        }
+        section.finish(problems);
+
+        let listens = vip
+            .zip(rules.port.zip(protocol_value))
+            .map(|(vip, (port, protocol))| At { value: Listens { vip: vip.value, port: port.value, protocol }, span: vip.span });
+        Self {
+            name,
+            listens,
+            forward: rules.forward,
+            algorithm: algorithm.map(|algorithm| algorithm.value),
+            health,
+            backends,
+            dns,
+        }
+    }
+
+    /// The service, if nothing of it was refused.
+    pub(super) fn complete(self) -> Option<Service> {
+        let listens = self.listens?.value;
+        Some(Service {
+            name: self.name?.value.into(),
+            vip: listens.vip,
+            port: listens.port,
+            protocol: listens.protocol,
+            algorithm: self.algorithm?,
+            forward: self.forward?,
+            health: self.health?,
+            backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
+            dns: self.dns?,
+        })
+    }
+}
+
+/// `[service.health]`, or what stands for it. A service of every port has none that a probe could fall back on.
+fn check(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protocol>, problems: &mut Problems) -> Option<Check> {
+    let place = "[service.health]";
+    let found = section.table("health", place, problems);
+    let span = found.as_ref().map_or(section.span.clone(), |found| found.span.clone());
+    let check = match found {
+        // With the protocol refused, the rest of the section can still be read.
+        Some(found) => health::read(found, protocol.unwrap_or(Protocol::Tcp), problems)?,
+        None => health::default(protocol?),
+    };
+    if port == Some(0) && check.port.is_none() && check.probe != Probe::None {
+        problems.push(
+            Problem::new("a service of every port has no port to check", span, "this check needs a `port`")
+                .help("in `[service.health]`, name the port to probe: `port = 80`; or do without: `type = \"none\"`"),
+        );
+        return None;
+    }
+    Some(check)
+}
+
+/// What the service demands of each backend.
+struct Rules {
+    vip: Option<At<IpAddr>>,
+    port: Option<At<u16>>,
+    forward: Option<Forward>,
+}
+
+impl Rules {
+    fn backend(&self, mut section: Section<'_>, problems: &mut Problems) -> Option<At<Backend>> {
+        let help = "the address that xlb reaches the backend at: `address = \"10.0.1.1\"`";
+        let address = section.required("address", help, problems, values::host_address);
+        let port = self.port(&mut section, problems);
+        let weight = weight(&mut section, problems);
+        section.finish(problems);
+
+        let address = address?;
+        if let Some(vip) = &self.vip
+            && let Some(problem) = misplaced(&address, vip)
+        {
+            problems.push(problem);
+            return None;
+        }
+        let endpoint = SocketAddr::new(address.value, port?);
+        Some(At { value: Backend { endpoint, weight: weight? }, span: address.span })
+    }
+
+    fn dns(&self, mut section: Section<'_>, problems: &mut Problems) -> Option<Dns> {
+        let help = "the name whose addresses are the backends: `name = \"api.internal\"`";
+        let name = section.required("name", help, problems, values::dns_name);
+        let port = self.port(&mut section, problems);
+        let resolver = section.or("resolver", None, problems, |value| resolver(value).map(Some));
+        let interval = section.or("interval", DNS_INTERVAL_DEFAULT, problems, |value| values::duration(value, DNS_INTERVAL_MIN));
+        let weight = weight(&mut section, problems);
+        section.finish(problems);
+        Some(Dns { name: name?.value, port: port?, resolver: resolver?.value, interval: interval?.value, weight: weight? })
+    }
+
+    /// The port that packets reach a backend on. Only `nat` rewrites it, and only from one port to one.
+    fn port(&self, section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+        let given = section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some))?;
+        let service = self.port.as_ref()?;
+        let Some(port) = given.value else { return Some(service.value) };
+        let (title, help) = match self.forward? {
+            Forward::Nat if service.value != 0 => return Some(port),
+            Forward::Dsr if service.value == port => return Some(port),
+            Forward::Nat => (
+                "a service of every port cannot have a backend port",
+                "packets keep the port they came for: remove `port` here, or give the service one".to_owned(),
+            ),
+            Forward::Dsr => (
+                "a dsr backend serves on the service's own port",
+                "dsr leaves packets as they are: remove `port` here, or use `forward = \"nat\"`".to_owned(),
+            ),
+        };
+        let label = if service.value == 0 { "the service takes every port" } else { "the service's port" };
+        problems.push(Problem::new(title, given.span, format!("not port {port}")).and(service.span.clone(), label).help(help));
+        None
+    }
+}
+
+fn weight(section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+    section.or("weight", WEIGHT_DEFAULT, problems, |value| values::number_u16(value, 0)).map(|weight| weight.value)
+}
+
+fn resolver(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
+    let address = values::socket_address(value, Some(DNS_PORT), RESOLVER_EXAMPLE)?;
+    if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+        return Err(Fault::new("no server can be asked here", format!("write it as \"{RESOLVER_EXAMPLE}\"")));
+    }
+    Ok(address)
+}
+
+/// Why an address cannot be a backend of a VIP, if so.
+fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
+    let family = |ip: IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let place = |span: &Range<usize>| span.clone();
+    if address.value == vip.value {
+        let problem = Problem::new("a backend at the VIP itself", place(&address.span), "packets would come back to xlb")
+            .and(place(&vip.span), "the VIP");
+        return Some(problem.help("name the backend's own address"));
+    }
+    if address.value.is_ipv4() == vip.value.is_ipv4() {
+        return None;
+    }
+    let (backend_family, vip_family) = (family(address.value), family(vip.value));
+    let problem = Problem::new(
+        format!("an {backend_family} backend of an {vip_family} service"),
+        place(&address.span),
+        format!("this is {backend_family}"),
+    );
+    let help = format!("packets keep their family: name the backend's {vip_family} address");
+    Some(problem.and(place(&vip.span), "the VIP's family").help(help))
+}

@@ -1,0 +1,53 @@
+//! "Did you mean": the known word nearest to an unknown one.
+
+/// The one of `known` that `word` is a slip of the keyboard away from: two letters, or one in a short word.
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let tolerated = if word.chars().count() <= 3 { 1 } else { 2 };
+    known
+        .into_iter()
+        .map(|candidate| (distance(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= tolerated)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be inserted, removed or replaced to make `a` of `b` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    // One row of the usual matrix: row[j] is the distance of what was read of `a` to the first j letters of `b`.
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (above, other) in row.iter_mut().skip(1).zip(&b) {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = *above;
+            left = replaced.min(diagonal + 1).min(left + 1);
+            *above = left;
+        }
+        row[0] = i + 1;
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_the_letters_that_differ() {
+        for (a, b, expected) in
+            [("", "", 0), ("", "vip", 3), ("vip", "vip", 0), ("vpi", "vip", 2), ("prot", "port", 2), ("kitten", "sitting", 3)]
+        {
+            assert_eq!((distance(a, b), distance(b, a)), (expected, expected), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn only_a_near_word_is_suggested() {
+        assert_eq!(nearest("weigth", ["address", "weight"]), Some("weight"));
+        assert_eq!(nearest("vip4", ["vip"]), Some("vip"));
+        assert_eq!(nearest("colour", ["address", "weight"]), None);
+        assert_eq!(nearest("ab", ["vip"]), None);
+    }
+}

@@ -1,0 +1,332 @@
+//! What is accepted, what it means, and that nothing whatever makes the parser panic.
+
+mod errors;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use expect_test::expect;
+use proptest::prelude::*;
+
+use super::*;
+use crate::health::Probe;
+
+const MINIMAL: &str = include_str!("../../../../config/minimal.toml");
+const FULL: &str = include_str!("../../../../config/full.toml");
+
+fn accepted(text: &str) -> Config {
+    parse("xlb.toml", text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn service(lines: &str) -> Service {
+    let text = format!("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.1\"\n{lines}");
+    accepted(&text).services.remove(0)
+}
+
+#[test]
+fn the_minimal_file_takes_every_default() {
+    expect![[r#"
+        Config {
+            xdp: Xdp {
+                interfaces: [
+                    "eth0",
+                ],
+                mode: Auto,
+                pin: "/sys/fs/bpf/xlb",
+                on_exit: Detach,
+                secret_file: None,
+            },
+            api: Api {
+                listen: 127.0.0.1:9400,
+            },
+            limits: Limits {
+                slots: 16777216,
+            },
+            services: [
+                Service {
+                    name: "web",
+                    vip: 192.0.2.1,
+                    port: 80,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    health: Check {
+                        probe: Tcp,
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.1:80,
+                            weight: 1,
+                        },
+                        Backend {
+                            endpoint: 10.0.1.2:80,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+            ],
+        }
+    "#]]
+    .assert_debug_eq(&accepted(MINIMAL));
+}
+
+#[test]
+fn the_full_file_says_what_it_shows() {
+    expect![[r#"
+        Config {
+            xdp: Xdp {
+                interfaces: [
+                    "eth0",
+                    "eth1",
+                ],
+                mode: Auto,
+                pin: "/sys/fs/bpf/xlb",
+                on_exit: Detach,
+                secret_file: Some(
+                    "/etc/xlb/secret",
+                ),
+            },
+            api: Api {
+                listen: 127.0.0.1:9400,
+            },
+            limits: Limits {
+                slots: 16777216,
+            },
+            services: [
+                Service {
+                    name: "web",
+                    vip: 192.0.2.1,
+                    port: 80,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Nat,
+                    health: Check {
+                        probe: Http {
+                            path: "/health",
+                            host: Some(
+                                "www.example.org",
+                            ),
+                            expect: 200..=299,
+                        },
+                        port: Some(
+                            8080,
+                        ),
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.1:8080,
+                            weight: 1,
+                        },
+                        Backend {
+                            endpoint: 10.0.1.2:8080,
+                            weight: 2,
+                        },
+                    ],
+                    dns: Some(
+                        Dns {
+                            name: "api.internal",
+                            port: 8080,
+                            resolver: Some(
+                                10.0.0.53:53,
+                            ),
+                            interval: 60s,
+                            weight: 1,
+                        },
+                    ),
+                },
+                Service {
+                    name: "names",
+                    vip: 2001:db8::53,
+                    port: 53,
+                    protocol: Udp,
+                    algorithm: IpHash,
+                    forward: Dsr,
+                    health: Check {
+                        probe: None,
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: [2001:db8:1::1]:53,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+            ],
+        }
+    "#]]
+    .assert_debug_eq(&accepted(FULL));
+}
+
+#[test]
+fn the_full_file_has_every_key_that_is_known() {
+    // Each list of known keys, as an unknown key brings it out.
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[service.health]\nz = 1\n\
+                         [[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
+    let error = parse("xlb.toml", every_section).unwrap_err().to_string();
+    let known: Vec<&str> = error.lines().filter_map(|line| line.split_once("known here are ")).map(|(_, keys)| keys).collect();
+    assert_eq!(known.len(), 8);
+    for key in known.iter().flat_map(|keys| keys.split(", ")) {
+        let shown = FULL.lines().any(|line| {
+            line.starts_with(&format!("{key} ="))
+                || line.starts_with(&format!("[{key}]"))
+                || line.contains(&format!("{key}]]"))
+                || line.contains(&format!(".{key}]"))
+        });
+        assert!(shown, "full.toml lacks `{key}`");
+    }
+}
+
+#[test]
+fn a_file_without_services_is_a_beginning() {
+    assert_eq!(accepted("xdp.interfaces = [\"eth0\"]").services, []);
+}
+
+#[test]
+fn a_nat_backend_serves_on_its_own_port_or_the_services() {
+    let nat =
+        service("port = 80\nforward = \"nat\"\nbackend = [{ address = \"10.0.1.1\" }, { address = \"10.0.1.1\", port = 8080 }]");
+    let endpoints: Vec<_> = nat.backends.iter().map(|backend| backend.endpoint.to_string()).collect();
+    assert_eq!(endpoints, ["10.0.1.1:80", "10.0.1.1:8080"]);
+}
+
+#[test]
+fn a_service_of_every_port_leaves_the_port_open() {
+    let every = service("port = 0\nhealth.port = 22\ndns.name = \"a.b\"\nbackend = [{ address = \"10.0.1.1\", weight = 0 }]");
+    assert_eq!((every.port, every.backends[0].endpoint.port(), every.dns.unwrap().port), (0, 0, 0));
+    assert_eq!((every.health.probe, every.health.port), (Probe::Tcp, Some(22)));
+}
+
+#[test]
+fn nat_services_may_share_a_host_on_other_ports_or_protocols() {
+    let second = "[[service]]\nname = \"b\"\nvip = \"192.0.2.2\"\nport = 80\nforward = \"nat\"\n";
+    for (protocol, backend) in [("udp", "{ address = \"10.0.1.1\" }"), ("tcp", "{ address = \"10.0.1.1\", port = 81 }")] {
+        let lines = format!(
+            "port = 80\nforward = \"nat\"\nbackend = [{{ address = \"10.0.1.1\" }}]\n\
+             {second}protocol = \"{protocol}\"\nbackend = [{backend}]"
+        );
+        service(&lines);
+    }
+}
+
+#[test]
+fn the_default_check_is_tcp_for_tcp_and_none_for_udp() {
+    for (protocol, health, expected) in [
+        ("tcp", "", Probe::Tcp),
+        ("udp", "", Probe::None),
+        ("udp", "health.rise = 3", Probe::None),
+        ("tcp", "health.rise = 3", Probe::Tcp),
+    ] {
+        let lines = format!("port = 80\nprotocol = \"{protocol}\"\n{health}\nbackend = [{{ address = \"10.0.1.1\" }}]");
+        assert_eq!(service(&lines).health.probe, expected, "{protocol} {health}");
+    }
+}
+
+#[test]
+fn a_short_interval_shortens_the_default_timeout() {
+    let check = service("port = 80\nhealth.interval = \"50ms\"\nbackend = [{ address = \"10.0.1.1\" }]").health;
+    assert_eq!(check.timeout, Duration::from_millis(50));
+}
+
+#[test]
+fn a_check_may_be_switched_off_with_all_its_keys_in_place() {
+    let check = service(
+        "port = 80\nhealth = { type = \"none\", path = \"/health\", interval = \"2s\" }\nbackend = [{ address = \"10.0.1.1\" }]",
+    );
+    assert_eq!(check.health.probe, Probe::None);
+}
+
+#[test]
+fn a_resolver_without_a_port_is_asked_on_53() {
+    for (written, meant) in [
+        ("10.0.0.53", "10.0.0.53:53"),
+        ("10.0.0.53:54", "10.0.0.53:54"),
+        ("fd00::53", "[fd00::53]:53"),
+        ("[fd00::53]:54", "[fd00::53]:54"),
+    ] {
+        let dns = service(&format!("port = 80\ndns = {{ name = \"a.b.\", resolver = \"{written}\" }}")).dns.unwrap();
+        assert_eq!(dns.resolver.unwrap().to_string(), meant);
+    }
+}
+
+#[test]
+fn more_services_than_the_kernel_side_holds_are_refused() {
+    let mut text = String::from("[xdp]\ninterfaces = [\"eth0\"]\n");
+    for n in 0..=limits::SERVICES {
+        let _ = write!(text, "[[service]]\nname = \"s{n}\"\nvip = \"192.0.2.1\"\nport = {}\ndns.name = \"a.b\"\n", n + 1);
+    }
+    expect![[r#"
+        error: 4097 services, but xlb holds at most 4096
+             --> xlb.toml:20484:8
+              |
+        20484 | name = "s4096"
+              |        ^^^^^^^ the first beyond
+              |
+              = help: spread them over several daemons
+
+        error: xlb.toml: 1 problem"#]]
+    .assert_eq(&parse("xlb.toml", &text).unwrap_err().to_string());
+}
+
+#[test]
+fn more_backends_than_the_kernel_side_holds_are_refused() {
+    let mut text = String::from("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"192.0.2.1\"\nport = 80\n");
+    for n in 0..=limits::BACKENDS {
+        let _ = write!(text, "[[service.backend]]\naddress = \"10.{}.{}.{}\"\n", 1 + (n >> 16), (n >> 8) & 255, n & 255);
+    }
+    expect![[r#"
+        error: 65536 backends, but xlb holds at most 65535
+              --> xlb.toml:131078:11
+               |
+        131078 | address = "10.1.255.255"
+               |           ^^^^^^^^^^^^^^ the first beyond
+               |
+               = help: spread them over several daemons
+
+        error: xlb.toml: 1 problem"#]]
+    .assert_eq(&parse("xlb.toml", &text).unwrap_err().to_string());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in any::<String>()) {
+        let _ = parse("xlb.toml", &text).map_err(|error| error.to_string());
+    }
+
+    #[test]
+    fn no_mutation_of_a_good_file_makes_the_parser_panic(
+        at in 0..FULL.len(), removed in 0usize..40, inserted in "[-a-z0-9\"=\\[\\]{}.,\n\r\t #é\u{0}]{0,8}",
+    ) {
+        let start = FULL.floor_char_boundary(at);
+        let end = FULL.floor_char_boundary((at + removed).min(FULL.len())).max(start);
+        let text = format!("{}{inserted}{}", &FULL[..start], &FULL[end..]);
+        let _ = parse("xlb.toml", &text).map_err(|error| error.to_string());
+    }
+
+    #[test]
+    fn no_value_makes_the_parser_panic(
+        line in (0..FULL.lines().count()), value in "[-0-9a-z\"']{1,4}|\"[0-9a-f:./-]{0,12}\"|-?[0-9]{1,30}|\"[0-9]{1,25}(ns|ms|s|y|years)\"|\\[\\]|\\{\\}|1979-05-27|inf",
+    ) {
+        let replaced = FULL.lines().enumerate().map(|(n, text)| match text.split_once(" = ") {
+            Some((key, _)) if n == line => format!("{key} = {value}"),
+            _ => text.to_owned(),
+        });
+        let text = replaced.collect::<Vec<_>>().join("\n");
+        let _ = parse("xlb.toml", &text).map_err(|error| error.to_string());
+    }
+}
