@@ -15,7 +15,8 @@ use crate::health::{Check, Probe};
 
 /// Below this, the probes of a few thousand backends leave no time for anything else.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
-const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// Twice the granularity of the timers.
+const TIMEOUT_MIN: Duration = Duration::from_millis(2);
 /// More in a row than anyone waits for.
 const STREAK_MAX: u32 = 1000;
 

@@ -3,8 +3,23 @@
 //! One task a backend probes it on a schedule ([`checker`]), a state machine without clock or I/O decides what a row of
 //! results means ([`state`]), and what it decides leaves as a [`Transition`]. Nothing here touches a map.
 
+pub mod checker;
+pub mod probe;
+pub mod state;
+
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::desired::ServiceName;
+
+pub use checker::{Checker, Status, spawn};
+pub use state::State;
+
+/// The granularity of tokio's timers: a sleep may end this much later than asked.
+const TICK: Duration = Duration::from_millis(1);
 
 /// `[service.health]`: how a service's backends are checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,4 +81,17 @@ pub enum Probe {
 impl Probe {
     /// The statuses that pass unless the configuration names others.
     pub const EXPECT_DEFAULT: RangeInclusive<u16> = 200..=399;
+}
+
+/// A backend is in another state than before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transition {
+    pub service: ServiceName,
+    pub backend: SocketAddr,
+    pub from: State,
+    pub to: State,
+    /// What the deciding probe found, such as `http 503` or `connect: refused`.
+    pub cause: String,
+    /// When the deciding probe ended: what comes after is the way to the maps.
+    pub observed: Instant,
 }

@@ -1,0 +1,232 @@
+//! The schedule in virtual time, against backends that die at the worst moment; and the whole against real ones.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::timeout;
+
+use super::*;
+
+const BACKEND: &str = "127.0.0.1:80";
+
+fn record(check: &Check, transitions: mpsc::Sender<Transition>) -> Record {
+    Record {
+        service: "web".into(),
+        backend: BACKEND.parse().unwrap(),
+        machine: Machine::new(check.rise, check.fall),
+        status: Arc::default(),
+        transitions,
+        unasked: false,
+    }
+}
+
+fn check(interval_ms: u64, timeout_ms: u64, fall: u32) -> Check {
+    let (interval, timeout) = (Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms));
+    Check { probe: Probe::Tcp, interval, timeout, fall, ..Check::default() }
+}
+
+/// Runs a test in virtual time, which passes only while everybody waits.
+fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test)
+}
+
+/// How long after its death a backend is down, if it answers `n_alive` probes, the last of them at the very moment
+/// of its death, and swallows the rest: the worst case.
+fn detection(check: &Check, n_alive: u32) -> Duration {
+    in_virtual_time(async {
+        let (send, mut receive) = mpsc::channel(8);
+        let death = Rc::new(Cell::new(Instant::now()));
+        let mut answered = 0;
+        let dies = Rc::clone(&death);
+        let probe = || {
+            answered += 1;
+            let alive = answered <= n_alive;
+            if alive {
+                dies.set(Instant::now());
+            }
+            let deadline = probe::deadline(check.timeout);
+            async move {
+                if alive {
+                    return Outcome::Passed("alive".to_owned());
+                }
+                sleep_until(deadline).await;
+                Outcome::Failed("dead".to_owned())
+            }
+        };
+        let down = async {
+            loop {
+                let transition: Transition = receive.recv().await.unwrap();
+                if transition.to == State::Down {
+                    return transition.observed;
+                }
+            }
+        };
+        tokio::select! {
+            () = keep_checking(record(check, send), check.interval, probe) => unreachable!(),
+            observed = down => observed - death.get(),
+        }
+    })
+}
+
+#[test]
+fn the_defaults_notice_a_dead_backend_within_three_seconds() {
+    let check = Check::default();
+    assert!(check.detection_max() <= Duration::from_secs(3), "{:?}", check.detection_max());
+    for n_alive in 1..100 {
+        let took = detection(&check, n_alive);
+        assert!(took <= check.detection_max(), "{took:?}");
+    }
+}
+
+#[test]
+fn quick_settings_notice_a_dead_backend_within_300_ms() {
+    let check = check(50, 50, 3);
+    assert_eq!(check.detection_max(), Duration::from_millis(200));
+    for n_alive in 1..100 {
+        let took = detection(&check, n_alive);
+        assert!(took <= check.detection_max(), "{took:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn detection_keeps_its_bound_under_any_settings(
+        interval_ms in 10u64..5000, timeout_share in 0.0..=1.0, fall in 1u32..6, n_alive in 1u32..20,
+    ) {
+        let timeout_ms = (interval_ms as f64 * timeout_share) as u64;
+        let check = check(interval_ms, timeout_ms.max(2), fall);
+        let took = detection(&check, n_alive);
+        prop_assert!(took <= check.detection_max(), "{took:?} > {:?}", check.detection_max());
+        // And it is no idle bound: jitter takes a tenth at most.
+        let soonest = check.interval.mul_f64(0.9) * check.fall + check.timeout.saturating_sub(TICK * 2);
+        prop_assert!(took >= soonest.saturating_sub(TICK * 2), "{took:?} < {soonest:?}");
+    }
+}
+
+#[test]
+fn probes_start_on_schedule_however_long_they_take() {
+    in_virtual_time(async {
+        let check = check(1000, 1000, 3);
+        let (send, _receive) = mpsc::channel(8);
+        let starts = Rc::new(Cell::new(Vec::new()));
+        let seen = Rc::clone(&starts);
+        let mut n = 0u64;
+        let probe = || {
+            let mut so_far = seen.take();
+            so_far.push(Instant::now());
+            seen.set(so_far);
+            n += 1;
+            let takes = Duration::from_millis(n * 37 % 1000);
+            async move {
+                tokio::time::sleep(takes).await;
+                Outcome::Passed(String::new())
+            }
+        };
+        let begun = Instant::now();
+        let _ = timeout(Duration::from_secs(200), keep_checking(record(&check, send), check.interval, probe)).await;
+        let starts = starts.take();
+        assert!(starts[0] - begun <= check.interval / 10 + TICK);
+        for pair in starts.windows(2) {
+            let gap = pair[1] - pair[0];
+            assert!(gap >= check.interval.mul_f64(0.9) - TICK && gap <= check.interval, "{gap:?}");
+        }
+    });
+}
+
+#[test]
+fn a_probe_that_could_not_be_sent_changes_nothing() {
+    in_virtual_time(async {
+        let check = check(10, 10, 1);
+        let (send, mut receive) = mpsc::channel(8);
+        let record = record(&check, send);
+        let status = Arc::clone(&record.status);
+        let mut n = 0;
+        let probe = || {
+            n += 1;
+            let outcome = if n == 1 { Outcome::Passed("alive".to_owned()) } else { Outcome::Unasked("no ports".to_owned()) };
+            async move { outcome }
+        };
+        let _ = timeout(Duration::from_secs(10), keep_checking(record, check.interval, probe)).await;
+        assert_eq!(receive.recv().await.unwrap().to, State::Up);
+        // The record went with its sender; there was nothing else to tell.
+        assert_eq!(receive.try_recv(), Err(TryRecvError::Disconnected));
+        let status = status.lock().unwrap();
+        assert_eq!((status.state, status.last_result.as_str()), (State::Up, "no ports"));
+    });
+}
+
+#[test]
+fn a_checker_that_nobody_listens_to_ends() {
+    in_virtual_time(async {
+        let check = check(10, 10, 1);
+        let (send, receive) = mpsc::channel(8);
+        drop(receive);
+        let checking = keep_checking(record(&check, send), check.interval, || async { Outcome::Passed(String::new()) });
+        assert!(timeout(Duration::from_secs(10), checking).await.is_ok());
+    });
+}
+
+/// A real checker of a real address, and what it tells.
+fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<Transition>) {
+    let (send, receive) = mpsc::channel(8);
+    (spawn("web".into(), backend, check, send), receive)
+}
+
+#[tokio::test]
+async fn a_backend_without_check_is_up_at_once() {
+    let check = Check { probe: Probe::None, ..Check::default() };
+    let (checker, mut transitions) = checking(BACKEND.parse().unwrap(), check);
+    let transition = transitions.recv().await.unwrap();
+    assert_eq!((transition.from, transition.to, transition.cause.as_str()), (State::Unknown, State::Up, "not checked"));
+    assert_eq!(checker.status().state, State::Up);
+}
+
+#[tokio::test]
+async fn a_backend_that_dies_and_returns_is_followed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    let (checker, mut transitions) = checking(backend, check(50, 50, 3));
+    let up = transitions.recv().await.unwrap();
+    assert_eq!((up.from, up.to, up.cause.as_str()), (State::Unknown, State::Up, "connected"));
+    assert_eq!((up.backend, &*up.service), (backend, "web"));
+
+    let died = Instant::now();
+    drop(listener);
+    let down = transitions.recv().await.unwrap();
+    assert_eq!((down.from, down.to), (State::Up, State::Down));
+    assert!(down.cause.starts_with("connect: re"), "refused, or reset while it was accepted: {}", down.cause);
+    assert!(down.observed - died < Duration::from_millis(300), "{:?}", down.observed - died);
+    assert!(checker.status().failed_in_row >= 3);
+
+    let _listener = TcpListener::bind(backend).await.unwrap();
+    let up = transitions.recv().await.unwrap();
+    assert_eq!((up.from, up.to), (State::Down, State::Up));
+    let status = checker.status();
+    assert_eq!((status.failed_in_row, status.last_result.as_str()), (0, "connected"));
+    assert!(status.passed_in_row >= 2 && status.last_latency.is_some());
+}
+
+#[tokio::test]
+async fn the_configured_port_is_probed_and_the_backend_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Some(listener.local_addr().unwrap().port());
+    let (_checker, mut transitions) = checking("127.0.0.1:0".parse().unwrap(), Check { port, ..Check::default() });
+    let up = transitions.recv().await.unwrap();
+    assert_eq!((up.to, up.backend.port()), (State::Up, 0));
+}
+
+#[tokio::test]
+async fn a_dropped_checker_says_nothing_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (checker, mut transitions) = checking(listener.local_addr().unwrap(), check(10, 10, 1));
+    assert!(transitions.recv().await.is_some());
+    drop(checker);
+    drop(listener);
+    // The task's sender goes with it.
+    assert_eq!(transitions.recv().await, None);
+}

@@ -1,0 +1,258 @@
+//! Probes against real listeners, the nasty ones too.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// Long enough for a loaded machine to answer in.
+const PATIENT: Duration = Duration::from_secs(10);
+/// For those who never answer.
+const BRIEF: Duration = Duration::from_millis(100);
+
+fn http(path: &str) -> Probe {
+    Probe::Http { path: path.to_owned(), host: None, expect: Probe::EXPECT_DEFAULT }
+}
+
+fn passed(text: &str) -> Outcome {
+    Outcome::Passed(text.to_owned())
+}
+
+fn failed(text: &str) -> Outcome {
+    Outcome::Failed(text.to_owned())
+}
+
+/// A backend that does `serve` with its first connection, and the probe's outcome with it.
+async fn probed<S>(probe: &Probe, timeout: Duration, serve: impl FnOnce(TcpStream) -> S) -> Outcome
+where
+    S: Future<Output = io::Result<()>>,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let probing = run(probe, target, timeout);
+    // For as long as the probe runs; the backend's errors are the point.
+    let serving = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let _ = serve(stream).await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        outcome = probing => outcome,
+        () = serving => unreachable!(),
+    }
+}
+
+/// A request's head.
+async fn request_head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await?);
+    }
+    Ok(request)
+}
+
+/// Hears the request, says what is given, and closes.
+async fn answer(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+    request_head(&mut stream).await?;
+    stream.write_all(answer).await?;
+    stream.shutdown().await
+}
+
+/// The outcome of an HTTP probe of a backend that gives this answer.
+async fn answered(with: &'static [u8]) -> Outcome {
+    probed(&http("/"), PATIENT, move |stream| answer(stream, with)).await
+}
+
+/// An address at which nothing listens: bound, so that nobody else takes it, and never listened on.
+fn deaf() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+#[tokio::test]
+async fn a_listener_passes_the_tcp_probe() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let outcome = run(&Probe::Tcp, listener.local_addr().unwrap(), PATIENT).await;
+    assert_eq!(outcome, passed("connected"));
+}
+
+#[tokio::test]
+async fn the_tcp_probe_leaves_no_connection_behind() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    run(&Probe::Tcp, listener.local_addr().unwrap(), PATIENT).await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_closed_port_is_refused() {
+    let (_socket, target) = deaf();
+    for probe in [Probe::Tcp, http("/")] {
+        assert_eq!(run(&probe, target, PATIENT).await, failed("connect: refused"));
+    }
+}
+
+#[tokio::test]
+async fn a_full_backlog_times_out() {
+    // The kernel completes backlog + 1 connections that nobody accepts, and ignores further SYNs.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let target = listener.local_addr().unwrap();
+    let _waiting = TcpStream::connect(target).await.unwrap();
+    assert_eq!(run(&Probe::Tcp, target, BRIEF).await, failed("connect: timed out after 100ms"));
+}
+
+#[tokio::test]
+async fn a_service_without_check_passes_unasked() {
+    let (_socket, target) = deaf();
+    assert_eq!(run(&Probe::None, target, PATIENT).await, passed("not checked"));
+}
+
+#[tokio::test]
+async fn the_status_decides() {
+    let cases: [(&[u8], Outcome); 6] = [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", passed("http 200")),
+        (b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\n\r\n", passed("http 302")),
+        (b"HTTP/1.1 503 Busy\r\nconnection: close\r\n\r\nsorry", failed("http 503")),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", failed("http 404")),
+        (b"HTTP/1.0 200 OK\r\n\r\n", passed("http 200")),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 500 No\r\n\r\n", failed("http 500")),
+    ];
+    for (with, expected) in cases {
+        assert_eq!(answered(with).await, expected, "{}", with.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn the_expected_statuses_can_be_chosen() {
+    let probe = Probe::Http { path: "/".to_owned(), host: None, expect: 404..=404 };
+    let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 404 Not Found\r\n\r\n")).await;
+    assert_eq!(outcome, passed("http 404"));
+    let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 200 OK\r\n\r\n")).await;
+    assert_eq!(outcome, failed("http 200"));
+}
+
+#[tokio::test]
+async fn the_request_is_what_a_server_expects() {
+    for (host, named) in [(None, "127.0.0.1:"), (Some("www.example.org".to_owned()), "www.example.org\r\n")] {
+        let probe = Probe::Http { path: "/health?deep=1".to_owned(), host, expect: Probe::EXPECT_DEFAULT };
+        let (tell, told) = oneshot::channel();
+        probed(&probe, PATIENT, |mut stream| async move {
+            let _ = tell.send(request_head(&mut stream).await?);
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await
+        })
+        .await;
+        let request = String::from_utf8(told.await.unwrap()).unwrap();
+        assert!(request.starts_with("GET /health?deep=1 HTTP/1.1\r\n"), "{request}");
+        let agent = format!("user-agent: xlb/{}\r\n", env!("CARGO_PKG_VERSION"));
+        for line in [&format!("host: {named}"), agent.as_str(), "connection: close\r\n"] {
+            assert!(request.contains(line), "{line} in {request}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endless_body_is_not_waited_for() {
+    let outcome = probed(&http("/"), PATIENT, |mut stream| async move {
+        request_head(&mut stream).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        loop {
+            stream.write_all(&[b'x'; 4096]).await?;
+        }
+    })
+    .await;
+    assert_eq!(outcome, passed("http 200"));
+}
+
+#[tokio::test]
+async fn what_is_not_http_fails() {
+    let garbage: [&[u8]; 7] = [
+        b"",
+        b"\x00\xff\x16\x03\x01",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nbro\xffken header\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        b"HTTP/1.1 200",
+    ];
+    for with in garbage {
+        let outcome = answered(with).await;
+        assert!(matches!(&outcome, Outcome::Failed(text) if text.starts_with("http: ")), "{} {outcome:?}", with.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_end_fails_before_the_time_is_up() {
+    for piece in [b"x-more: and more\r\n".as_slice(), b"one-line-without-end"] {
+        let outcome = probed(&http("/"), PATIENT, move |mut stream| async move {
+            request_head(&mut stream).await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
+            loop {
+                stream.write_all(piece).await?;
+            }
+        })
+        .await;
+        assert!(matches!(&outcome, Outcome::Failed(text) if !text.contains("timed out")), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_never_answers_times_out() {
+    let outcome = probed(&http("/"), BRIEF, |stream| async move {
+        let _held_open = stream;
+        std::future::pending().await
+    })
+    .await;
+    assert_eq!(outcome, failed("http: timed out after 100ms"));
+}
+
+#[tokio::test]
+async fn who_answers_byte_by_byte_times_out() {
+    let outcome = probed(&http("/"), BRIEF, |mut stream| async move {
+        request_head(&mut stream).await?;
+        for byte in b"HTTP/1.1 200 OK\r\n\r\n".iter().cycle() {
+            stream.write_all(&[*byte]).await?;
+            tokio::time::sleep(BRIEF / 4).await;
+        }
+        Ok(())
+    })
+    .await;
+    assert_eq!(outcome, failed("http: timed out after 100ms"));
+}
+
+#[tokio::test]
+async fn who_speaks_before_being_asked_fails() {
+    let outcome =
+        probed(&http("/"), PATIENT, |mut stream| async move { stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n").await }).await;
+    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn who_closes_at_once_fails() {
+    let outcome = probed(&http("/"), PATIENT, |stream| async move {
+        drop(stream);
+        Ok(())
+    })
+    .await;
+    assert!(matches!(&outcome, Outcome::Failed(text) if text.starts_with("http: ")), "{outcome:?}");
+}
+
+#[test]
+fn what_this_machine_lacks_does_not_count_against_a_backend() {
+    use rustix::io::Errno;
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL] {
+        let outcome = failed_connect(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(matches!(outcome, Outcome::Unasked(_)), "{errno}");
+    }
+    for errno in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT, Errno::CONNRESET, Errno::ACCESS] {
+        let outcome = failed_connect(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(matches!(outcome, Outcome::Failed(_)), "{errno}");
+    }
+}
