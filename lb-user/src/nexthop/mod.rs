@@ -1,1 +1,134 @@
+//! The link-layer way to every backend: which interface, which addresses on the frame, and whether the interface takes
+//! frames that XDP redirects to it.
+//!
+//! The packet path must not ask for a route per packet, so user space asks beforehand and follows what changes. The
+//! kernel is asked for each address (as `ip route get` does) instead of its tables being read and a second, subtly
+//! different FIB being built here: policy rules, nexthop objects and multipath are then the kernel's business.
+//!
+//! ```text
+//! wanted addresses -> route -> link + neighbour -> answer        table.rs  pure
+//!        netlink replies and events -> table -> changes          actor.rs  the only I/O
+//! ```
+//!
+//! Neighbours are kept fresh by telling the kernel that they are in use (`NTF_USE`) whenever it calls them stale:
+//! packets that XDP forwards never do so, and a changed link-layer address would go unnoticed. `NTF_EXT_MANAGED`, which
+//! makes the kernel do the same by itself, is not used: such an entry outlives a killed daemon and is probed forever,
+//! and two daemons that share a gateway would remove each other's.
 
+mod actor;
+mod links;
+mod neighbours;
+mod netdev;
+mod probe;
+mod routes;
+mod socket;
+mod table;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::desired::NextHop;
+
+pub use links::{Advice, LinkFacts, advise, facts};
+
+/// The way to one address, or why there is none.
+pub type Answer = Result<NextHop, Unresolved>;
+
+/// What became different since the last time.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Wanted addresses whose answer changed.
+    pub next_hops: BTreeMap<IpAddr, Answer>,
+    /// By interface index, whether frames redirected to it arrive. Every Ethernet interface, whenever one of them
+    /// changed; the NAT reply path needs those that lead to clients too.
+    pub redirects: Option<BTreeMap<u32, bool>>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.next_hops.is_empty() && self.redirects.is_none()
+    }
+}
+
+/// Why packets for an address cannot be sent.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unresolved {
+    #[error("no route leads to it; add one, or an address in its network")]
+    NoRoute,
+    #[error("it is an address of this host; a backend must be another machine")]
+    LocalAddress,
+    #[error("its route is a blackhole, unreachable, prohibited, or for broadcast")]
+    Unreachable,
+    #[error("its route leads through {interface}, which is down or has no carrier")]
+    InterfaceDown { interface: String },
+    #[error("asking on {interface} for the link-layer address of {gateway}")]
+    NeighbourPending { interface: String, gateway: IpAddr },
+    #[error("{gateway} does not answer on {interface}; is it up, and in the same network?")]
+    NeighbourFailed { interface: String, gateway: IpAddr },
+    /// Nothing to address, as on a tun or WireGuard interface: only the host's routing can send there.
+    #[error("its route leads through {interface} ({kind}), which has no link-layer addresses")]
+    NoLinkLayerAddress { interface: String, kind: String },
+}
+
+/// How the program is attached where packets come in, which decides where it may redirect them to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RedirectMode {
+    /// Only to devices whose driver takes XDP frames (`ndo_xdp_xmit`).
+    Native,
+    /// To every device, as an ordinary packet.
+    Generic,
+}
+
+/// Netlink could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NextHopError {
+    #[error("netlink socket")]
+    Socket(#[source] io::Error),
+    #[error("interface {interface} does not exist; `ip link` lists those that do")]
+    NoSuchInterface { interface: String },
+    #[error("netlink: the kernel refused to {request}")]
+    Refused {
+        request: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("netlink: no answer within {timeout_ms} ms to the request to {request}")]
+    TimedOut { request: &'static str, timeout_ms: u128 },
+}
+
+/// Follows the ways to a set of addresses. Dropping it ends its task.
+#[derive(Debug)]
+pub struct Resolver {
+    wanted: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
+}
+
+impl Resolver {
+    /// Starts following links, routes and neighbours in the calling thread's network namespace. Must be called within
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// No netlink socket, or the kernel refuses to list its links.
+    pub async fn start(mode: RedirectMode, changes: mpsc::Sender<Changes>) -> Result<Self, NextHopError> {
+        let (wanted, wanted_seen) = watch::channel(Arc::default());
+        let answers = Arc::<RwLock<BTreeMap<IpAddr, Answer>>>::default();
+        let actor = actor::Actor::open(mode, wanted_seen, changes, Arc::clone(&answers)).await?;
+        tokio::spawn(actor.run());
+        Ok(Self { wanted, answers })
+    }
+
+    /// Replaces the set of addresses to follow. Returns at once.
+    pub fn want(&self, addresses: BTreeSet<IpAddr>) {
+        self.wanted.send_replace(Arc::new(addresses));
+    }
+
+    /// All answers so far, as sent in [`Changes`].
+    pub fn snapshot(&self) -> BTreeMap<IpAddr, Answer> {
+        self.answers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
