@@ -1,1 +1,48 @@
-fn main() {}
+//! `cargo xtask`: everything that building, testing and showing xlb takes, beyond what cargo does by itself.
+//!
+//! One subcommand, one module. `setup` finds or installs the tools, `ebpf` builds the BPF objects, and the others
+//! call these two first, so that any of them works in a fresh clone.
+
+mod command;
+mod ebpf;
+mod setup;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Build, test and show xlb
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what the build, the tests and the demo need
+    ///
+    /// Installs packages only on Debian and its like, and only as root; elsewhere it says what to install. When
+    /// nothing is missing it changes nothing and ends at once.
+    Setup,
+    /// Build the BPF program to target/xlb-ebpf.o
+    BuildEbpf,
+    /// Build the BPF program and the `xlb` binary around it
+    Build,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Setup => setup::run(setup::For::Everything),
+        Task::BuildEbpf => {
+            setup::run(setup::For::Building)?;
+            ebpf::build(ebpf::Object::Xlb).map(drop)
+        }
+        Task::Build => {
+            setup::run(setup::For::Building)?;
+            let xlb = ebpf::build_xlb()?;
+            println!("xlb is at {}", xlb.display());
+            Ok(())
+        }
+    }
+}

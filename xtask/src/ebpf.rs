@@ -1,0 +1,74 @@
+//! Building the BPF objects, and the binary that holds one of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup::toolchain::{BPF_TARGET, Toolchain};
+use crate::{command, workspace};
+
+/// A BPF object of the package `lb-ebpf`.
+#[derive(Clone, Copy)]
+pub enum Object {
+    /// The load balancer.
+    Xlb,
+}
+
+impl Object {
+    fn bin(self) -> &'static str {
+        match self {
+            Self::Xlb => "xlb-ebpf",
+        }
+    }
+}
+
+/// Builds one object and yields its path, `<target>/<bin>.o`, where `lb-user`'s build script looks for it.
+///
+/// The file is replaced only when its bytes change, so that nothing that embeds it is rebuilt needlessly, and at
+/// once, so that nobody reads half of it.
+///
+/// # Errors
+/// The toolchain is missing, or the program does not compile.
+pub fn build(object: Object) -> Result<PathBuf> {
+    let toolchain = Toolchain::find().context("no BPF toolchain; run: cargo xtask setup")?;
+    let target = workspace::target()?;
+    // A target directory of its own: another compiler and other flags would evict what cargo build made, and two
+    // cargos in one directory wait for each other.
+    let own_target = target.join("ebpf");
+    command::run(
+        toolchain
+            .cargo_build()
+            .args(["--package", "lb-ebpf", "--features", "kernel", "--bin", object.bin()])
+            .current_dir(workspace::root())
+            .env("CARGO_TARGET_DIR", &own_target),
+    )?;
+    let built = own_target.join(BPF_TARGET).join("release").join(object.bin());
+    let path = target.join(object.bin()).with_extension("o");
+    replace_if_changed(&built, &path)?;
+    Ok(path)
+}
+
+/// Builds the BPF program and `xlb` around it; yields the binary's path.
+///
+/// # Errors
+/// As [`build`], and when the binary does not compile.
+pub fn build_xlb() -> Result<PathBuf> {
+    build(Object::Xlb)?;
+    command::run(command::cargo().args(["build", "--release", "--package", "lb-user"]).current_dir(workspace::root()))?;
+    let xlb = workspace::target()?.join("release/xlb");
+    if !command::is_executable(&xlb) {
+        bail!("cargo build succeeded, but {} is not there; is a target set in cargo's configuration?", xlb.display());
+    }
+    Ok(xlb)
+}
+
+fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let new = std::fs::read(from).with_context(|| format!("the object {} was not built", from.display()))?;
+    if std::fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    let temporary = to.with_extension(format!("o.{}", std::process::id()));
+    std::fs::write(&temporary, new)
+        .and_then(|()| std::fs::rename(&temporary, to))
+        .with_context(|| format!("cannot write {}", to.display()))
+}

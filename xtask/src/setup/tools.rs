@@ -1,0 +1,22 @@
+//! The programs that the tests and the demo run.
+
+/// One program from the system's packages.
+pub struct Tool {
+    /// Debian's package.
+    pub package: &'static str,
+    /// The program that shows that it is there.
+    pub binary: &'static str,
+    pub what_for: &'static str,
+}
+
+pub const TOOLS: &[Tool] = &[
+    Tool { package: "iproute2", binary: "ip", what_for: "network namespaces, links and routes" },
+    Tool { package: "util-linux", binary: "nsenter", what_for: "starting programs in a network namespace" },
+    Tool { package: "procps", binary: "sysctl", what_for: "forwarding and ARP settings of a namespace" },
+    Tool { package: "ethtool", binary: "ethtool", what_for: "turning off partial checksums on veth" },
+    Tool { package: "nginx-light", binary: "nginx", what_for: "real HTTP backends" },
+    Tool { package: "dnsmasq-base", binary: "dnsmasq", what_for: "a real DNS server for discovery" },
+    Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
+    Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
+    Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
+];
