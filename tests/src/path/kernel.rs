@@ -10,7 +10,7 @@ use lb_common::Verdict;
 use lb_common::counters::Totals;
 use lb_common::limits::SLOTS_PER_LINE;
 use lb_user::maps::{Counters, KernelMaps};
-use rustix::thread::UnshareFlags;
+use nix::sched::{CloneFlags, unshare};
 
 use super::fixture::{self, Interfaces};
 
@@ -47,8 +47,7 @@ impl Kernel {
     /// # Errors
     /// Without root, or if the program does not load.
     pub fn new() -> Result<Self> {
-        // SAFETY: a new network namespace for this thread; no descriptor or memory is affected.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("a network namespace of our own takes root")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own takes root")?;
         let interfaces = set_up_network()?;
         let mut ebpf = EbpfLoader::new().map_max_entries("SLOTS", fixture::N_SLOTS / SLOTS_PER_LINE).load(&object()?)?;
         let mut maps = KernelMaps::take(&mut ebpf)?;
