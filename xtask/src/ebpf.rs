@@ -43,9 +43,17 @@ pub fn build(object: Object) -> Result<PathBuf> {
             .env("CARGO_TARGET_DIR", &own_target),
     )?;
     let built = own_target.join(BPF_TARGET).join("release").join(object.bin());
-    let path = target.join(object.bin()).with_extension("o");
+    let path = path(object)?;
     replace_if_changed(&built, &path)?;
     Ok(path)
+}
+
+/// Where [`build`] puts an object.
+///
+/// # Errors
+/// `cargo metadata` fails.
+pub fn path(object: Object) -> Result<PathBuf> {
+    Ok(workspace::target()?.join(object.bin()).with_extension("o"))
 }
 
 /// Builds the BPF program and `xlb` around it; yields the binary's path.

@@ -3,9 +3,11 @@
 //! One subcommand, one module. `setup` finds or installs the tools, `ebpf` builds the BPF objects, and the others
 //! call these two first, so that any of them works in a fresh clone.
 
+mod ci;
 mod command;
 mod ebpf;
 mod setup;
+mod test;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +31,21 @@ enum Task {
     BuildEbpf,
     /// Build the BPF program and the `xlb` binary around it
     Build,
+    /// Set up, build, check formatting and lints, and run every test
+    ///
+    /// As root it runs the tests in network namespaces and in the kernel too; else it lists them as not run, which in CI
+    /// (the environment has CI=true) is an error.
+    Test {
+        /// As for `cargo test`: a filter, options, `--` and more. Then formatting and lints are not checked
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the tests, and check dependencies and documentation
+    Ci {
+        /// The tests have run already
+        #[arg(long)]
+        skip_tests: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,5 +61,7 @@ fn main() -> anyhow::Result<()> {
             println!("xlb is at {}", xlb.display());
             Ok(())
         }
+        Task::Test { arguments } => test::run(&arguments),
+        Task::Ci { skip_tests } => ci::run(skip_tests),
     }
 }
