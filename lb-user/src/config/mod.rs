@@ -33,6 +33,7 @@ use report::{Problem, Problems};
 use section::Section;
 
 pub use report::ConfigError;
+pub(crate) use values::unusable;
 
 /// All that the operator asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]

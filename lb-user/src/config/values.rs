@@ -96,7 +96,7 @@ pub(super) fn host_address(value: &DeValue<'_>) -> Result<IpAddr, Fault> {
 }
 
 /// Why no packets from elsewhere can reach an address, if so.
-fn unusable(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     let (link_local, mapped) = match address {
         IpAddr::V4(_) => (false, false),
