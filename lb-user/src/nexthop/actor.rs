@@ -32,8 +32,10 @@ const RTM_DELNEXTHOP: u16 = 105;
 const SETTLE: Duration = Duration::from_millis(2);
 /// How many requests are made before events are looked at again: well under a millisecond's.
 const N_REQUESTS_A_TURN: usize = 32;
-/// For what the kernel does not announce: an ICMP redirect, and before 6.3 a program on a veth's other end.
+/// For what the kernel does not announce: an ICMP redirect, say.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// Before 6.3 neither is a program that comes to or leaves a veth's other end, and in the latter case frames vanish.
+const RESYNC_INTERVAL_WITHOUT_FEATURES: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -79,7 +81,7 @@ impl Actor {
             answers,
             to_ask: BTreeSet::new(),
             touched_at: None,
-            resync_at: Instant::now() + RESYNC_INTERVAL,
+            resync_at: Instant::now() + RESYNC_INTERVAL_WITHOUT_FEATURES,
             warned_at: None,
         };
         actor.read_links().await?;
@@ -166,11 +168,7 @@ impl Actor {
                 }
             }
             links::RTM_NEWLINK => self.take_link(&event.body).await,
-            links::RTM_DELLINK => {
-                if links::parse_ifindex(&event.body).is_some_and(|ifindex| self.table.remove_link(ifindex)) {
-                    self.ask_all_again();
-                }
-            }
+            links::RTM_DELLINK => self.drop_link(&event.body),
             RTM_NEWADDR | RTM_DELADDR => {
                 // Routes that prefer a removed address go with it, unannounced; and an interface can only ask for its
                 // neighbours once it has an address (IPv6: once that is known to be unique).
@@ -181,6 +179,12 @@ impl Actor {
             }
             RTM_NEWRULE | RTM_DELRULE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => self.ask_all_again(),
             _ => {}
+        }
+    }
+
+    fn drop_link(&mut self, body: &[u8]) {
+        if links::parse_ifindex(body).is_some_and(|ifindex| self.table.remove_link(ifindex)) {
+            self.ask_all_again();
         }
     }
 
@@ -233,7 +237,8 @@ impl Actor {
     }
 
     async fn resync(&mut self) {
-        self.resync_at = Instant::now() + RESYNC_INTERVAL;
+        let interval = if self.netdev.is_some() { RESYNC_INTERVAL } else { RESYNC_INTERVAL_WITHOUT_FEATURES };
+        self.resync_at = Instant::now() + interval;
         if let Err(error) = self.read_links().await {
             warn!(error = &error as &dyn std::error::Error, "next hops: cannot read the interfaces, trying again");
             self.resync_at = Instant::now() + RETRY_INTERVAL;

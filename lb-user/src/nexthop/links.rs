@@ -181,12 +181,12 @@ pub fn parse_ifindex(body: &[u8]) -> Option<u32> {
 /// Reads a message of type [`RTM_NEWLINK`]. `None` where it is a bridge's about a port, tells only a part, as wireless
 /// drivers' do, or makes no sense.
 pub fn parse(body: &[u8]) -> Option<Link> {
-    let (header, attributes) = wire::split::<HEADER_LEN>(body)?;
+    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
     let ifindex = parse_ifindex(body)?;
-    let flags = wire::u32_at(&header, 8)?;
+    let flags = wire::u32_at(header, 8)?;
     let (mut name, mut mac, mut mtu, mut kind) = (None, None, None, None);
     let (mut peer, mut peer_namespace, mut xdp) = (None, None, Xdp::default());
-    for (attribute, value) in attributes {
+    for (attribute, value) in wire::attributes(rest) {
         match attribute {
             IFLA_IFNAME => name = wire::text(value),
             IFLA_ADDRESS => mac = value.try_into().ok().map(MacAddr),
@@ -203,7 +203,7 @@ pub fn parse(body: &[u8]) -> Option<Link> {
     }
     // A negative namespace id: the kernel has no name for it.
     let peer = peer.filter(|_| peer_namespace.is_none_or(|id| id >= 0)).map(|ifindex| (ifindex, peer_namespace));
-    let ethernet = wire::u16_at(&header, 2)? == ARPHRD_ETHER && mac.is_some();
+    let ethernet = wire::u16_at(header, 2)? == ARPHRD_ETHER && mac.is_some();
     let facts = LinkFacts {
         ifindex,
         name: name?,

@@ -67,23 +67,23 @@ fn header(key: Key, flags: u8) -> [u8; HEADER_LEN] {
 /// Reads a message of type [`RTM_NEWNEIGH`] or [`RTM_DELNEIGH`]. `None` where it is about a bridge's forwarding table
 /// or a proxy entry, or makes no sense.
 pub fn parse(kind: u16, body: &[u8]) -> Option<(Key, Neighbour)> {
-    let (header, attributes) = wire::split::<HEADER_LEN>(body)?;
+    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
     if !matches!(header[0], wire::AF_INET | wire::AF_INET6) || header[10] & NTF_PROXY != 0 {
         return None;
     }
     let (mut address, mut mac) = (None, None);
-    for (kind, value) in attributes {
+    for (kind, value) in wire::attributes(rest) {
         match kind {
             NDA_DST => address = wire::address(value),
             NDA_LLADDR => mac = value.try_into().ok().map(MacAddr),
             _ => {}
         }
     }
-    let key = Key { ifindex: wire::u32_at(&header, 4)?, address: address? };
+    let key = Key { ifindex: wire::u32_at(header, 4)?, address: address? };
     if kind == RTM_DELNEIGH {
         return Some((key, Neighbour::Unknown));
     }
-    let neighbour = match (wire::u16_at(&header, 8)?, mac) {
+    let neighbour = match (wire::u16_at(header, 8)?, mac) {
         (state, _) if state & NUD_FAILED != 0 => Neighbour::Failed,
         (state, _) if state & NUD_INCOMPLETE != 0 => Neighbour::Incomplete,
         (state, Some(mac)) if state & NUD_STALE != 0 => Neighbour::Stale(mac),

@@ -47,9 +47,9 @@ impl Netdev {
     }
 
     fn parse(body: &[u8]) -> Option<Self> {
-        let (_, attributes) = wire::split::<HEADER_LEN>(body)?;
+        let (_, rest) = body.split_first_chunk::<HEADER_LEN>()?;
         let (mut family, mut group) = (None, None);
-        for (kind, value) in attributes {
+        for (kind, value) in wire::attributes(rest) {
             match kind {
                 CTRL_ATTR_FAMILY_ID => family = wire::u16_at(value, 0),
                 CTRL_ATTR_MCAST_GROUPS => group = wire::attributes(value).find_map(|(_, value)| management_group(value)),
@@ -75,12 +75,12 @@ impl Netdev {
 
 /// Reads an answer or an announcement: interface and features. `None` where the device is gone, or it makes no sense.
 pub fn parse(body: &[u8]) -> Option<(u32, u64)> {
-    let (header, attributes) = wire::split::<HEADER_LEN>(body)?;
+    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
     if header[0] == NETDEV_CMD_DEV_DEL_NTF {
         return None;
     }
     let (mut ifindex, mut features) = (None, None);
-    for (kind, value) in attributes {
+    for (kind, value) in wire::attributes(rest) {
         match kind {
             NETDEV_A_DEV_IFINDEX => ifindex = wire::u32_at(value, 0),
             NETDEV_A_DEV_XDP_FEATURES => features = wire::u64_at(value, 0),

@@ -50,14 +50,14 @@ pub fn question(address: IpAddr) -> Body {
 
 /// Reads the answer for `address`. `None` where it makes no sense.
 pub fn parse(address: IpAddr, body: &[u8]) -> Option<Route> {
-    let (header, attributes) = wire::split::<HEADER_LEN>(body)?;
+    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
     match header[7] {
         RTN_UNICAST => {}
         RTN_LOCAL => return Some(Route::Local),
         _ => return Some(Route::Unreachable),
     }
     let (mut ifindex, mut neighbour) = (None, address);
-    for (kind, value) in attributes {
+    for (kind, value) in wire::attributes(rest) {
         match kind {
             RTA_OIF => ifindex = wire::u32_at(value, 0),
             RTA_GATEWAY => neighbour = wire::address(value)?,
@@ -82,11 +82,11 @@ pub fn parse_refusal(error: &io::Error) -> Option<Route> {
 /// Which addresses an event about a route may concern: those in its destination. `None` where it makes no sense, or is
 /// about a cached answer to a lookup.
 pub fn concerns(body: &[u8]) -> Option<RangeInclusive<IpAddr>> {
-    let (header, mut attributes) = wire::split::<HEADER_LEN>(body)?;
-    if wire::u32_at(&header, 8)? & RTM_F_CLONED != 0 {
+    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
+    if wire::u32_at(header, 8)? & RTM_F_CLONED != 0 {
         return None;
     }
-    let destination = attributes.find(|(kind, _)| *kind == RTA_DST).and_then(|(_, value)| wire::address(value));
+    let destination = wire::attributes(rest).find(|(kind, _)| *kind == RTA_DST).and_then(|(_, value)| wire::address(value));
     let len = u32::from(header[1]);
     match (header[0], destination) {
         (wire::AF_INET, None) => Some(range_v4(Ipv4Addr::UNSPECIFIED, 0)),

@@ -55,12 +55,6 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// A body that starts with a fixed header, and the attributes behind it. `None` where the body is too short.
-pub fn split<const N: usize>(body: &[u8]) -> Option<([u8; N], impl Iterator<Item = (u16, &[u8])>)> {
-    let (header, rest) = body.split_first_chunk::<N>()?;
-    Some((*header, attributes(rest)))
-}
-
 pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
@@ -152,9 +146,9 @@ mod tests {
         let read: Vec<_> = messages(&bytes).collect();
         let [message] = read.as_slice() else { panic!("{read:?}") };
         assert_eq!((message.kind, message.flags, message.sequence), (24, NLM_F_REQUEST, 5));
-        let (header, attributes) = split::<4>(message.body).unwrap();
-        assert_eq!(header, [1, 2, 3, 4]);
-        assert_eq!(attributes.collect::<Vec<_>>(), [(7, &b"abc\0"[..]), (8, &[9])]);
+        let (header, rest) = message.body.split_first_chunk::<4>().unwrap();
+        assert_eq!(header, &[1, 2, 3, 4]);
+        assert_eq!(attributes(rest).collect::<Vec<_>>(), [(7, &b"abc\0"[..]), (8, &[9])]);
     }
 
     #[test]
