@@ -7,14 +7,15 @@ use std::io;
 use std::time::Duration;
 
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 
 use super::NextHopError;
 use super::wire::{self, Body};
 
 /// The kernel puts at most 32 KiB in a datagram.
 const DATAGRAM_LEN: usize = 64 * 1024;
-/// Events of some 10,000 neighbours at once. The kernel grants net.core.rmem_max at most.
-const EVENT_BUFFER_LEN: i32 = 4 << 20;
+/// Events of some thousand neighbours at once; what is more, an overrun mends.
+const EVENT_BUFFER_LEN: usize = 4 << 20;
 /// Ordinarily microseconds; longer while another process holds the kernel's RTNL lock.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -136,7 +137,10 @@ impl Events {
         let mut socket = TokioSocket::new(protocol).map_err(NextHopError::Socket)?;
         let inner = socket.socket_mut();
         inner.bind_auto().map_err(NextHopError::Socket)?;
-        inner.set_rx_buf_sz(EVENT_BUFFER_LEN).map_err(NextHopError::Socket)?;
+        // Without CAP_NET_ADMIN no more than net.core.rmem_max is granted, which is 208 KiB by default.
+        if set_socket_recv_buffer_size_force(&*inner, EVENT_BUFFER_LEN).is_err() {
+            set_socket_recv_buffer_size(&*inner, EVENT_BUFFER_LEN).map_err(|errno| NextHopError::Socket(errno.into()))?;
+        }
         for group in groups {
             inner.add_membership(*group).map_err(NextHopError::Socket)?;
         }

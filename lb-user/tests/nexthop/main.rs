@@ -113,6 +113,23 @@ fn a_neighbour_that_announces_a_new_link_layer_address_is_followed_at_once() {
 
 #[test]
 #[ignore = "needs root and network namespaces; run by cargo xtask test"]
+fn hundreds_of_silent_neighbours_do_not_hold_back_one_that_answers() {
+    let net = Net::with_backend();
+    let silent: Vec<String> = (10..250).map(|n| format!("10.0.0.{n}")).chain((10..250).map(|n| format!("fd00::{n}"))).collect();
+    let wanted: Vec<&str> = silent.iter().map(String::as_str).chain(["10.0.0.2"]).collect();
+    let started = Instant::now();
+    let mut follower = Follower::start(&net, "lb", RedirectMode::Native, &wanted);
+    follower.wait_for("10.0.0.2", Result::is_ok);
+    println!("resolved among silent ones within {:?}", follower.changed_at - started);
+    follower.wait_until("the others fail", |follower| {
+        let failed = |answer: &Answer| matches!(answer, Err(Unresolved::NeighbourFailed { .. }));
+        silent.iter().all(|address| follower.answers.get(&ip(address)).is_some_and(failed))
+    });
+    assert!(follower.answers[&ip("10.0.0.2")].is_ok());
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; run by cargo xtask test"]
 fn from_the_kernels_word_to_the_change_it_is_less_than_ten_milliseconds() {
     let net = Net::with_backend();
     let mut follower = Follower::start(&net, "lb", RedirectMode::Native, &["10.0.0.2"]);
