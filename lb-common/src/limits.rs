@@ -20,7 +20,7 @@ pub const BACKEND_RECORDS: u32 = BACKENDS + 1;
 
 /// Slots over all services unless `limits.slots` says otherwise. 4 B each: 64 MiB.
 ///
-/// Enough for 1,000 services of 20 backends (8,192 slots each), or one of 65,535.
+/// Enough for 1,000 services of 20 backends (16,384 slots each), or two of 65,535.
 pub const SLOTS_DEFAULT: u32 = 1 << 24;
 
 /// The most slots that `limits.slots` may ask for: 1 GiB.
@@ -35,9 +35,9 @@ pub const REGION_BITS_MAX: u32 = 23;
 /// The smallest region, as a power of two: 1,024 slots, 4 KiB.
 pub const REGION_BITS_MIN: u32 = 10;
 
-/// Slots that a service owns for the least-weighted of its backends: at 128 the rounding to whole slots
-/// stays below 1% of any backend's share.
-pub const SLOTS_PER_BACKEND: u32 = 256;
+/// Slots that a service gets for the least-weighted of its backends. From 128 on, the rounding to whole slots stays below 1% of
+/// any backend's share; the rest is for the shares to stay even while the slots of dead backends are spread over the others.
+pub const SLOTS_PER_BACKEND: u32 = 512;
 
 /// Entries in a directory's bucket, which is half a cache line.
 pub const BUCKET_ENTRIES: usize = 8;

@@ -58,6 +58,29 @@ pub fn populate(candidates: &[Candidate], bits: u32) -> Vec<u16> {
     owners
 }
 
+/// Slots tried for one slot of a candidate that is out: with half of all candidates out, none of them serves with probability `2^-64`.
+const STAND_INS: u64 = 64;
+
+/// The owners while some candidates are out: each of their slots goes to the owner of another slot, chosen by the slot's own
+/// fixed sequence of pseudo-random slots, the first whose owner serves.
+///
+/// Populating anew without those who are out would also move a few percent of the slots between candidates who serve. Here a
+/// slot moves only if its own owner goes or comes back, whatever the order of failures; in return shares are as even as
+/// chance makes them, not to one slot. All weights count, for a slot is chosen as often as its owner has slots.
+pub fn stand_in(owners: &[u16], serves: impl Fn(u16) -> bool) -> Vec<u16> {
+    let mask = owners.len() as u64 - 1;
+    let serving = |&owner: &u16| owner != NOBODY && serves(owner);
+    let Some(last_resort) = owners.iter().copied().find(serving) else { return vec![NOBODY; owners.len()] };
+    let replace = |(slot, owner): (usize, &u16)| {
+        if serving(owner) {
+            return *owner;
+        }
+        let mut sequence = (0..STAND_INS).map(|n| owners[(avalanche((slot as u64) << 8 | (n + 1)) & mask) as usize]);
+        sequence.find(serving).unwrap_or(last_resort)
+    };
+    owners.iter().enumerate().map(replace).collect()
+}
+
 /// A candidate with its way through its permutation of the slots.
 struct Claimant {
     index: u16,
@@ -241,6 +264,43 @@ mod tests {
             let moved = moved(&before, &populate(&one_less, bits));
             assert!(moved >= ideal * 0.99 && moved - ideal < 0.04, "{n} backends: {moved:.4} moved, ideal {ideal:.4}");
         }
+    }
+
+    #[test]
+    fn a_failure_moves_only_the_failed_ones_slots_and_its_return_moves_them_back() {
+        let all = candidates(&[1, 2, 3, 4, 5]);
+        let owners = populate(&all, region_bits(&all));
+        let mut before = owners.clone();
+        let mut out = [false; 5];
+        // Down and up in every order that three steps make, and back to all up.
+        for failing in [0usize, 3, 1, 3, 4, 0, 4, 1] {
+            out[failing] = !out[failing];
+            let after = stand_in(&owners, |owner| !out[usize::from(owner)]);
+            for (slot, (&was, &is)) in before.iter().zip(&after).enumerate() {
+                let concerns_it = usize::from(was) == failing || usize::from(is) == failing;
+                assert!(was == is || concerns_it, "slot {slot} went from {was} to {is} when {failing} changed");
+                assert!(!out[usize::from(is)]);
+            }
+            before = after;
+        }
+        assert_eq!(before, owners);
+    }
+
+    #[test]
+    fn those_who_serve_share_the_slots_of_those_who_are_out_by_weight() {
+        for n in [3usize, 5, 20, 100] {
+            let all = candidates(&vec![1; n]);
+            let owners = populate(&all, region_bits(&all));
+            let shares = shares(&stand_in(&owners, |owner| owner != 0), n);
+            let ideal = owners.len() as f64 / (n - 1) as f64;
+            let worst = shares[1..].iter().map(|&share| (share as f64 - ideal).abs() / ideal).fold(0.0, f64::max);
+            assert!(shares[0] == 0 && worst < 0.05, "{n} backends: {:.1}% from the ideal", worst * 100.0);
+        }
+    }
+
+    #[test]
+    fn nobody_stands_in_when_all_are_out() {
+        assert!(stand_in(&populate(&candidates(&[1, 1]), 10), |_| false).iter().all(|&owner| owner == NOBODY));
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! config, discovery, health, nexthop  ->  Desired  ->  compile  ->  Tables  ->  diff  ->  writes  ->  maps
 //! ```
 
+pub mod api;
+pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod desired;
 pub mod discovery;
@@ -13,4 +16,5 @@ pub mod error;
 pub mod health;
 pub mod maps;
 pub mod nexthop;
+pub mod status;
 pub mod tables;

@@ -28,7 +28,18 @@ pub struct Tables {
 pub struct RegionSlots {
     pub bits: u32,
     pub candidates: Vec<(BackendId, Candidate)>,
+    /// Of each candidate, whether new flows may go to it.
+    pub serving: Vec<bool>,
+    /// The candidate that owns each slot while all serve.
+    pub population: Arc<[u16]>,
     pub slots: Arc<[Slot]>,
+}
+
+impl RegionSlots {
+    /// Slots of a running program. What they were made from is not known: the next compilation makes them again.
+    pub fn adopted(bits: u32, slots: Arc<[Slot]>) -> Self {
+        Self { bits, candidates: Vec::new(), serving: Vec::new(), population: Arc::default(), slots }
+    }
 }
 
 /// Address, port and protocol.

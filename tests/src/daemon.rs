@@ -21,6 +21,7 @@ pub struct Builder {
     netns: Netns,
     interfaces: Vec<String>,
     mode: String,
+    on_exit: String,
     services: String,
     pin: Arc<PinDirectory>,
     api: String,
@@ -40,6 +41,13 @@ impl Builder {
     #[must_use]
     pub fn mode(mut self, mode: &str) -> Self {
         self.mode = mode.into();
+        self
+    }
+
+    /// `xdp.on_exit`; `detach` unless set.
+    #[must_use]
+    pub fn on_exit(mut self, on_exit: &str) -> Self {
+        self.on_exit = on_exit.into();
         self
     }
 
@@ -97,7 +105,8 @@ impl Builder {
 
     fn config(&self) -> Result<String> {
         let mut config = String::new();
-        writeln!(config, "[xdp]\ninterfaces = {:?}\nmode = {:?}\npin = {:?}\n", self.interfaces, self.mode, self.pin.0)?;
+        writeln!(config, "[xdp]\ninterfaces = {:?}\nmode = {:?}", self.interfaces, self.mode)?;
+        writeln!(config, "on_exit = {:?}\npin = {:?}\n", self.on_exit, self.pin.0)?;
         writeln!(config, "[api]\nlisten = {:?}\n\n{}", self.api, self.services)?;
         Ok(config)
     }
@@ -130,6 +139,7 @@ impl Daemon {
             netns: netns.clone(),
             interfaces: interfaces.iter().map(|interface| interface.as_ref().to_owned()).collect(),
             mode: "native".into(),
+            on_exit: "detach".into(),
             services: String::new(),
             pin: Arc::new(PinDirectory(World::unique_pin_directory())),
             api: API.into(),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use lb_common::hash::{self, avalanche};
 use lb_common::maglev::{self, Candidate, NOBODY};
@@ -27,21 +26,31 @@ pub fn region_bits(owners: &[Owner]) -> u32 {
 }
 
 /// The slots of a region, shared with `previous` if nothing that they depend on has changed.
+///
+/// Health decides nothing about the population, only who stands in for whom: a failure and a recovery move that backend's slots.
 pub fn assign(owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
     let candidates = candidates(owners);
-    if let Some(previous) = previous
-        && previous.bits == bits
-        && previous.candidates == candidates
+    let serving: Vec<bool> = owners.iter().filter(|owner| owner.weight > 0).map(|owner| owner.serves).collect();
+    let reusable = previous.filter(|previous| previous.bits == bits && previous.candidates == candidates);
+    if let Some(previous) = reusable
+        && previous.serving == serving
     {
         return previous.clone();
     }
-    let maglev: Vec<Candidate> = candidates.iter().map(|&(_, candidate)| candidate).collect();
-    let owner = |index| if index == NOBODY { BackendId::NONE } else { candidates[usize::from(index)].0 };
-    let slots: Arc<[Slot]> = maglev::populate(&maglev, bits).into_iter().map(|index| Slot::at_rest(owner(index))).collect();
-    RegionSlots { bits, candidates, slots }
+    let population = reusable.map_or_else(
+        || {
+            let maglev: Vec<Candidate> = candidates.iter().map(|&(_, candidate)| candidate).collect();
+            maglev::populate(&maglev, bits).into()
+        },
+        |previous| previous.population.clone(),
+    );
+    let id = |index| if index == NOBODY { BackendId::NONE } else { candidates[usize::from(index)].0 };
+    let current = maglev::stand_in(&population, |index| serving[usize::from(index)]);
+    let slots = current.into_iter().map(|index| Slot::at_rest(id(index))).collect();
+    RegionSlots { bits, candidates, serving, population, slots }
 }
 
-/// Serving backends with what identifies them on every node: the address, and the port only where one address serves twice.
+/// Backends with a weight and what identifies them on every node: the address, and the port only where one address serves twice.
 ///
 /// Without the port, services with the same backends have the same table, and under ip-hash a client meets the same backend
 /// on ports 80 and 443.
@@ -57,7 +66,7 @@ fn candidates(owners: &[Owner]) -> Vec<(BackendId, Candidate)> {
     };
     owners
         .iter()
-        .filter(|owner| owner.serves && owner.weight > 0)
+        .filter(|owner| owner.weight > 0)
         .map(|owner| (owner.id, Candidate { identity: identity(owner.endpoint), weight: owner.weight }))
         .collect()
 }

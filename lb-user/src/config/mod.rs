@@ -32,7 +32,7 @@ use crate::health::Check;
 use report::{Problem, Problems};
 use section::Section;
 
-pub use report::ConfigError;
+pub use report::{ConfigError, Refused};
 pub(crate) use values::unusable;
 
 /// All that the operator asks for.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 /// Whether a backend serves.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Nothing is known yet; it does not serve.

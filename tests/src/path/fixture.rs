@@ -36,7 +36,7 @@ pub fn keys() -> HashKeys {
     HashKeys::from_bytes(std::array::from_fn(|i| (i * 37 + 11) as u8))
 }
 
-pub const N_SLOTS: u32 = 1 << 16;
+pub const N_SLOTS: u32 = 1 << 17;
 
 /// Each service by what is special about it.
 pub fn desired(interfaces: Interfaces) -> Desired {

@@ -18,5 +18,6 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "dnsmasq-base", binary: "dnsmasq", what_for: "a real DNS server for discovery" },
     Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
     Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
+    Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },
     Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
 ];

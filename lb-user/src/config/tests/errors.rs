@@ -1665,7 +1665,7 @@ address = "10.0.1.1"
             10 | timeout = "0ms"
                |           ^^^^^ out of bounds
                |
-               = help: write a duration from "1ms" to "1day"
+               = help: write a duration from "2ms" to "1day"
 
             error: xlb.toml: 2 problems"#]],
     );

@@ -1,0 +1,186 @@
+//! `GET /metrics`: OpenMetrics text. Counters of the packet path are read at each scrape; nothing is kept twice.
+
+use std::fmt;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use lb_common::verdict::{Class, Verdict};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{Source, Unavailable};
+use crate::daemon::Sums;
+use crate::health;
+use crate::status::{BackendStatus, ServiceStatus, Status};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailable> {
+    let snapshot = source.snapshot().await?;
+    let status = Status::read(&snapshot, &source.counters).map_err(|error| Unavailable::Counters(crate::error::chain(&error)))?;
+    let mut registry = Registry::with_prefix("xlb");
+    registry.register_collector(Box::new(Page { status, sums: snapshot.sums }));
+    let mut page = String::new();
+    Ok(match text::encode(&mut page, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    })
+}
+
+/// All metrics at one moment.
+#[derive(Debug)]
+struct Page {
+    status: Status,
+    sums: Sums,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut encoder;
+        self.encode_daemon(out)?;
+        self.encode_packets(out)?;
+        self.encode_services(out)?;
+        self.encode_backends(out)?;
+        self.encode_discovery(out)
+    }
+}
+
+impl Page {
+    fn encode_daemon(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (status, sums) = (&self.status, &self.sums);
+        gauge(out, "build", "Always 1; the version is a label.", [(vec![("version", status.version.into())], 1.0)])?;
+        gauge(out, "ready", "1 once packets are steered by complete tables.", [(vec![], f64::from(status.ready))])?;
+        let interfaces = status
+            .interfaces
+            .iter()
+            .map(|interface| (vec![("interface", interface.name.clone()), ("mode", interface.mode.into())], 1.0));
+        gauge(out, "interface_attached", "1 for each interface that the program runs on.", interfaces)?;
+        let reloads = [("accepted", sums.n_reloads), ("refused", sums.n_reloads_refused)];
+        let reloads = reloads.map(|(result, n)| (vec![("result", result.to_owned())], n));
+        counter(out, "reloads", "Reloads of the configuration.", reloads)?;
+        counter(out, "map_changes", "Times that the maps were changed.", [(vec![], sums.n_changes)])?;
+        counter(out, "map_writes", "Writes to the maps, a run of slots being one.", [(vec![], sums.n_writes)])?;
+        counter_f64(
+            out,
+            "map_change_seconds",
+            "Time from what made a change necessary to its last write, summed.",
+            sums.change_time.as_secs_f64(),
+        )?;
+        let max = sums.change_time_max.as_secs_f64();
+        gauge(
+            out,
+            "map_change_seconds_max",
+            "The longest time from what made a change necessary to its last write.",
+            [(vec![], max)],
+        )
+    }
+
+    fn encode_packets(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let by_verdict = Verdict::ALL.iter().map(|verdict| {
+            let class = match verdict.class() {
+                Class::Forwarded => "forwarded",
+                Class::Passed => "passed",
+                Class::Dropped => "dropped",
+            };
+            let n = self.status.verdicts.get(verdict.label()).copied().unwrap_or_default();
+            (vec![("class", class.to_owned()), ("verdict", verdict.label().to_owned())], n)
+        });
+        counter(out, "packets", "Packets by what they ended in, each in exactly one verdict.", by_verdict)?;
+        let received = [(vec![], self.status.packets.received)];
+        counter(out, "packets_received", "Packets that entered the program: the sum over all verdicts.", received)
+    }
+
+    fn encode_services(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |count: fn(&ServiceStatus) -> u64| {
+            self.status.services.iter().map(move |service| (service_labels(service), count(service)))
+        };
+        counter(out, "service_packets", "Packets sent to the service's backends.", of(|service| service.packets))?;
+        counter(out, "service_bytes", "Bytes sent to the service's backends.", of(|service| service.bytes))?;
+        counter(out, "service_connections", "TCP connections opened to the service.", of(|service| service.connections))?;
+        counter(out, "service_dropped", "Packets dropped for want of a backend.", of(|service| service.dropped))?;
+        let serving =
+            self.status.services.iter().map(|service| {
+                (service_labels(service), service.backends.iter().filter(|backend| backend.serving).count() as f64)
+            });
+        gauge(out, "service_backends_serving", "Backends that new flows go to.", serving)?;
+        let moved = self.sums.services.iter().map(|(name, sums)| (vec![("service", name.to_string())], sums.n_slots_moved));
+        counter(out, "service_slots_moved", "Slots that went from one backend to another.", moved)?;
+        let transitions = self.sums.services.iter().flat_map(|(name, sums)| {
+            let transition =
+                move |(state, &n): (&health::State, &u64)| (vec![("service", name.to_string()), ("to", state.to_string())], n);
+            sums.n_transitions.iter().map(transition)
+        });
+        counter(out, "health_transitions", "Backends that changed their state, by the new one.", transitions)
+    }
+
+    fn encode_backends(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || {
+            let services = self.status.services.iter();
+            services.flat_map(|service| service.backends.iter().map(move |backend| (backend_labels(service, backend), backend)))
+        };
+        let of = |count: fn(&BackendStatus) -> u64| all().map(move |(labels, backend)| (labels, count(backend)));
+        counter(out, "backend_packets", "Packets sent to the backend.", of(|backend| backend.packets))?;
+        counter(out, "backend_bytes", "Bytes sent to the backend.", of(|backend| backend.bytes))?;
+        counter(out, "backend_connections", "TCP connections opened to the backend.", of(|backend| backend.connections))?;
+        let of = |value: fn(&BackendStatus) -> f64| all().map(move |(labels, backend)| (labels, value(backend)));
+        gauge(out, "backend_up", "1 if the backend is healthy.", of(|backend| f64::from(backend.state.serves())))?;
+        gauge(out, "backend_serving", "1 if new flows go to the backend.", of(|backend| f64::from(backend.serving)))?;
+        gauge(out, "backend_weight", "The backend's weight.", of(|backend| f64::from(backend.weight)))?;
+        gauge(out, "backend_share", "The backend's share of its service's slots, from 0 to 1.", of(|backend| backend.share))?;
+        let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));
+        gauge(out, "backend_check_seconds", "How long the last health check took.", checks)
+    }
+
+    fn encode_discovery(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || self.status.services.iter().filter_map(|service| Some((service_labels(service), service.dns.as_ref()?)));
+        counter(out, "dns_queries", "DNS queries for the service's backends.", all().map(|(labels, dns)| (labels, dns.queries)))?;
+        counter(out, "dns_errors", "DNS queries without a usable answer.", all().map(|(labels, dns)| (labels, dns.errors)))?;
+        gauge(out, "dns_addresses", "Addresses that hold.", all().map(|(labels, dns)| (labels, dns.addresses as f64)))?;
+        gauge(
+            out,
+            "dns_stale",
+            "1 while the addresses are those of an earlier answer.",
+            all().map(|(labels, dns)| (labels, f64::from(dns.stale))),
+        )
+    }
+}
+
+fn service_labels(service: &ServiceStatus) -> Labels {
+    vec![("service", service.name.to_string())]
+}
+
+fn backend_labels(service: &ServiceStatus, backend: &BackendStatus) -> Labels {
+    let endpoint = std::net::SocketAddr::new(backend.address, backend.port);
+    vec![("service", service.name.to_string()), ("backend", endpoint.to_string())]
+}
+
+fn counter(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut encoder = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    values.into_iter().try_for_each(|(labels, value)| ConstCounter::new(value).encode(encoder.encode_family(&labels)?))
+}
+
+fn counter_f64(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    ConstCounter::new(value).encode(out.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+fn gauge(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (Labels, f64)>,
+) -> fmt::Result {
+    let mut encoder = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    values.into_iter().try_for_each(|(labels, value)| ConstGauge::new(value).encode(encoder.encode_family(&labels)?))
+}

@@ -1,0 +1,36 @@
+//! `xlb check`: whether a configuration is right, without root and without touching anything.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::compile::{Layout, compile};
+use crate::config::{self, Config};
+use crate::daemon::{Findings, assemble};
+use crate::tables::Tables;
+
+/// Prints what a configuration amounts to.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check(path: &Path) -> Result<()> {
+    let config = config::load(path)?;
+    // As if every backend were up: what cannot be compiled then cannot be served on a good day either.
+    compile(&assemble(&config, &Findings::default()), &Layout::new(config.limits.slots), &Tables::default())?;
+    println!("{}: ok, {}", path.display(), summary(&config));
+    Ok(())
+}
+
+fn summary(config: &Config) -> String {
+    let n_backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
+    let n_names = config.services.iter().filter(|service| service.dns.is_some()).count();
+    let mut text = format!("{}, {}", counted(config.services.len(), "service"), counted(n_backends, "fixed backend"));
+    if n_names > 0 {
+        text.push_str(&format!(", {} to ask DNS for", counted(n_names, "name")));
+    }
+    text
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

@@ -1,0 +1,107 @@
+//! [`Desired`] from all who have a say: the configuration, discovery, health and next-hop resolution. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{self, Config};
+use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
+use crate::health::State;
+use crate::nexthop::{Answer, Changes, Unresolved};
+
+/// A backend of a service.
+pub type BackendKey = (ServiceName, SocketAddr);
+
+/// What was found out, apart from what was configured.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Per service the addresses that DNS last gave.
+    pub discovered: BTreeMap<ServiceName, BTreeSet<SocketAddr>>,
+    pub health: BTreeMap<BackendKey, State>,
+    /// Backends that a running program served when this daemon adopted it: they serve until a check says otherwise.
+    pub adopted_alive: BTreeSet<BackendKey>,
+    pub answers: BTreeMap<IpAddr, Answer>,
+    /// The last way known to an address, which holds while the neighbour is only being asked again.
+    pub last_next_hops: BTreeMap<IpAddr, NextHop>,
+    pub ingress: BTreeSet<u32>,
+}
+
+impl Findings {
+    /// Takes in what the resolver found.
+    pub fn note_next_hops(&mut self, changes: Changes) {
+        for (address, answer) in changes.next_hops {
+            match &answer {
+                Ok(hop) => drop(self.last_next_hops.insert(address, *hop)),
+                Err(Unresolved::NeighbourPending { .. }) => {}
+                Err(_) => drop(self.last_next_hops.remove(&address)),
+            }
+            self.answers.insert(address, answer);
+        }
+    }
+
+    fn is_alive(&self, key: &BackendKey) -> bool {
+        match self.health.get(key) {
+            Some(State::Unknown) | None => self.adopted_alive.contains(key),
+            Some(state) => state.serves(),
+        }
+    }
+
+    /// Forgets what concerns no backend any more.
+    pub fn retain(&mut self, desired: &Desired) {
+        let is_wanted = |(name, endpoint): &BackendKey| {
+            desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint))
+        };
+        self.health.retain(|key, _| is_wanted(key));
+        self.adopted_alive.retain(is_wanted);
+        self.discovered.retain(|name, _| desired.services.contains_key(name));
+        let addresses = addresses(desired);
+        self.answers.retain(|address, _| addresses.contains(address));
+        self.last_next_hops.retain(|address, _| addresses.contains(address));
+    }
+}
+
+/// All that should hold.
+pub fn assemble(config: &Config, findings: &Findings) -> Desired {
+    let vips: BTreeSet<IpAddr> = config.services.iter().map(|service| service.vip).collect();
+    // Who forwards by NAT to an endpoint: replies from there must have one owner. Fixed backends come first, for the
+    // configuration was checked; an answer of DNS that collides is left out.
+    let mut nat_owners: BTreeMap<(SocketAddr, Protocol), &ServiceName> = BTreeMap::new();
+    for service in config.services.iter().filter(|service| service.forward == Forward::Nat) {
+        nat_owners.extend(service.backends.iter().map(|backend| ((backend.endpoint, service.protocol), &service.name)));
+    }
+    let mut services = BTreeMap::new();
+    for service in &config.services {
+        let found = findings.discovered.get(&service.name).into_iter().flatten().copied();
+        let usable = found.filter(|endpoint| {
+            let is_owned = service.forward != Forward::Nat
+                || *nat_owners.entry((*endpoint, service.protocol)).or_insert(&service.name) == &service.name;
+            is_owned && !vips.contains(&endpoint.ip())
+        });
+        services.insert(service.name.clone(), assemble_service(service, usable.collect(), findings));
+    }
+    Desired { services, ingress: findings.ingress.clone() }
+}
+
+fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, findings: &Findings) -> Service {
+    let weight = service.dns.as_ref().map_or(0, |dns| dns.weight);
+    let discovered = discovered.into_iter().map(|endpoint| (endpoint, weight));
+    // A backend that is configured too keeps its configured weight.
+    let fixed = service.backends.iter().map(|backend| (backend.endpoint, backend.weight));
+    let backends = discovered.chain(fixed).map(|(endpoint, weight)| {
+        let key = (service.name.clone(), endpoint);
+        let next_hop = findings.last_next_hops.get(&endpoint.ip()).copied();
+        (endpoint, Backend { weight, alive: findings.is_alive(&key), next_hop })
+    });
+    Service {
+        vip: service.vip,
+        port: service.port,
+        protocol: service.protocol,
+        algorithm: service.algorithm,
+        forward: service.forward,
+        backends: backends.collect(),
+    }
+}
+
+/// Every backend's address.
+pub fn addresses(desired: &Desired) -> BTreeSet<IpAddr> {
+    desired.services.values().flat_map(|service| service.backends.keys()).map(SocketAddr::ip).collect()
+}

@@ -1,0 +1,300 @@
+//! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lb_common::BackendId;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::assemble::{BackendKey, Findings, addresses, assemble};
+use super::followers::Followers;
+use super::ledger::Ledger;
+use super::report;
+use crate::compile::{self, CompileError, Layout};
+use crate::config::Config;
+use crate::desired::{Backend, Desired, Service, ServiceName};
+use crate::discovery::Discovered;
+use crate::health::{State, Transition};
+use crate::maps::{KernelMaps, MapError};
+use crate::nexthop::{Changes, Unresolved};
+use crate::status::{BackendView, Interface, ServiceView, Snapshot};
+use crate::tables::{Tables, Write, diff};
+
+/// How long ids and regions rest: far longer than any packet is in the program's hands.
+pub const REST: Duration = Duration::from_secs(1);
+
+/// Why the maps were not brought to what should hold.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error("writing to the maps")]
+    Map(#[from] MapError),
+}
+
+pub struct Control {
+    config: Config,
+    findings: Findings,
+    followers: Followers,
+    maps: KernelMaps,
+    desired: Desired,
+    layout: Layout,
+    tables: Tables,
+    retiring: Option<Retiring>,
+    ledger: Ledger,
+    interfaces: Vec<Interface>,
+    /// Whether the tables were written at least once.
+    is_settled: bool,
+}
+
+/// What to clear once packets on their way have passed.
+struct Retiring {
+    due: Instant,
+    writes: Vec<Write>,
+    names: Names,
+}
+
+/// What a daemon starts its control loop from.
+pub struct Start {
+    pub config: Config,
+    pub findings: Findings,
+    pub followers: Followers,
+    pub maps: KernelMaps,
+    pub layout: Layout,
+    pub tables: Tables,
+    pub ledger: Ledger,
+}
+
+impl Control {
+    pub fn new(start: Start) -> Self {
+        let Start { config, findings, followers, maps, layout, tables, ledger } = start;
+        Self {
+            config,
+            findings,
+            followers,
+            maps,
+            desired: Desired::default(),
+            layout,
+            tables,
+            retiring: None,
+            ledger,
+            interfaces: Vec::new(),
+            is_settled: false,
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn note_transition(&mut self, transition: &Transition) {
+        let key = (transition.service.clone(), transition.backend);
+        if !self.followers.checks(&key) {
+            debug!(service = %key.0, backend = %key.1, "a late word on a backend that is no more");
+            return;
+        }
+        report::transition(transition);
+        self.ledger.note_transition(&transition.service, transition.to);
+        self.findings.health.insert(key, transition.to);
+    }
+
+    pub fn note_discovered(&mut self, discovered: Discovered) {
+        if !self.followers.watches(&discovered.service) {
+            return;
+        }
+        report::discovered(&discovered, self.findings.discovered.get(&discovered.service));
+        self.findings.discovered.insert(discovered.service, discovered.backends);
+    }
+
+    /// # Errors
+    /// If the kernel refuses to write which interfaces take redirected frames.
+    pub fn note_next_hops(&mut self, changes: Changes) -> Result<(), MapError> {
+        if let Some(redirects) = &changes.redirects {
+            self.maps.set_links(redirects)?;
+        }
+        report::next_hops(&changes, &self.findings);
+        self.findings.note_next_hops(changes);
+        Ok(())
+    }
+
+    /// Interfaces that the program now runs on.
+    pub fn set_interfaces(&mut self, interfaces: Vec<Interface>) {
+        self.findings.ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
+        self.interfaces = interfaces;
+    }
+
+    pub fn note_reload(&mut self, accepted: bool) {
+        let sums = &mut self.ledger.sums;
+        if accepted { sums.n_reloads += 1 } else { sums.n_reloads_refused += 1 }
+    }
+
+    /// Another configuration, if the maps can hold it.
+    ///
+    /// # Errors
+    /// If they cannot; nothing has changed then.
+    pub fn reload(&mut self, config: Config) -> Result<(), ControlError> {
+        compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables)?;
+        self.config = config;
+        self.reconcile(None)
+    }
+
+    /// Brings checks, watches, next hops and maps to what should hold now. `since` is when the reason for it was observed.
+    ///
+    /// # Errors
+    /// If the maps cannot hold it or the kernel refuses; the next call tries again.
+    pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
+        let desired = assemble(&self.config, &self.findings);
+        if desired != self.desired || !self.is_settled {
+            self.bring_about(&desired, since)?;
+            self.findings.retain(&desired);
+            self.followers.follow(&self.config, &desired, addresses(&desired));
+            self.desired = desired;
+            self.is_settled = true;
+        }
+        Ok(())
+    }
+
+    fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
+        let started = Instant::now();
+        let (tables, layout) = compile::compile(desired, &self.layout, &self.tables)?;
+        let plan = diff(&self.tables, &tables);
+        let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();
+        self.layout = layout;
+        self.ledger.note_plan(&plan, &self.tables, &names);
+        // Should a write fail, the remembered tables still say what was there before, and the next change writes all of it again.
+        for write in &plan.writes {
+            self.maps.write(write)?;
+        }
+        self.tables = tables;
+        let n_writes = plan.writes.len();
+        self.retire(plan.retire, &names);
+        self.ledger.retain(|name| desired.services.contains_key(name));
+        if n_writes > 0 {
+            self.ledger.note_change(since.unwrap_or(started).elapsed());
+            report::change(&plan.moves, &names, n_writes, started.elapsed(), since);
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, retire: Vec<Write>, names: &Names) {
+        if retire.is_empty() && self.retiring.is_none() {
+            return;
+        }
+        let retiring =
+            self.retiring.get_or_insert_with(|| Retiring { due: Instant::now(), writes: Vec::new(), names: Names::new() });
+        retiring.due = Instant::now() + REST;
+        for write in &retire {
+            if let Write::Backend(id, _) = write
+                && let Some(name) = names.get(id)
+            {
+                retiring.names.insert(*id, name.clone());
+            }
+        }
+        retiring.writes.extend(retire);
+    }
+
+    /// When something waits to be cleared.
+    pub fn next_retirement(&self) -> Option<Instant> {
+        self.retiring.as_ref().map(|retiring| retiring.due)
+    }
+
+    /// Clears what no packet can reach any more.
+    pub fn finish_retirement(&mut self) {
+        let Some(retiring) = self.retiring.take() else { return };
+        for write in &retiring.writes {
+            if self.is_in_use_again(write) {
+                continue;
+            }
+            self.ledger.note_left(write, &retiring.names);
+            if let Err(error) = self.maps.write(write) {
+                error!(error = crate::error::chain(&error), "clearing a record");
+            }
+        }
+        self.layout.recycle();
+    }
+
+    fn is_in_use_again(&self, write: &Write) -> bool {
+        match write {
+            Write::Backend(id, _) => self.tables.backends.contains_key(id),
+            Write::Service(id, _) => self.tables.services.contains_key(id),
+            _ => true,
+        }
+    }
+
+    /// How things stand.
+    pub fn snapshot(&self) -> Snapshot {
+        let services: Vec<ServiceView> = self.desired.services.iter().map(|(name, service)| self.view(name, service)).collect();
+        let heard_of = |backend: &BackendView| backend.check.state != State::Unknown && !self.is_pending(backend);
+        let is_ready = self.is_settled
+            && services.iter().all(|service| {
+                let found = service.discovery.as_ref().is_none_or(|discovery| discovery.n_queries > 0);
+                found && service.backends.iter().all(heard_of)
+            });
+        Snapshot { interfaces: self.interfaces.clone(), services, sums: self.ledger.sums.clone(), is_ready }
+    }
+
+    /// Whether a healthy backend only waits for its next hop.
+    fn is_pending(&self, backend: &BackendView) -> bool {
+        let answer = self.findings.answers.get(&backend.endpoint.ip());
+        let is_pending = matches!(answer, None | Some(Err(Unresolved::NeighbourPending { .. })));
+        backend.check.state.serves() && !backend.serves && backend.weight > 0 && is_pending
+    }
+
+    fn view(&self, name: &ServiceName, service: &Service) -> ServiceView {
+        let id = self.layout.find_service(name);
+        let record = id.and_then(|id| self.tables.services.get(&id));
+        let region = record.and_then(|record| self.tables.regions.get(&record.first_line));
+        ServiceView {
+            id,
+            name: name.clone(),
+            vip: service.vip,
+            port: service.port,
+            protocol: service.protocol,
+            algorithm: service.algorithm,
+            forward: service.forward,
+            discovery: self.followers.discovery(name),
+            backends: service
+                .backends
+                .iter()
+                .map(|(&endpoint, backend)| self.view_backend(name, service, endpoint, backend))
+                .collect(),
+            slots: region.map(|region| region.slots.clone()),
+        }
+    }
+
+    fn view_backend(&self, name: &ServiceName, service: &Service, endpoint: SocketAddr, backend: &Backend) -> BackendView {
+        let id = self.layout.find_backend(name, endpoint);
+        let serves = compile::serves(&self.desired, service, backend);
+        let unreachable = match self.findings.answers.get(&endpoint.ip()) {
+            Some(Err(reason)) if backend.next_hop.is_none() => Some(reason.to_string()),
+            Some(Ok(hop)) if backend.alive && backend.weight > 0 && !serves => Some(format!(
+                "its interface (index {}) takes no redirected frames, and dsr needs that; use nat, or attach xdp there",
+                hop.ifindex
+            )),
+            _ => None,
+        };
+        BackendView {
+            id,
+            endpoint,
+            weight: backend.weight,
+            check: self.followers.check(&(name.clone(), endpoint)).unwrap_or_default(),
+            serves,
+            unreachable,
+            base: id.map(|id| self.ledger.base(id)).unwrap_or_default(),
+        }
+    }
+
+    /// A last word before the program is left to itself or taken off.
+    pub fn log_end(&self) {
+        let n_services = self.desired.services.len();
+        info!(n_services, "ending");
+        for (name, service) in self.desired.services.iter().filter(|(_, service)| service.backends.is_empty()) {
+            warn!(service = %name, vip = %service.vip, "had no backend");
+        }
+    }
+}
+
+/// Backends by id.
+pub type Names = BTreeMap<BackendId, BackendKey>;

@@ -1,0 +1,79 @@
+//! The tasks that find things out: a checker for each backend, a watcher for each DNS name, and the next-hop resolver.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use tokio::sync::mpsc;
+
+use super::assemble::BackendKey;
+use crate::config::{Config, Dns};
+use crate::desired::{Desired, ServiceName};
+use crate::discovery::{self, AddressFamily, Discovered, Watcher};
+use crate::health::{self, Check, Checker, Transition};
+use crate::nexthop::Resolver;
+
+pub struct Followers {
+    checkers: BTreeMap<BackendKey, (Check, Checker)>,
+    watchers: BTreeMap<ServiceName, (Dns, IpAddr, Watcher)>,
+    resolver: Resolver,
+    wanted: BTreeSet<IpAddr>,
+    transitions: mpsc::Sender<Transition>,
+    discovered: mpsc::Sender<Discovered>,
+}
+
+impl Followers {
+    pub fn new(resolver: Resolver, transitions: mpsc::Sender<Transition>, discovered: mpsc::Sender<Discovered>) -> Self {
+        Self { checkers: BTreeMap::new(), watchers: BTreeMap::new(), resolver, wanted: BTreeSet::new(), transitions, discovered }
+    }
+
+    /// Starts what is missing, ends what nobody wants any more, and starts anew what is to be done differently.
+    pub fn follow(&mut self, config: &Config, desired: &Desired, addresses: BTreeSet<IpAddr>) {
+        if addresses != self.wanted {
+            self.resolver.want(addresses.clone());
+            self.wanted = addresses;
+        }
+        let checks: BTreeMap<&ServiceName, &Check> =
+            config.services.iter().map(|service| (&service.name, &service.health)).collect();
+        self.checkers.retain(|(name, endpoint), (check, _)| {
+            let is_wanted = desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint));
+            is_wanted && checks.get(name) == Some(&&*check)
+        });
+        for (name, service) in &desired.services {
+            let Some(&check) = checks.get(name) else { continue };
+            for &endpoint in service.backends.keys() {
+                self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
+                    (check.clone(), health::spawn(name.clone(), endpoint, check.clone(), self.transitions.clone()))
+                });
+            }
+        }
+        self.watch(config);
+    }
+
+    fn watch(&mut self, config: &Config) {
+        let wanted: BTreeMap<&ServiceName, (&Dns, IpAddr)> =
+            config.services.iter().filter_map(|service| Some((&service.name, (service.dns.as_ref()?, service.vip)))).collect();
+        self.watchers.retain(|name, (dns, vip, _)| wanted.get(name) == Some(&(&*dns, *vip)));
+        for (&name, &(dns, vip)) in &wanted {
+            self.watchers.entry(name.clone()).or_insert_with(|| {
+                let watcher = discovery::spawn(name.clone(), dns.clone(), AddressFamily::of(vip), self.discovered.clone());
+                (dns.clone(), vip, watcher)
+            });
+        }
+    }
+
+    pub fn checks(&self, key: &BackendKey) -> bool {
+        self.checkers.contains_key(key)
+    }
+
+    pub fn watches(&self, service: &ServiceName) -> bool {
+        self.watchers.contains_key(service)
+    }
+
+    pub fn check(&self, key: &BackendKey) -> Option<health::Status> {
+        self.checkers.get(key).map(|(_, checker)| checker.status())
+    }
+
+    pub fn discovery(&self, service: &ServiceName) -> Option<discovery::Status> {
+        self.watchers.get(service).map(|(_, _, watcher)| watcher.status())
+    }
+}

@@ -1,0 +1,120 @@
+//! What is counted over the daemon's life: how often and how fast the maps changed, and what backends had counted before they left.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lb_common::BackendId;
+use lb_common::counters::BackendCounters;
+use tracing::debug;
+
+use super::control::Names;
+use crate::desired::ServiceName;
+use crate::health::State;
+use crate::maps::{Counters, MapError};
+use crate::tables::{Plan, Tables, Write};
+
+/// Sums that no map holds.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// Changes of the maps.
+    pub n_changes: u64,
+    /// Elements written.
+    pub n_writes: u64,
+    /// Reloads, by whether they were accepted.
+    pub n_reloads: u64,
+    pub n_reloads_refused: u64,
+    /// From the observation that made a change necessary to the last write.
+    pub change_time: Duration,
+    pub change_time_max: Duration,
+    pub services: BTreeMap<ServiceName, ServiceSums>,
+}
+
+/// Sums of one service.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceSums {
+    /// What backends that have left had counted.
+    pub left: BackendCounters,
+    /// Slots that went from one backend to another.
+    pub n_slots_moved: u64,
+    /// Health transitions, by the state that they led to.
+    pub n_transitions: BTreeMap<State, u64>,
+}
+
+pub struct Ledger {
+    counters: Arc<Counters>,
+    pub sums: Sums,
+    /// What an id's counters stood at when its backend got it.
+    bases: BTreeMap<BackendId, BackendCounters>,
+}
+
+impl Ledger {
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, sums: Sums::default(), bases: BTreeMap::new() }
+    }
+
+    pub fn base(&self, id: BackendId) -> BackendCounters {
+        self.bases.get(&id).copied().unwrap_or_default()
+    }
+
+    pub fn note_transition(&mut self, service: &ServiceName, to: State) {
+        *self.service(service).n_transitions.entry(to).or_default() += 1;
+    }
+
+    /// Takes note of a plan before it is carried out: ids that change hands start counting anew.
+    pub fn note_plan(&mut self, plan: &Plan, before: &Tables, names: &Names) {
+        for write in &plan.writes {
+            if let Write::Backend(id, _) = write
+                && !before.backends.contains_key(id)
+            {
+                self.with_counters(*id, |ledger, counted| {
+                    ledger.bases.insert(*id, counted);
+                });
+            }
+        }
+        for write in &plan.retire {
+            self.note_left(write, names);
+        }
+        for ((from, to), n_slots) in &plan.moves {
+            if let Some((service, _)) = names.get(to).or_else(|| names.get(from)) {
+                self.service(service).n_slots_moved += *n_slots as u64;
+            }
+        }
+        self.sums.n_writes += (plan.writes.len() + plan.retire.len()) as u64;
+    }
+
+    /// Adds what a backend that leaves has counted, since the last time, to its service's.
+    pub fn note_left(&mut self, write: &Write, names: &Names) {
+        let Write::Backend(id, _) = write else { return };
+        let Some((service, _)) = names.get(id) else { return };
+        self.with_counters(*id, |ledger, counted| {
+            let since = counted.since(&ledger.base(*id));
+            ledger.service(service).left.add(&since);
+            ledger.bases.insert(*id, counted);
+        });
+    }
+
+    pub fn note_change(&mut self, took: Duration) {
+        self.sums.n_changes += 1;
+        self.sums.change_time += took;
+        self.sums.change_time_max = self.sums.change_time_max.max(took);
+    }
+
+    /// Forgets services that are no more.
+    pub fn retain(&mut self, is_wanted: impl Fn(&ServiceName) -> bool) {
+        self.sums.services.retain(|name, _| is_wanted(name));
+    }
+
+    fn service(&mut self, name: &ServiceName) -> &mut ServiceSums {
+        self.sums.services.entry(name.clone()).or_default()
+    }
+
+    /// A counter that cannot be read makes a sum too small, and is no reason to stop balancing.
+    fn with_counters(&mut self, id: BackendId, note: impl FnOnce(&mut Self, BackendCounters)) {
+        let counted: Result<BackendCounters, MapError> = self.counters.backend(id);
+        match counted {
+            Ok(counted) => note(self, counted),
+            Err(error) => debug!(error = crate::error::chain(&error), "reading a backend's counters"),
+        }
+    }
+}

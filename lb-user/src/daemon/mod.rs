@@ -1,0 +1,292 @@
+//! `xlb run`: loads the program, and keeps the maps equal to what should hold until it is told to end.
+//!
+//! One loop owns the maps. Checkers, watchers, the resolver, signals and the API send it messages; it takes in all that wait,
+//! then compiles once and writes the difference.
+
+mod adopt;
+mod assemble;
+mod bpf_log;
+mod control;
+mod followers;
+mod ledger;
+mod report;
+mod secret;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
+
+pub use assemble::{Findings, assemble};
+pub use ledger::{ServiceSums, Sums};
+
+use crate::api;
+use crate::compile::Layout;
+use crate::config::{self, Config, Mode, OnExit};
+use crate::datapath::{Attached, Attachment, Datapath, Pins, Wanted};
+use crate::desired::Forward;
+use crate::discovery::Discovered;
+use crate::error::chain;
+use crate::health::Transition;
+use crate::nexthop::{self, Changes, RedirectMode, Resolver};
+use crate::status::{Interface, Snapshot};
+use crate::tables::Tables;
+use control::{Control, Start};
+use followers::Followers;
+
+/// Messages that may wait for the control loop. Senders wait beyond that, and try again what is then newer.
+const QUEUE: usize = 1024;
+
+/// A question of the API to the control loop.
+pub type Inquiry = oneshot::Sender<Snapshot>;
+
+/// Where findings arrive.
+struct Inbox {
+    transitions: mpsc::Receiver<Transition>,
+    discovered: mpsc::Receiver<Discovered>,
+    next_hops: mpsc::Receiver<Changes>,
+    inquiries: mpsc::Receiver<Inquiry>,
+}
+
+/// Runs the daemon with the BPF program in `object` until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start: nothing is left attached then that was not before.
+pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
+    let config = config::load(&config_path)?;
+    // Before anything is attached: a signal from here on must find somebody who undoes it.
+    let mut signals = Signals::new()?;
+    let listener = TcpListener::bind(config.api.listen).await.with_context(|| format!("api.listen = {}", config.api.listen))?;
+    let pins = Pins::open(&config.xdp.pin)?;
+    let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
+    let (mut datapath, handles) = Datapath::load(object, pins, config.limits.slots, secret)?;
+    bpf_log::follow(datapath.ebpf_mut());
+    let started = start(&config, &mut datapath, handles.maps, Arc::new(handles.counters), listener).await;
+    let (mut control, mut inbox) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            shut_down(datapath, OnExit::Detach);
+            return Err(error);
+        }
+    };
+    serve(&mut control, &mut inbox, &mut signals, &mut datapath, &config_path).await;
+    control.log_end();
+    shut_down(datapath, control.config().xdp.on_exit);
+    Ok(())
+}
+
+/// Everything up to the first packet.
+async fn start(
+    config: &Config,
+    datapath: &mut Datapath,
+    maps: crate::maps::KernelMaps,
+    counters: Arc<crate::maps::Counters>,
+    listener: TcpListener,
+) -> Result<(Control, Inbox)> {
+    let mut layout = Layout::new(maps.n_slots());
+    let mut findings = assemble::Findings::default();
+    let tables = if datapath.adopted {
+        info!(pin = %config.xdp.pin.display(), "taking over the tables of an earlier daemon");
+        adopt::adopt(&maps, config, &mut layout, &mut findings)?
+    } else {
+        Tables::default()
+    };
+    for interface in &config.xdp.interfaces {
+        let attachment = attachment(interface, config.xdp.mode).await?;
+        datapath.attach(&attachment)?;
+    }
+    warn_of_host_settings(config);
+    let (to_transitions, transitions) = mpsc::channel(QUEUE);
+    let (to_discovered, discovered) = mpsc::channel(QUEUE);
+    let (to_next_hops, next_hops) = mpsc::channel(QUEUE);
+    let (to_inquiries, inquiries) = mpsc::channel(QUEUE);
+    let resolver = Resolver::start(redirect_mode(datapath.attached()), to_next_hops).await?;
+    let followers = Followers::new(resolver, to_transitions, to_discovered);
+    let ledger = ledger::Ledger::new(counters.clone());
+    let mut control = Control::new(Start { config: config.clone(), findings, followers, maps, layout, tables, ledger });
+    control.set_interfaces(interfaces(datapath.attached()));
+    control.reconcile(None)?;
+    info!(listen = %config.api.listen, "serving the API");
+    tokio::spawn(api::serve(listener, api::Source { inquiries: to_inquiries, counters }));
+    Ok((control, Inbox { transitions, discovered, next_hops, inquiries }))
+}
+
+/// The loop.
+async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, datapath: &mut Datapath, config_path: &Path) {
+    loop {
+        let retirement = control.next_retirement();
+        // In this order: what came first to those who wait longest. Answers to the API come last, they are of the state after the rest.
+        let since = tokio::select! {
+            biased;
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => {
+                reload(control, datapath, config_path).await;
+                None
+            }
+            Some(transition) = inbox.transitions.recv() => {
+                control.note_transition(&transition);
+                Some(transition.observed)
+            }
+            Some(changes) = inbox.next_hops.recv() => {
+                let now = Instant::now();
+                note_next_hops(control, changes);
+                Some(now)
+            }
+            Some(discovered) = inbox.discovered.recv() => {
+                let now = Instant::now();
+                control.note_discovered(discovered);
+                Some(now)
+            }
+            () = sleep_until(retirement.unwrap_or_else(Instant::now)), if retirement.is_some() => {
+                control.finish_retirement();
+                None
+            }
+            Some(inquiry) = inbox.inquiries.recv() => {
+                // Who asked may have gone.
+                let _ = inquiry.send(control.snapshot());
+                continue;
+            }
+        };
+        take_in_the_rest(control, inbox);
+        if let Err(error) = control.reconcile(since) {
+            error!(error = chain(&error), "the tables stay as they are");
+        }
+    }
+}
+
+/// Takes in what else is waiting, so that a burst of findings is compiled once.
+fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
+    while let Ok(transition) = inbox.transitions.try_recv() {
+        control.note_transition(&transition);
+    }
+    while let Ok(changes) = inbox.next_hops.try_recv() {
+        note_next_hops(control, changes);
+    }
+    while let Ok(discovered) = inbox.discovered.try_recv() {
+        control.note_discovered(discovered);
+    }
+}
+
+fn note_next_hops(control: &mut Control, changes: Changes) {
+    if let Err(error) = control.note_next_hops(changes) {
+        error!(error = chain(&error), "noting which interfaces take redirected frames");
+    }
+}
+
+/// Another configuration from the same file. A bad one changes nothing.
+async fn reload(control: &mut Control, datapath: &mut Datapath, path: &Path) {
+    let result = try_reload(control, datapath, path).await;
+    control.note_reload(result.is_ok());
+    match result {
+        Ok(()) => info!(config = %path.display(), "reloaded"),
+        Err(error) => error!(config = %path.display(), "not reloaded, everything stays as it is: {error:#}"),
+    }
+}
+
+async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<()> {
+    let new = config::load(path)?;
+    let old = control.config().clone();
+    let fixed = [
+        ("xdp.pin", new.xdp.pin != old.xdp.pin),
+        ("xdp.mode", new.xdp.mode != old.xdp.mode),
+        ("xdp.secret_file", new.xdp.secret_file != old.xdp.secret_file),
+        ("api.listen", new.api.listen != old.api.listen),
+        ("limits.slots", new.limits.slots != old.limits.slots),
+    ];
+    if let Some((key, _)) = fixed.iter().find(|(_, differs)| *differs) {
+        anyhow::bail!("{key} cannot change while running; restart the daemon for it");
+    }
+    let mut attachments = Vec::new();
+    for interface in new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)) {
+        attachments.push(attachment(interface, new.xdp.mode).await?);
+    }
+    control.reload(new.clone())?;
+    for attachment in &attachments {
+        datapath.attach(attachment)?;
+    }
+    for interface in old.xdp.interfaces.iter().filter(|interface| !new.xdp.interfaces.contains(interface)) {
+        datapath.detach(interface)?;
+        info!(interface, "detached");
+    }
+    control.set_interfaces(interfaces(datapath.attached()));
+    Ok(())
+}
+
+/// Ends cleanly: takes the program off, or leaves it running as it is.
+fn shut_down(datapath: Datapath, on_exit: OnExit) {
+    match on_exit {
+        OnExit::Keep => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
+        OnExit::Detach => match datapath.shut_down() {
+            Ok(()) => info!("detached"),
+            Err(error) => error!(error = chain(&error), "detaching"),
+        },
+    }
+}
+
+/// How to attach to an interface, by what it is and what the operator wants.
+async fn attachment(interface: &str, mode: Mode) -> Result<Attachment> {
+    let facts = nexthop::facts(interface).await?;
+    let advice = nexthop::advise(&facts);
+    let mode = match mode {
+        Mode::Native => {
+            if let Some(reason) = &advice.reason {
+                warn!(interface, reason, "native mode, as configured, though auto would not pick it here");
+            }
+            Wanted::Native
+        }
+        Mode::Generic => Wanted::Generic { reason: None },
+        Mode::Auto if advice.native => Wanted::NativeIfPossible,
+        Mode::Auto => Wanted::Generic { reason: advice.reason },
+    };
+    Ok(Attachment { interface: interface.to_owned(), ifindex: facts.ifindex, mode })
+}
+
+/// Native as soon as one interface is: what a native program redirects must arrive, and generic ones can do with less.
+fn redirect_mode<'a>(mut attached: impl Iterator<Item = &'a Attached>) -> RedirectMode {
+    if attached.any(|attached| attached.native) { RedirectMode::Native } else { RedirectMode::Generic }
+}
+
+fn interfaces<'a>(attached: impl Iterator<Item = &'a Attached>) -> Vec<Interface> {
+    let interface = |attached: &Attached| Interface {
+        name: attached.interface.clone(),
+        ifindex: attached.ifindex,
+        mode: if attached.native { "native" } else { "generic" },
+    };
+    attached.map(interface).collect()
+}
+
+/// Settings of the host without which replies of NAT backends do not reach their clients.
+fn warn_of_host_settings(config: &Config) {
+    let nat =
+        |is_v4: bool| config.services.iter().any(|service| service.forward == Forward::Nat && service.vip.is_ipv4() == is_v4);
+    let switches = [(nat(true), "net.ipv4.ip_forward"), (nat(false), "net.ipv6.conf.all.forwarding")];
+    for (_, switch) in switches.iter().filter(|(is_needed, _)| *is_needed) {
+        let path = format!("/proc/sys/{}", switch.replace('.', "/"));
+        if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
+            warn!("{switch} is 0, so replies of nat backends will not be routed to their clients: sysctl -w {switch}=1");
+        }
+    }
+}
+
+/// Signals that the daemon obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! What changed, in words for the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lb_common::BackendId;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::assemble::Findings;
+use super::control::Names;
+use crate::desired::ServiceName;
+use crate::discovery::Discovered;
+use crate::health::{State, Transition};
+use crate::nexthop::{Changes, Unresolved};
+
+/// A backend serves, or no longer does.
+pub fn transition(transition: &Transition) {
+    let Transition { service, backend, from, to, cause, .. } = transition;
+    match to {
+        State::Up => info!(%service, %backend, from = %from, cause, "backend is up"),
+        _ => warn!(%service, %backend, from = %from, cause, "backend is {to}"),
+    }
+}
+
+/// DNS gave another set of addresses.
+pub fn discovered(discovered: &Discovered, before: Option<&BTreeSet<SocketAddr>>) {
+    let none = BTreeSet::new();
+    let before = before.unwrap_or(&none);
+    let list = |backends: Vec<&SocketAddr>| backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let appeared = list(discovered.backends.difference(before).collect());
+    let left = list(before.difference(&discovered.backends).collect());
+    info!(service = %discovered.service, n_backends = discovered.backends.len(), appeared, left, "DNS gave another set of backends");
+}
+
+/// The way to a backend's address was found, or lost.
+pub fn next_hops(changes: &Changes, before: &Findings) {
+    for (address, answer) in &changes.next_hops {
+        match answer {
+            Ok(hop) if before.last_next_hops.get(address) != Some(hop) => {
+                info!(%address, mac = %hop.destination, ifindex = hop.ifindex, redirect = hop.takes_redirects, "next hop found");
+            }
+            Ok(_) | Err(Unresolved::NeighbourPending { .. }) => {}
+            Err(reason) => warn!(%address, %reason, "no next hop"),
+        }
+    }
+}
+
+/// The maps were changed: by service, how many slots went from whom to whom.
+pub fn change(
+    moves: &BTreeMap<(BackendId, BackendId), usize>,
+    names: &Names,
+    n_writes: usize,
+    took: Duration,
+    since: Option<Instant>,
+) {
+    let took_ms = took.as_secs_f64() * 1e3;
+    let after_ms = since.map(|since| since.elapsed().as_secs_f64() * 1e3);
+    let mut by_service: BTreeMap<&ServiceName, (usize, Vec<String>)> = BTreeMap::new();
+    let name = |id: &BackendId| names.get(id).map_or_else(|| "nobody".to_owned(), |(_, endpoint)| endpoint.to_string());
+    for ((from, to), &n_slots) in moves {
+        let Some((service, _)) = names.get(to).or_else(|| names.get(from)) else { continue };
+        let (sum, list) = by_service.entry(service).or_default();
+        *sum += n_slots;
+        list.push(format!("{} -> {}: {n_slots}", name(from), name(to)));
+    }
+    for (service, (n_slots, list)) in &by_service {
+        info!(%service, n_slots, moved = shortened(list), took_ms, after_ms, "slots moved");
+    }
+    if by_service.is_empty() {
+        info!(n_writes, took_ms, after_ms, "tables changed");
+    }
+}
+
+/// The first few of a list: a line of log is not a table.
+fn shortened(list: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = list.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if list.len() > SHOWN {
+        text.push_str(&format!(", and {} more", list.len() - SHOWN));
+    }
+    text
+}

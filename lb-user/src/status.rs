@@ -1,0 +1,225 @@
+//! What is going on: the control loop's view of services and backends, joined with what the packet path counts.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use lb_common::counters::{BackendCounters, Totals};
+use lb_common::verdict::{Class, Verdict};
+use lb_common::{BackendId, Slot};
+use serde::Serialize;
+
+use crate::daemon::Sums;
+use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
+use crate::maps::{Counters, MapError};
+use crate::{discovery, health};
+
+/// The control loop's view at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub interfaces: Vec<Interface>,
+    pub services: Vec<ServiceView>,
+    pub sums: Sums,
+    /// The maps hold what should hold, and every backend has been heard of.
+    pub is_ready: bool,
+}
+
+/// An interface that the program runs on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Interface {
+    pub name: String,
+    pub ifindex: u32,
+    pub mode: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceView {
+    pub id: Option<u16>,
+    pub name: ServiceName,
+    pub vip: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub algorithm: Algorithm,
+    pub forward: Forward,
+    pub discovery: Option<discovery::Status>,
+    pub backends: Vec<BackendView>,
+    pub slots: Option<Arc<[Slot]>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct BackendView {
+    pub id: Option<BackendId>,
+    pub endpoint: SocketAddr,
+    pub weight: u16,
+    pub check: health::Status,
+    /// New flows may go there.
+    pub serves: bool,
+    /// Why they may not, if that is not its health or its weight.
+    pub unreachable: Option<String>,
+    /// What its counters stood at when it got its id.
+    pub base: BackendCounters,
+}
+
+/// What `GET /lb/status` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub version: &'static str,
+    pub ready: bool,
+    pub interfaces: Vec<Interface>,
+    pub services: Vec<ServiceStatus>,
+    pub packets: PacketTotals,
+    /// Packets by verdict. Their sum is `packets.received`.
+    pub verdicts: BTreeMap<&'static str, u64>,
+}
+
+/// received = forwarded + passed + dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct PacketTotals {
+    pub received: u64,
+    pub forwarded: u64,
+    pub passed: u64,
+    pub dropped: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceStatus {
+    pub name: ServiceName,
+    pub vip: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub algorithm: Algorithm,
+    pub forward: Forward,
+    /// `up` if some backend serves.
+    pub state: &'static str,
+    pub packets: u64,
+    pub bytes: u64,
+    pub connections: u64,
+    /// Packets that reached no backend.
+    pub dropped: u64,
+    pub backends: Vec<BackendStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendStatus {
+    pub address: IpAddr,
+    pub port: u16,
+    pub weight: u16,
+    pub state: health::State,
+    /// New flows go there: it is up, has a weight, and can be reached.
+    pub serving: bool,
+    /// Its share of the service's slots, from 0 to 1.
+    pub share: f64,
+    pub packets: u64,
+    pub bytes: u64,
+    pub connections: u64,
+    /// What the last health check found.
+    pub check: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct DnsStatus {
+    pub addresses: usize,
+    pub queries: u64,
+    pub errors: u64,
+    /// The addresses are those of an earlier answer.
+    pub stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+impl Status {
+    /// The snapshot with the counters as they stand now.
+    ///
+    /// # Errors
+    /// If a counter cannot be read.
+    pub fn read(snapshot: &Snapshot, counters: &Counters) -> Result<Self, MapError> {
+        let services: Result<_, MapError> =
+            snapshot.services.iter().map(|service| read_service(service, &snapshot.sums, counters)).collect();
+        let totals = counters.totals()?;
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION"),
+            ready: snapshot.is_ready,
+            interfaces: snapshot.interfaces.clone(),
+            services: services?,
+            packets: packet_totals(&totals),
+            verdicts: Verdict::ALL.iter().map(|&verdict| (verdict.label(), totals.of(verdict))).collect(),
+        })
+    }
+}
+
+/// Totals by class. `received` is their sum, for the counters of one packet are not read at one instant.
+fn packet_totals(totals: &Totals) -> PacketTotals {
+    let of = |class| Verdict::ALL.iter().filter(|verdict| verdict.class() == class).map(|&verdict| totals.of(verdict)).sum();
+    let (forwarded, passed, dropped) = (of(Class::Forwarded), of(Class::Passed), of(Class::Dropped));
+    PacketTotals { received: forwarded + passed + dropped, forwarded, passed, dropped }
+}
+
+fn read_service(service: &ServiceView, sums: &Sums, counters: &Counters) -> Result<ServiceStatus, MapError> {
+    let slots = n_slots(service.slots.as_deref().unwrap_or_default());
+    let mut total = sums.services.get(&service.name).map(|sums| sums.left).unwrap_or_default();
+    let mut backends = Vec::with_capacity(service.backends.len());
+    for backend in &service.backends {
+        let counted = match backend.id {
+            Some(id) => counters.backend(id)?.since(&backend.base),
+            None => BackendCounters::default(),
+        };
+        total.add(&counted);
+        let owned = backend.id.and_then(|id| slots.get(&id)).copied().unwrap_or_default();
+        backends.push(backend_status(backend, counted, owned as f64 / slots.values().sum::<usize>().max(1) as f64));
+    }
+    let dropped = service.id.map_or(Ok(0), |id| counters.service_drops(id))?;
+    Ok(ServiceStatus {
+        name: service.name.clone(),
+        vip: service.vip,
+        port: service.port,
+        protocol: service.protocol,
+        algorithm: service.algorithm,
+        forward: service.forward,
+        state: if service.backends.iter().any(|backend| backend.serves) { "up" } else { "down" },
+        packets: total.packets,
+        bytes: total.bytes,
+        connections: total.connections,
+        dropped,
+        backends,
+        dns: service.discovery.as_ref().map(|discovery| DnsStatus {
+            addresses: discovery.n_addresses,
+            queries: discovery.n_queries,
+            errors: discovery.n_errors,
+            stale: discovery.stale,
+            last_error: discovery.last_error.clone(),
+        }),
+    })
+}
+
+fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -> BackendStatus {
+    BackendStatus {
+        address: backend.endpoint.ip(),
+        port: backend.endpoint.port(),
+        weight: backend.weight,
+        state: backend.check.state,
+        serving: backend.serves,
+        share,
+        packets: counted.packets,
+        bytes: counted.bytes,
+        connections: counted.connections,
+        check: backend.check.last_result.clone(),
+        check_ms: backend.check.last_latency.map(|latency| latency.as_secs_f64() * 1e3),
+        unreachable: backend.unreachable.clone(),
+    }
+}
+
+/// Slots by the backend that new flows in them go to.
+fn n_slots(slots: &[Slot]) -> BTreeMap<BackendId, usize> {
+    let mut counts = vec![0usize; 1 << 16];
+    for slot in slots {
+        counts[usize::from(slot.current().0)] += 1;
+    }
+    let owned = counts.iter().enumerate().filter(|&(_, &count)| count > 0);
+    owned.map(|(id, &count)| (BackendId(id as u16), count)).collect()
+}

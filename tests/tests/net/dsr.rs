@@ -1,0 +1,47 @@
+//! Direct server return: the backends answer the client themselves.
+
+use anyhow::{Result, ensure};
+use std::net::SocketAddr;
+use xlb_tests::{Backend, Daemon, Network, http, udp};
+
+use super::support::{both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6};
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn tcp_and_udp_reach_all_backends_over_both_families() -> Result<()> {
+    let network = Network::dsr(5, &both_vips())?;
+    let _backends = Backend::start_all(&network, 80, &both_vips())?;
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
+        .services(tcp_and_udp_on_both_families(&network, "dsr"))
+        .start()?;
+    let client = &network.client.netns;
+    for address in both_vips() {
+        let tcp = tally(http::names(client, &url(address, 80), 200)?);
+        ensure!(tcp.len() == 5, "TCP by way of {address} reached {tcp:?}");
+        let udp = tally(udp::names(client, SocketAddr::new(address, 80), 200)?);
+        ensure!(udp.len() == 5, "UDP by way of {address} reached {udp:?}");
+    }
+    let status = daemon.status()?;
+    counters_sum(&status)?;
+    for name in ["web", "web6"] {
+        ensure!(service(&status, name)?["connections"] == 200, "{:#}", service(&status, name)?);
+    }
+    // Every packet left on the interface that it came from.
+    ensure!(verdict(&daemon, "tx")? > 0 && verdict(&daemon, "redirect")? == 0, "{:#}", status["verdicts"]);
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_vip_answers_ping() -> Result<()> {
+    let network = Network::dsr(1, &both_vips())?;
+    let _backends = Backend::start_all(&network, 80, &both_vips())?;
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
+        .services(tcp_and_udp_on_both_families(&network, "dsr"))
+        .start()?;
+    for address in [vip(), vip_v6()] {
+        network.client.netns.run(&format!("ping -n -c 2 -W 2 -i 0.2 {address}"))?;
+    }
+    ensure!(verdict(&daemon, "echo_reply")? == 4, "{:#}", daemon.status()?["verdicts"]);
+    daemon.stop()
+}

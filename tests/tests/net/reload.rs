@@ -1,0 +1,53 @@
+//! SIGHUP: another configuration while traffic flows.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use xlb_tests::{Backend, Connections, Daemon, Network, http, until};
+
+use super::support::{LIMIT, Service, tally, url, vip, wait_answer, wait_serving};
+
+fn web(network: &Network, n: usize) -> String {
+    Service::new("web", vip(), 80).backends(&network.backends[..n], true).toml()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn services_and_backends_come_and_go() -> Result<()> {
+    let network = Network::dsr(3, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(web(&network, 1)).start()?;
+    let client = &network.client.netns;
+    daemon.reload(web(&network, 3))?;
+    wait_serving(&daemon, "web", 3)?;
+    ensure!(tally(http::names(client, &url(vip(), 80), 100)?).len() == 3);
+    let _more = Backend::start(&network.backends[0].netns, "other", &[("http", (std::net::Ipv6Addr::UNSPECIFIED, 81).into())])?;
+    let other = Service::new("other", vip(), 81).backends(&network.backends[..1], true).toml();
+    daemon.reload(web(&network, 2) + &other)?;
+    ensure!(wait_answer(client, &url(vip(), 81))?.body.trim() == "other");
+    wait_serving(&daemon, "web", 2)?;
+    daemon.reload(other)?;
+    until(LIMIT, "web to be gone", || Ok((daemon.status()?["services"].as_array().map(Vec::len) == Some(1)).then_some(())))?;
+    ensure!(http::get(client, &url(vip(), 80)).is_err(), "a service that is gone serves nobody");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_bad_file_changes_nothing() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(web(&network, 2)).start()?;
+    let connections =
+        Connections::open(&network.client.netns, (vip(), 80).into(), 50, Duration::from_millis(10), Duration::from_secs(2))?;
+    let before = daemon.metric("xlb_map_changes_total")?;
+    daemon.reload("[[service]]\nname = \"web\"\nvip = \"nonsense\"\n")?;
+    daemon.process().wait_for_log("not reloaded", LIMIT)?;
+    let log = daemon.log();
+    ensure!(log.contains("xlb.toml:") && log.contains("nonsense"), "the log shows where:\n{log}");
+    ensure!(daemon.metric("xlb_map_changes_total")? == before);
+    ensure!(daemon.metric("xlb_reloads_total{result=\"refused\"}")? == 1.0);
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}");
+    daemon.stop()
+}

@@ -1,0 +1,64 @@
+//! The daemon ends, is killed, and comes back.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use xlb_tests::{Backend, Connections, Daemon, Network, http};
+
+use super::support::{Service, both_vips, tcp_and_udp_on_both_families, url, vip, wait_serving};
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_clean_end_leaves_nothing_behind() -> Result<()> {
+    let network = Network::dsr(1, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let services = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    let pin = daemon.pin().to_owned();
+    ensure!(network.lb.netns.run("ip link show eth0")?.contains("xdp"), "attached while it runs");
+    daemon.stop()?;
+    ensure!(!network.lb.netns.run("ip link show eth0")?.contains("xdp"), "detached");
+    ensure!(!pin.exists(), "{} is still there", pin.display());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn killed_and_started_again_it_moves_no_flow() -> Result<()> {
+    let network = Network::dsr(5, &both_vips())?;
+    let _backends = Backend::start_all(&network, 80, &both_vips())?;
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
+        .services(tcp_and_udp_on_both_families(&network, "dsr"))
+        .start()?;
+    let client = &network.client.netns;
+    let connections = Connections::open(client, (vip(), 80).into(), 200, Duration::from_millis(10), Duration::from_secs(2))?;
+    let builder = daemon.builder();
+    daemon.kill();
+    // Nobody looks after the tables, and packets find their way all the same.
+    http::names(client, &url(vip(), 80), 100)?;
+    let exchanges = connections.exchanges();
+    let daemon = builder.start()?;
+    ensure!(connections.exchanges() > exchanges, "traffic went on");
+    wait_serving(&daemon, "web", 5)?;
+    http::names(client, &url(vip(), 80), 100)?;
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
+    let moved = daemon.metric("xlb_service_slots_moved_total{service=\"web\"}").unwrap_or_default();
+    ensure!(moved == 0.0, "{moved} slots moved\n{}", daemon.log());
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn told_to_leave_the_program_running_it_does() -> Result<()> {
+    let network = Network::nat(2)?;
+    let _backends = Backend::start_all(&network, 80, &[])?;
+    let services = Service::new("web", vip(), 80).with("forward", "nat").backends(&network.backends, true).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).on_exit("keep").services(services).start()?;
+    let builder = daemon.builder();
+    daemon.stop()?;
+    http::names(&network.client.netns, &url(vip(), 80), 50)?;
+    let daemon = builder.on_exit("detach").start()?;
+    http::names(&network.client.netns, &url(vip(), 80), 50)?;
+    daemon.stop()
+}
