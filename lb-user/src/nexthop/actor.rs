@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
@@ -13,18 +16,14 @@ use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
 use super::neighbours::{self, Key, Neighbour};
-use super::netdev::{self, Netdev};
+use super::netdev::{self, Device, Netdev};
 use super::routes::{self, Route};
-use super::socket::{Event, Events, Received, Requests};
+use super::socket::{Events, Received, Requests, Unread};
 use super::table::Table;
-use super::{Answer, Changes, NextHopError, RedirectMode, links, wire};
+use super::{Answer, Changes, NextHopError, RedirectMode, links};
 
 /// link, neighbour, IPv4 address, route and rule, IPv6 address, route and rule, nexthop objects.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
 
@@ -135,10 +134,10 @@ impl Actor {
         self.to_ask.extend(self.table.all_wanted());
     }
 
-    async fn take_events(&mut self, received: io::Result<Received>) {
+    async fn take_events(&mut self, received: io::Result<Received<RouteNetlinkMessage>>) {
         match received {
             Ok(Received::Events(events)) => {
-                for event in &events {
+                for event in events {
                     self.take_event(event).await;
                 }
             }
@@ -154,42 +153,48 @@ impl Actor {
         }
     }
 
-    async fn take_event(&mut self, event: &Event) {
+    async fn take_event(&mut self, event: Result<RouteNetlinkMessage, Unread>) {
         let now = Instant::now();
-        match event.kind {
-            neighbours::RTM_NEWNEIGH | neighbours::RTM_DELNEIGH => {
-                if let Some((key, neighbour)) = neighbours::parse(event.kind, &event.body) {
+        match event {
+            Ok(message @ (RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_))) => {
+                if let Some((key, neighbour)) = neighbours::parse(&message) {
                     self.table.set_neighbour(key, neighbour, now);
                 }
             }
-            routes::RTM_NEWROUTE | routes::RTM_DELROUTE => {
-                if let Some(range) = routes::concerns(&event.body) {
+            Ok(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+                if let Some(range) = routes::concerns(&route) {
                     self.to_ask.extend(self.table.wanted_in(range));
                 }
             }
-            links::RTM_NEWLINK => self.take_link(&event.body).await,
-            links::RTM_DELLINK => self.drop_link(&event.body),
-            RTM_NEWADDR | RTM_DELADDR => {
+            Ok(message @ RouteNetlinkMessage::NewLink(_)) => self.take_link(&message).await,
+            Ok(message @ RouteNetlinkMessage::DelLink(_)) => self.drop_link(&message),
+            Ok(RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address)) => {
                 // Routes that prefer a removed address go with it, unannounced; and an interface can only ask for its
                 // neighbours once it has an address (IPv6: once that is known to be unique).
                 self.ask_all_again();
-                if let Some(ifindex) = wire::u32_at(&event.body, 4) {
-                    self.table.probe_again(ifindex, now);
-                }
+                self.table.probe_again(address.header.index, now);
             }
-            RTM_NEWRULE | RTM_DELRULE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => self.ask_all_again(),
-            _ => {}
+            Ok(RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_)) => self.ask_all_again(),
+            Ok(_) => {}
+            // Of nexthop objects, which netlink-packet-route does not know, no more is needed than that one changed.
+            Err(Unread { kind: RTM_NEWNEXTHOP | RTM_DELNEXTHOP, .. }) => self.ask_all_again(),
+            Err(unread) => self.pass_over(&unread),
         }
     }
 
-    fn drop_link(&mut self, body: &[u8]) {
-        if links::parse_ifindex(body).is_some_and(|ifindex| self.table.remove_link(ifindex)) {
+    fn pass_over(&mut self, Unread { kind, error }: &Unread) {
+        debug!(kind, %error, "netlink: passed over an event that cannot be read, reading everything anew");
+        self.resync_soon();
+    }
+
+    fn drop_link(&mut self, message: &RouteNetlinkMessage) {
+        if links::parse_ifindex(message).is_some_and(|ifindex| self.table.remove_link(ifindex)) {
             self.ask_all_again();
         }
     }
 
-    async fn take_link(&mut self, body: &[u8]) {
-        let Some(mut link) = links::parse(body) else { return };
+    async fn take_link(&mut self, message: &RouteNetlinkMessage) {
+        let Some(mut link) = links::parse(message) else { return };
         let is_new = !self.table.knows_link(link.facts.ifindex);
         match &self.netdev {
             Some((netdev, _)) if is_new => {
@@ -203,11 +208,15 @@ impl Actor {
         }
     }
 
-    fn take_netdev_events(&mut self, received: io::Result<Received>) {
+    fn take_netdev_events(&mut self, received: io::Result<Received<GenlMessage<Device>>>) {
         match received {
             Ok(Received::Events(events)) => {
-                for (ifindex, features) in events.iter().filter_map(|event| netdev::parse(&event.body)) {
-                    self.table.set_features(ifindex, features);
+                for event in events {
+                    match event.map(|message| netdev::parse(&message.payload)) {
+                        Ok(Some((ifindex, features))) => self.table.set_features(ifindex, features),
+                        Ok(None) => {}
+                        Err(unread) => self.pass_over(&unread),
+                    }
                 }
             }
             Ok(Received::Overrun) => self.resync_at = Instant::now(),
@@ -221,19 +230,32 @@ impl Actor {
     /// Reads all links, and what XDP can do on them.
     async fn read_links(&mut self) -> Result<(), NextHopError> {
         let mut present = BTreeSet::new();
-        for event in links::all(&mut self.routing).await? {
-            present.extend(links::parse_ifindex(&event.body));
-            self.take_link(&event.body).await;
+        let links = links::all(&mut self.routing).await?;
+        for message in &links.messages {
+            present.extend(links::parse_ifindex(message));
+            self.take_link(message).await;
         }
-        if self.table.retain_links(&present) {
+        let mut n_unread = links.n_unread;
+        // One that could not be read is not gone.
+        if n_unread == 0 && self.table.retain_links(&present) {
             self.ask_all_again();
         }
         if let Some((netdev, _)) = &self.netdev {
-            for (ifindex, features) in netdev.all(&mut self.generic).await? {
+            let devices = netdev.all(&mut self.generic).await?;
+            for (ifindex, features) in devices.messages.iter().filter_map(|message| netdev::parse(&message.payload)) {
                 self.table.set_features(ifindex, features);
             }
+            n_unread += devices.n_unread;
+        }
+        if n_unread > 0 {
+            self.resync_soon();
         }
         Ok(())
+    }
+
+    /// Within a while, so that what can never be read does not keep the task busy.
+    fn resync_soon(&mut self) {
+        self.resync_at = self.resync_at.min(Instant::now() + RETRY_INTERVAL);
     }
 
     async fn resync(&mut self) {
@@ -257,15 +279,14 @@ impl Actor {
     }
 
     async fn ask_for_route(&mut self, address: IpAddr) -> Option<Route> {
-        let question = routes::question(address);
-        match self.routing.get("tell a route", routes::RTM_GETROUTE, &question).await {
-            Ok(answer) => answer.and_then(|event| routes::parse(address, &event.body)),
+        match self.routing.get("tell a route", routes::question(address)).await {
+            Ok(answer) => answer.and_then(|answer| routes::parse(address, &answer)),
             Err(NextHopError::Refused { source, .. }) if routes::parse_refusal(&source).is_some() => {
                 routes::parse_refusal(&source)
             }
             Err(error) => {
                 debug!(%address, error = &error as &dyn std::error::Error, "next hops: cannot ask for a route");
-                self.resync_at = self.resync_at.min(Instant::now() + RETRY_INTERVAL);
+                self.resync_soon();
                 None
             }
         }
@@ -285,9 +306,8 @@ impl Actor {
     }
 
     async fn look_up(&mut self, key: Key) -> Option<Neighbour> {
-        let question = neighbours::question(key);
-        match self.routing.get("tell of a neighbour", neighbours::RTM_GETNEIGH, &question).await {
-            Ok(answer) => neighbours::parse(neighbours::RTM_NEWNEIGH, &answer?.body).map(|(_, neighbour)| neighbour),
+        match self.routing.get("tell of a neighbour", neighbours::question(key)).await {
+            Ok(answer) => neighbours::parse(&answer?).map(|(_, neighbour)| neighbour),
             Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => {
                 Some(Neighbour::Unknown)
             }
@@ -299,8 +319,7 @@ impl Actor {
     }
 
     async fn use_neighbour(&mut self, key: Key) {
-        let usage = neighbours::usage(key);
-        let result = self.routing.act("resolve a neighbour", neighbours::RTM_NEWNEIGH, wire::NLM_F_CREATE, &usage).await;
+        let result = self.routing.act("resolve a neighbour", NLM_F_CREATE, neighbours::usage(key)).await;
         let Err(error) = result else { return };
         if self.warned_at.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
             return;
@@ -326,7 +345,7 @@ async fn due<T>(at: Option<Instant>, then: impl Future<Output = T>) -> T {
     then.await
 }
 
-async fn receive(netdev: &mut Option<(Netdev, Events)>) -> io::Result<Received> {
+async fn receive(netdev: &mut Option<(Netdev, Events)>) -> io::Result<Received<GenlMessage<Device>>> {
     match netdev {
         Some((_, events)) => events.receive().await,
         None => std::future::pending().await,

@@ -1,40 +1,16 @@
 //! Interfaces: what netlink says of them, whether they take redirected frames, and in which mode XDP works on them.
 
 use lb_common::MacAddr;
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use rustix::io::Errno;
 
 use super::netdev::{self, Netdev};
-use super::socket::{Event, Requests};
-use super::wire::{self, Body};
+use super::socket::{Answers, Requests};
 use super::{NextHopError, RedirectMode};
-
-pub const RTM_NEWLINK: u16 = 16;
-pub const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINK: u16 = 5;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_EXT_MASK: u16 = 29;
-const RTEXT_FILTER_SKIP_STATS: u32 = 8;
-const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_XDP: u16 = 43;
-const IFLA_XDP_PROG_ID: u16 = 4;
-const IFLA_XDP_DRV_PROG_ID: u16 = 5;
-const IFLA_XDP_ATTACHED: u16 = 2;
-const XDP_ATTACHED_DRV: u8 = 1;
-const IFLA_TARGET_NETNSID: u16 = 46;
-
-const ARPHRD_ETHER: u16 = 1;
-const IFF_UP: u32 = 0x1;
-const IFF_RUNNING: u32 = 0x40;
-
-/// `struct ifinfomsg`: family, padding, type (16 bits), index (32), flags (32), change (32).
-const HEADER_LEN: usize = 16;
 
 /// What is known of one interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,8 +96,8 @@ pub fn takes_redirects(facts: &LinkFacts, mode: RedirectMode) -> bool {
 pub async fn facts(interface: &str) -> Result<LinkFacts, NextHopError> {
     let no_such_interface = || NextHopError::NoSuchInterface { interface: interface.to_owned() };
     let mut requests = Requests::open(NETLINK_ROUTE)?;
-    let question = question(0).attribute(IFLA_IFNAME, &[interface.as_bytes(), &[0]].concat());
-    let answer = match requests.get("tell of an interface", RTM_GETLINK, &question).await {
+    let question = question(0, Some(LinkAttribute::IfName(interface.to_owned())));
+    let answer = match requests.get("tell of an interface", question).await {
         // The last two: no interface can have such a name.
         Err(NextHopError::Refused { source, .. })
             if matches!(Errno::from_io_error(&source), Some(Errno::NODEV | Errno::RANGE | Errno::INVAL)) =>
@@ -130,7 +106,7 @@ pub async fn facts(interface: &str) -> Result<LinkFacts, NextHopError> {
         }
         answer => answer?,
     };
-    let mut link = answer.and_then(|event| parse(&event.body)).ok_or_else(no_such_interface)?;
+    let mut link = answer.and_then(|message| parse(&message)).ok_or_else(no_such_interface)?;
     link.facts.peer_has_xdp = peer_has_xdp(&mut requests, &link).await;
     let mut requests = Requests::open(NETLINK_GENERIC)?;
     if let Some(netdev) = Netdev::find(&mut requests).await? {
@@ -150,73 +126,77 @@ pub struct Link {
 }
 
 /// What to ask for one interface, 0 for all or for one by name. Statistics would be most of the answer.
-fn question(ifindex: u32) -> Body {
-    let mut header = [0; HEADER_LEN];
-    header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    Body::new(&header).attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes())
+fn question(ifindex: u32, attribute: Option<LinkAttribute>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    message.attributes.extend(attribute);
+    RouteNetlinkMessage::GetLink(message)
 }
 
 /// All interfaces.
-pub async fn all(requests: &mut Requests) -> Result<Vec<Event>, NextHopError> {
-    requests.dump("list its interfaces", RTM_GETLINK, &question(0)).await
+pub async fn all(requests: &mut Requests) -> Result<Answers<RouteNetlinkMessage>, NextHopError> {
+    requests.dump("list its interfaces", question(0, None)).await
 }
 
 /// Whether the other end of a veth runs a native XDP program. `None` for other kinds, and where it cannot be told.
 pub async fn peer_has_xdp(requests: &mut Requests, link: &Link) -> Option<bool> {
     let (ifindex, namespace) = link.peer.filter(|_| link.facts.kind.as_deref() == Some("veth"))?;
-    let question = match namespace {
-        None => question(ifindex),
-        Some(id) => question(ifindex).attribute(IFLA_TARGET_NETNSID, &id.to_ne_bytes()),
-    };
-    let answer = requests.get("tell of the other end of a veth", RTM_GETLINK, &question).await.ok()??;
-    parse(&answer.body).map(|peer| peer.has_native_xdp)
+    // The library's name for it is older than the kernel's, IFLA_TARGET_NETNSID.
+    let question = question(ifindex, namespace.map(LinkAttribute::IfNetnsId));
+    let answer = requests.get("tell of the other end of a veth", question).await.ok()??;
+    parse(&answer).map(|peer| peer.has_native_xdp)
 }
 
-/// The interface that a message of type [`RTM_DELLINK`] is about. `None` where it left a bridge, and still exists.
-pub fn parse_ifindex(body: &[u8]) -> Option<u32> {
+/// The interface that came, changed or went. `None` where it joined or left a bridge.
+pub fn parse_ifindex(message: &RouteNetlinkMessage) -> Option<u32> {
+    let (RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) = message else { return None };
     // The bridge announces its ports to the same group, in its own family.
-    (*body.first()? == 0).then(|| wire::u32_at(body, 4))?
+    (link.header.interface_family == AddressFamily::Unspec).then_some(link.header.index)
 }
 
-/// Reads a message of type [`RTM_NEWLINK`]. `None` where it is a bridge's about a port, tells only a part, as wireless
-/// drivers' do, or makes no sense.
-pub fn parse(body: &[u8]) -> Option<Link> {
-    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
-    let ifindex = parse_ifindex(body)?;
-    let flags = wire::u32_at(header, 8)?;
+/// Reads what a message says of an interface. `None` where it went, or where the message is a bridge's about a port or
+/// tells only a part, as wireless drivers' do.
+pub fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
+    let ifindex = parse_ifindex(message)?;
+    let RouteNetlinkMessage::NewLink(LinkMessage { header, attributes, .. }) = message else { return None };
     let (mut name, mut mac, mut mtu, mut kind) = (None, None, None, None);
     let (mut peer, mut peer_namespace, mut xdp) = (None, None, Xdp::default());
-    for (attribute, value) in wire::attributes(rest) {
+    for attribute in attributes {
         match attribute {
-            IFLA_IFNAME => name = wire::text(value),
-            IFLA_ADDRESS => mac = value.try_into().ok().map(MacAddr),
-            IFLA_MTU => mtu = wire::u32_at(value, 0),
-            IFLA_LINK => peer = wire::u32_at(value, 0),
-            IFLA_LINK_NETNSID => peer_namespace = wire::u32_at(value, 0).map(u32::cast_signed),
-            IFLA_LINKINFO => {
-                let info = wire::attributes(value).find(|(attribute, _)| *attribute == IFLA_INFO_KIND);
-                kind = info.and_then(|(_, value)| wire::text(value));
-            }
-            IFLA_XDP => xdp = Xdp::parse(value),
+            LinkAttribute::IfName(value) => name = Some(value.clone()),
+            LinkAttribute::Address(value) => mac = value.as_slice().try_into().ok().map(MacAddr),
+            LinkAttribute::Mtu(value) => mtu = Some(*value),
+            LinkAttribute::Link(value) => peer = Some(*value),
+            LinkAttribute::LinkNetNsId(value) => peer_namespace = Some(*value),
+            LinkAttribute::LinkInfo(values) => kind = values.iter().find_map(parse_kind),
+            LinkAttribute::Xdp(values) => xdp = Xdp::parse(values),
             _ => {}
         }
     }
     // A negative namespace id: the kernel has no name for it.
     let peer = peer.filter(|_| peer_namespace.is_none_or(|id| id >= 0)).map(|ifindex| (ifindex, peer_namespace));
-    let ethernet = wire::u16_at(header, 2)? == ARPHRD_ETHER && mac.is_some();
+    let ethernet = header.link_layer_type == LinkLayerType::Ether && mac.is_some();
     let facts = LinkFacts {
         ifindex,
         name: name?,
         ethernet,
         mac: mac.filter(|_| ethernet).unwrap_or_default(),
         mtu: mtu?,
-        kind,
-        up: flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
+        kind: kind.map(InfoKind::to_string),
+        up: header.flags.contains(LinkFlags::Up | LinkFlags::Running),
         xdp_features: None,
         peer_has_xdp: None,
         xdp_attached: xdp.id,
     };
     Some(Link { facts, peer, has_native_xdp: xdp.native })
+}
+
+fn parse_kind(attribute: &LinkInfo) -> Option<&InfoKind> {
+    match attribute {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -226,14 +206,14 @@ struct Xdp {
 }
 
 impl Xdp {
-    fn parse(value: &[u8]) -> Self {
+    fn parse(attributes: &[LinkXdp]) -> Self {
         let mut xdp = Self::default();
-        for (attribute, value) in wire::attributes(value) {
+        for attribute in attributes {
             match attribute {
-                IFLA_XDP_PROG_ID => xdp.id = wire::u32_at(value, 0).filter(|id| *id != 0),
+                LinkXdp::ProgId(id) => xdp.id = Some(*id).filter(|id| *id != 0),
                 // Only this one is there where native and generic programs are attached at once.
-                IFLA_XDP_DRV_PROG_ID => xdp.native |= wire::u32_at(value, 0).is_some_and(|id| id != 0),
-                IFLA_XDP_ATTACHED => xdp.native |= value.first() == Some(&XDP_ATTACHED_DRV),
+                LinkXdp::DrvProgId(id) => xdp.native |= *id != 0,
+                LinkXdp::Attached(mode) => xdp.native |= *mode == XdpAttached::Driver,
                 _ => {}
             }
         }

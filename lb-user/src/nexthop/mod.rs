@@ -17,13 +17,13 @@
 
 mod actor;
 mod links;
+mod message;
 mod neighbours;
 mod netdev;
 mod probe;
 mod routes;
 mod socket;
 mod table;
-mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -3,26 +3,8 @@
 use std::net::IpAddr;
 
 use lb_common::MacAddr;
-
-use super::wire::{self, Body};
-
-pub const RTM_NEWNEIGH: u16 = 28;
-pub const RTM_DELNEIGH: u16 = 29;
-pub const RTM_GETNEIGH: u16 = 30;
-
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-
-const NUD_INCOMPLETE: u16 = 0x01;
-const NUD_STALE: u16 = 0x04;
-const NUD_FAILED: u16 = 0x20;
-/// Reachable, stale, delay, probe, noarp, permanent.
-const NUD_VALID: u16 = 0x02 | NUD_STALE | 0x08 | 0x10 | 0x40 | 0x80;
-const NTF_USE: u8 = 0x01;
-const NTF_PROXY: u8 = 0x08;
-
-/// `struct ndmsg`: family, 3 bytes of padding, ifindex (32 bits), state (16), flags (8), type (8).
-const HEADER_LEN: usize = 12;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 /// A neighbour's place: its link, and its address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -47,47 +29,53 @@ pub enum Neighbour {
 }
 
 /// What to ask for one neighbour.
-pub fn question(key: Key) -> Body {
-    Body::new(&header(key, 0)).address(NDA_DST, key.address)
+pub fn question(key: Key) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetNeighbour(message(key, NeighbourFlags::empty()))
 }
 
 /// Tells the kernel that a neighbour is in use, which makes it resolve or confirm it.
-pub fn usage(key: Key) -> Body {
-    Body::new(&header(key, NTF_USE)).address(NDA_DST, key.address)
+pub fn usage(key: Key) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewNeighbour(message(key, NeighbourFlags::Use))
 }
 
-fn header(key: Key, flags: u8) -> [u8; HEADER_LEN] {
-    let mut header = [0; HEADER_LEN];
-    header[0] = wire::family(key.address);
-    header[4..8].copy_from_slice(&key.ifindex.to_ne_bytes());
-    header[10] = flags;
-    header
+fn message(key: Key, flags: NeighbourFlags) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = if key.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.ifindex = key.ifindex;
+    message.header.flags = flags;
+    message.attributes = vec![NeighbourAttribute::Destination(key.address.into())];
+    message
 }
 
-/// Reads a message of type [`RTM_NEWNEIGH`] or [`RTM_DELNEIGH`]. `None` where it is about a bridge's forwarding table
-/// or a proxy entry, or makes no sense.
-pub fn parse(kind: u16, body: &[u8]) -> Option<(Key, Neighbour)> {
-    let (header, rest) = body.split_first_chunk::<HEADER_LEN>()?;
-    if !matches!(header[0], wire::AF_INET | wire::AF_INET6) || header[10] & NTF_PROXY != 0 {
+/// Reads what a message says of a neighbour. `None` where it is about a bridge's forwarding table or a proxy entry.
+pub fn parse(message: &RouteNetlinkMessage) -> Option<(Key, Neighbour)> {
+    let (RouteNetlinkMessage::NewNeighbour(NeighbourMessage { header, attributes, .. })
+    | RouteNetlinkMessage::DelNeighbour(NeighbourMessage { header, attributes, .. })) = message
+    else {
+        return None;
+    };
+    if header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
     let (mut address, mut mac) = (None, None);
-    for (kind, value) in wire::attributes(rest) {
-        match kind {
-            NDA_DST => address = wire::address(value),
-            NDA_LLADDR => mac = value.try_into().ok().map(MacAddr),
+    for attribute in attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some((*v4).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some((*v6).into()),
+            NeighbourAttribute::LinkLayerAddress(value) => mac = value.as_slice().try_into().ok().map(MacAddr),
             _ => {}
         }
     }
-    let key = Key { ifindex: wire::u32_at(header, 4)?, address: address? };
-    if kind == RTM_DELNEIGH {
+    let key = Key { ifindex: header.ifindex, address: address? };
+    if matches!(message, RouteNetlinkMessage::DelNeighbour(_)) {
         return Some((key, Neighbour::Unknown));
     }
-    let neighbour = match (wire::u16_at(header, 8)?, mac) {
-        (state, _) if state & NUD_FAILED != 0 => Neighbour::Failed,
-        (state, _) if state & NUD_INCOMPLETE != 0 => Neighbour::Incomplete,
-        (state, Some(mac)) if state & NUD_STALE != 0 => Neighbour::Stale(mac),
-        (state, Some(mac)) if state & NUD_VALID != 0 => Neighbour::Usable(mac),
+    use NeighbourState::{Delay, Failed, Incomplete, Noarp, Permanent, Probe, Reachable, Stale};
+    let neighbour = match (header.state, mac) {
+        (Failed, _) => Neighbour::Failed,
+        (Incomplete, _) => Neighbour::Incomplete,
+        (Stale, Some(mac)) => Neighbour::Stale(mac),
+        (Reachable | Delay | Probe | Noarp | Permanent, Some(mac)) => Neighbour::Usable(mac),
         _ => Neighbour::Unknown,
     };
     Some((key, neighbour))
@@ -95,16 +83,22 @@ pub fn parse(kind: u16, body: &[u8]) -> Option<(Key, Neighbour)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv4Addr;
 
-    fn message(state: u16, flags: u8, mac: Option<&[u8]>) -> Body {
-        let [low, high] = state.to_ne_bytes();
-        let body = Body::new(&[wire::AF_INET, 0, 0, 0, 3, 0, 0, 0, low, high, flags, 1]);
-        let body = body.address(NDA_DST, [10, 0, 0, 1].into());
-        match mac {
-            Some(mac) => body.attribute(NDA_LLADDR, mac),
-            None => body,
-        }
+    use super::*;
+    use crate::nexthop::message::received;
+
+    const KEY: Key = Key { ifindex: 3, address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)) };
+
+    fn entry(state: u16, flags: NeighbourFlags, mac: Option<&[u8]>) -> NeighbourMessage {
+        let mut message = message(KEY, flags);
+        message.header.state = state.into();
+        message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
+        message
+    }
+
+    fn parse_new(message: NeighbourMessage) -> Option<(Key, Neighbour)> {
+        parse(&received(RouteNetlinkMessage::NewNeighbour(message)))
     }
 
     #[test]
@@ -124,25 +118,24 @@ mod tests {
             (0x80, true, usable),
             (0x80, false, Neighbour::Unknown),
         ] {
-            let body = message(state, 0, with_mac.then_some(&mac[..]));
-            let key = Key { ifindex: u32::from_ne_bytes([3, 0, 0, 0]), address: [10, 0, 0, 1].into() };
-            assert_eq!(parse(RTM_NEWNEIGH, body.bytes()), Some((key, expected)), "{state:#x}");
-            assert_eq!(parse(RTM_DELNEIGH, body.bytes()), Some((key, Neighbour::Unknown)), "{state:#x}");
+            let message = entry(state, NeighbourFlags::empty(), with_mac.then_some(&mac[..]));
+            assert_eq!(parse_new(message.clone()), Some((KEY, expected)), "{state:#x}");
+            let gone = received(RouteNetlinkMessage::DelNeighbour(message));
+            assert_eq!(parse(&gone), Some((KEY, Neighbour::Unknown)), "{state:#x}");
         }
     }
 
     #[test]
-    fn proxies_bridge_entries_and_fragments_are_no_neighbours() {
-        assert_eq!(parse(RTM_NEWNEIGH, message(0x02, NTF_PROXY, None).bytes()), None);
-        let mut bridge = message(0x02, 0, Some(&[2; 6])).bytes().to_vec();
-        bridge[0] = 7;
-        assert_eq!(parse(RTM_NEWNEIGH, &bridge), None);
-        assert_eq!(parse(RTM_NEWNEIGH, &bridge[..5]), None);
+    fn proxies_and_bridge_entries_are_no_neighbours() {
+        assert_eq!(parse_new(entry(0x02, NeighbourFlags::Proxy, None)), None);
+        let mut bridge = entry(0x02, NeighbourFlags::empty(), Some(&[2; 6]));
+        bridge.header.family = AddressFamily::Bridge;
+        assert_eq!(parse_new(bridge), None);
     }
 
     #[test]
     fn a_link_layer_address_of_another_length_is_none() {
-        let body = message(0x02, 0, Some(&[1; 20]));
-        assert_eq!(parse(RTM_NEWNEIGH, body.bytes()).unwrap().1, Neighbour::Unknown);
+        let message = entry(0x02, NeighbourFlags::empty(), Some(&[1; 20]));
+        assert_eq!(parse_new(message).unwrap().1, Neighbour::Unknown);
     }
 }

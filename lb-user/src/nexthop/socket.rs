@@ -1,16 +1,21 @@
 //! Netlink sockets: one kind for requests, one for events.
 //!
 //! They are apart because an overrun by events would take the answers to requests with it.
+//!
+//! The requests are sent by hand, not by netlink-proto: there, a request whose answer is lost stays pending forever,
+//! and with it whoever waits for it. Here every request ends, if need be by its time-out.
 
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use netlink_packet_core::{DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkPayload};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
+use tracing::debug;
 
 use super::NextHopError;
-use super::wire::{self, Body};
+use super::message::{Message, decode, encode};
 
 /// The kernel puts at most 32 KiB in a datagram.
 const DATAGRAM_LEN: usize = 64 * 1024;
@@ -18,13 +23,6 @@ const DATAGRAM_LEN: usize = 64 * 1024;
 const EVENT_BUFFER_LEN: usize = 4 << 20;
 /// Ordinarily microseconds; longer while another process holds the kernel's RTNL lock.
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A message of an event or an answer, kept.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Event {
-    pub kind: u16,
-    pub body: Vec<u8>,
-}
 
 /// For requests, one at a time: the kernel answers most within the system call, so that pipelining would gain nothing.
 pub struct Requests {
@@ -41,38 +39,35 @@ impl Requests {
     }
 
     /// Has something done that has no answer but yes or no. `what` completes "refused to".
-    pub async fn act(&mut self, what: &'static str, kind: u16, flags: u16, body: &Body) -> Result<(), NextHopError> {
-        let flags = wire::NLM_F_REQUEST | wire::NLM_F_ACK | flags;
-        within(what, async { self.exchange(kind, flags, body).await }).await.map(drop)
+    pub async fn act(&mut self, what: &'static str, flags: u16, request: impl Message) -> Result<(), NextHopError> {
+        within(what, self.exchange(NLM_F_REQUEST | NLM_F_ACK | flags, request)).await.map(drop)
     }
 
-    /// Asks for one thing.
-    pub async fn get(&mut self, what: &'static str, kind: u16, body: &Body) -> Result<Option<Event>, NextHopError> {
-        within(what, async { self.exchange(kind, wire::NLM_F_REQUEST, body).await })
-            .await
-            .map(|answers| answers.events.into_iter().next())
+    /// Asks for one thing. `None` where the answer cannot be read.
+    pub async fn get<M: Message>(&mut self, what: &'static str, request: M) -> Result<Option<M>, NextHopError> {
+        let answers = within(what, self.exchange(NLM_F_REQUEST, request)).await?;
+        Ok(answers.messages.into_iter().next())
     }
 
     /// Asks for all there are. A dump that changes disturbed is asked for again.
-    pub async fn dump(&mut self, what: &'static str, kind: u16, body: &Body) -> Result<Vec<Event>, NextHopError> {
+    pub async fn dump<M: Message>(&mut self, what: &'static str, request: M) -> Result<Answers<M>, NextHopError> {
         const N_TRIES: usize = 5;
-        let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
         let mut answers = Answers::default();
         for _ in 0..N_TRIES {
-            answers = within(what, async { self.exchange(kind, flags, body).await }).await?;
+            answers = within(what, self.exchange(NLM_F_REQUEST | NLM_F_DUMP, request.clone())).await?;
             if !answers.disturbed {
                 break;
             }
         }
-        Ok(answers.events)
+        Ok(answers)
     }
 
-    async fn exchange(&mut self, kind: u16, flags: u16, body: &Body) -> io::Result<Answers> {
+    async fn exchange<M: Message>(&mut self, flags: u16, request: M) -> io::Result<Answers<M>> {
         self.sequence = self.sequence.wrapping_add(1);
         let kernel = SocketAddr::new(0, 0);
-        self.socket.send_to(&body.message(kind, flags, self.sequence), &kernel).await?;
+        self.socket.send_to(&encode(request, flags, self.sequence), &kernel).await?;
         // An answer ends with "done" (dumps), with an acknowledgement, or else is the only message.
-        let ends_with_the_first = flags & (wire::NLM_F_ACK | wire::NLM_F_DUMP) == 0;
+        let ends_with_the_first = flags & (NLM_F_ACK | NLM_F_DUMP) == 0;
         let mut answers = Answers::default();
         loop {
             self.buffer.clear();
@@ -81,14 +76,22 @@ impl Requests {
                 continue;
             }
             // Answers to a request that was given up may still lie here.
-            for message in wire::messages(&self.buffer).filter(|message| message.sequence == self.sequence) {
-                answers.disturbed |= message.flags & wire::NLM_F_DUMP_INTR != 0;
-                match message.kind {
-                    wire::NLMSG_NOOP => {}
-                    wire::NLMSG_ERROR | wire::NLMSG_DONE => return status(message.body).map(|()| answers),
-                    kind => answers.events.push(Event { kind, body: message.body.to_vec() }),
+            for (header, payload) in decode(&self.buffer).filter(|(header, _)| header.sequence_number == self.sequence) {
+                answers.disturbed |= header.flags & NLM_F_DUMP_INTR != 0;
+                match payload {
+                    Ok(NetlinkPayload::InnerMessage(message)) => answers.messages.push(message),
+                    Ok(NetlinkPayload::Error(error)) if error.code.is_some() => return Err(error.to_io()),
+                    Ok(NetlinkPayload::Done(done)) if done.code != 0 => {
+                        return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+                    }
+                    Ok(NetlinkPayload::Error(_) | NetlinkPayload::Done(_)) => return Ok(answers),
+                    Ok(_) => continue,
+                    Err(error) => {
+                        debug!(kind = header.message_type, %error, "netlink: passed over an answer that cannot be read");
+                        answers.n_unread += 1;
+                    }
                 }
-                if ends_with_the_first && !answers.events.is_empty() {
+                if ends_with_the_first {
                     return Ok(answers);
                 }
             }
@@ -96,17 +99,18 @@ impl Requests {
     }
 }
 
-#[derive(Default)]
-struct Answers {
-    events: Vec<Event>,
+/// What the kernel answered.
+#[derive(Debug)]
+pub struct Answers<M> {
+    pub messages: Vec<M>,
+    /// How many more there were.
+    pub n_unread: usize,
     disturbed: bool,
 }
 
-/// The negative error number that an acknowledgement and the end of a dump start with; 0 where all is well.
-fn status(body: &[u8]) -> io::Result<()> {
-    match wire::u32_at(body, 0).map_or(0, u32::cast_signed) {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+impl<M> Default for Answers<M> {
+    fn default() -> Self {
+        Self { messages: Vec::new(), n_unread: 0, disturbed: false }
     }
 }
 
@@ -119,11 +123,18 @@ async fn within<T>(request: &'static str, exchange: impl Future<Output = io::Res
 }
 
 /// What came from an event socket.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Received {
-    Events(Vec<Event>),
+#[derive(Debug)]
+pub enum Received<M> {
+    Events(Vec<Result<M, Unread>>),
     /// Events were lost; everything must be asked for anew.
     Overrun,
+}
+
+/// An event that cannot be read, as of a type or with an attribute that only newer kernels have.
+#[derive(Debug)]
+pub struct Unread {
+    pub kind: u16,
+    pub error: DecodeError,
 }
 
 /// For events of multicast groups.
@@ -151,15 +162,19 @@ impl Events {
     ///
     /// # Errors
     /// The socket is unusable.
-    pub async fn receive(&mut self) -> io::Result<Received> {
+    pub async fn receive<M: Message>(&mut self) -> io::Result<Received<M>> {
         const ENOBUFS: i32 = rustix::io::Errno::NOBUFS.raw_os_error();
         self.buffer.clear();
         match self.socket.recv_from(&mut self.buffer).await {
             // Any process may send to a netlink socket; only the kernel is believed.
             Ok(sender) if sender.port_number() != 0 => Ok(Received::Events(Vec::new())),
             Ok(_) => {
-                let events = wire::messages(&self.buffer);
-                Ok(Received::Events(events.map(|message| Event { kind: message.kind, body: message.body.to_vec() }).collect()))
+                let events = decode(&self.buffer).filter_map(|(header, payload)| match payload {
+                    Ok(NetlinkPayload::InnerMessage(message)) => Some(Ok(message)),
+                    Ok(_) => None,
+                    Err(error) => Some(Err(Unread { kind: header.message_type, error })),
+                });
+                Ok(Received::Events(events.collect()))
             }
             Err(error) if error.raw_os_error() == Some(ENOBUFS) => Ok(Received::Overrun),
             Err(error) => Err(error),

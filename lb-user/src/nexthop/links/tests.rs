@@ -1,4 +1,7 @@
+use netlink_packet_core::DefaultNla;
+
 use super::*;
+use crate::nexthop::message::received;
 
 fn facts_of(kind: Option<&str>, xdp_features: Option<u64>, peer_has_xdp: Option<bool>) -> LinkFacts {
     LinkFacts {
@@ -60,64 +63,70 @@ fn redirects_arrive_where_the_driver_or_the_generic_path_takes_them() {
     assert!(!takes_redirects(&tun, RedirectMode::Generic));
 }
 
-fn header(family: u8, kind: u16, flags: u32) -> Body {
-    let mut header = [0; HEADER_LEN];
-    header[0] = family;
-    header[2..4].copy_from_slice(&kind.to_ne_bytes());
-    header[4..8].copy_from_slice(&9u32.to_ne_bytes());
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    Body::new(&header)
+fn message(link_layer_type: LinkLayerType, flags: LinkFlags, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.link_layer_type = link_layer_type;
+    message.header.index = 9;
+    message.header.flags = flags;
+    message.attributes = attributes;
+    message
 }
 
-fn veth() -> Body {
-    let info = Body::new(&[]).attribute(IFLA_INFO_KIND, b"veth");
-    let xdp = Body::new(&[]).attribute(IFLA_XDP_ATTACHED, &[XDP_ATTACHED_DRV]).attribute(IFLA_XDP_PROG_ID, &77u32.to_ne_bytes());
-    header(0, ARPHRD_ETHER, IFF_UP | IFF_RUNNING)
-        .attribute(IFLA_IFNAME, b"veth0\0")
-        .attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1])
-        .attribute(IFLA_MTU, &1500u32.to_ne_bytes())
-        .attribute(IFLA_LINK, &4u32.to_ne_bytes())
-        .attribute(IFLA_LINKINFO | 0x8000, info.bytes())
-        .attribute(IFLA_XDP, xdp.bytes())
-        .attribute(999, b"from a kernel to come")
+fn veth(further: Option<LinkAttribute>) -> LinkMessage {
+    let mut attributes = vec![
+        LinkAttribute::IfName("veth0".to_owned()),
+        LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+        LinkAttribute::Mtu(1500),
+        LinkAttribute::Link(4),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+        LinkAttribute::Xdp(vec![LinkXdp::Attached(XdpAttached::Driver), LinkXdp::ProgId(77)]),
+        LinkAttribute::Other(DefaultNla::new(999, b"from a kernel to come".to_vec())),
+    ];
+    attributes.extend(further);
+    message(LinkLayerType::Ether, LinkFlags::Up | LinkFlags::Running, attributes)
+}
+
+fn parse_new(message: LinkMessage) -> Option<Link> {
+    parse(&received(RouteNetlinkMessage::NewLink(message)))
 }
 
 #[test]
 fn a_link_message_tells_kind_program_and_the_other_end() {
-    let link = parse(veth().bytes()).unwrap();
+    let link = parse_new(veth(None)).unwrap();
     let expected =
         LinkFacts { ifindex: 9, name: "veth0".to_owned(), xdp_attached: Some(77), ..facts_of(Some("veth"), None, None) };
     assert_eq!(link, Link { facts: expected, peer: Some((4, None)), has_native_xdp: true });
-    let elsewhere = veth().attribute(IFLA_LINK_NETNSID, &2i32.to_ne_bytes());
-    assert_eq!(parse(elsewhere.bytes()).unwrap().peer, Some((4, Some(2))));
-    let nameless = veth().attribute(IFLA_LINK_NETNSID, &(-1i32).to_ne_bytes());
-    assert_eq!(parse(nameless.bytes()).unwrap().peer, None);
+    let elsewhere = veth(Some(LinkAttribute::LinkNetNsId(2)));
+    assert_eq!(parse_new(elsewhere).unwrap().peer, Some((4, Some(2))));
+    let nameless = veth(Some(LinkAttribute::LinkNetNsId(-1)));
+    assert_eq!(parse_new(nameless).unwrap().peer, None);
 }
 
 #[test]
 fn an_interface_without_carrier_is_down() {
-    let body = header(0, ARPHRD_ETHER, IFF_UP)
-        .attribute(IFLA_IFNAME, b"eth0")
-        .attribute(IFLA_ADDRESS, &[2; 6])
-        .attribute(IFLA_MTU, &[0; 4]);
-    assert!(!parse(body.bytes()).unwrap().facts.up);
+    let attributes = vec![LinkAttribute::IfName("eth0".to_owned()), LinkAttribute::Address(vec![2; 6]), LinkAttribute::Mtu(0)];
+    assert!(!parse_new(message(LinkLayerType::Ether, LinkFlags::Up, attributes)).unwrap().facts.up);
 }
 
 #[test]
 fn messages_of_bridges_about_ports_and_partial_ones_are_passed_over() {
-    let mut port = veth().bytes().to_vec();
-    port[0] = 7;
-    assert_eq!(parse(&port), None);
-    assert_eq!(parse_ifindex(&port), None);
-    assert_eq!(parse_ifindex(veth().bytes()), Some(9));
-    assert_eq!(parse(header(0, ARPHRD_ETHER, IFF_UP).attribute(IFLA_IFNAME, b"wlan0").bytes()), None);
-    assert_eq!(parse(&[0; 7]), None);
+    let mut port = veth(None);
+    port.header.interface_family = AddressFamily::Bridge;
+    for port in [RouteNetlinkMessage::NewLink(port.clone()), RouteNetlinkMessage::DelLink(port)].map(received) {
+        assert_eq!(parse(&port), None);
+        assert_eq!(parse_ifindex(&port), None);
+    }
+    let gone = received(RouteNetlinkMessage::DelLink(veth(None)));
+    assert_eq!(parse(&gone), None);
+    assert_eq!(parse_ifindex(&gone), Some(9));
+    let partial = vec![LinkAttribute::IfName("wlan0".to_owned())];
+    assert_eq!(parse_new(message(LinkLayerType::Ether, LinkFlags::Up, partial)), None);
 }
 
 #[test]
 fn what_has_no_ethernet_address_is_no_ethernet() {
-    let tun = header(0, 0xfffe, IFF_UP | IFF_RUNNING).attribute(IFLA_IFNAME, b"tun0").attribute(IFLA_MTU, &[0; 4]);
-    let facts = parse(tun.bytes()).unwrap().facts;
+    let attributes = vec![LinkAttribute::IfName("tun0".to_owned()), LinkAttribute::Mtu(0)];
+    let facts = parse_new(message(LinkLayerType::None, LinkFlags::Up | LinkFlags::Running, attributes)).unwrap().facts;
     assert!(!facts.ethernet);
     assert_eq!(facts.mac, MacAddr::default());
 }
