@@ -70,9 +70,9 @@ pub enum Unresolved {
     NeighbourPending { interface: String, gateway: IpAddr },
     #[error("{gateway} does not answer on {interface}; is it up, and in the same network?")]
     NeighbourFailed { interface: String, gateway: IpAddr },
-    /// Nothing to address, as on a tun or WireGuard interface: only the host's routing can send there.
+    /// Nothing to address, as on a tun or WireGuard interface, `ifindex`: only the host's routing can send there.
     #[error("its route leads through {interface} ({kind}), which has no link-layer addresses")]
-    NoLinkLayerAddress { interface: String, kind: String },
+    NoLinkLayerAddress { ifindex: u32, interface: String, kind: String },
 }
 
 /// How the program is attached where packets come in, which decides where it may redirect them to.

@@ -281,7 +281,7 @@ impl Table {
         }
         if !link.ethernet {
             let kind = link.kind.clone().unwrap_or_else(|| "no Ethernet".to_owned());
-            return Some(Err(Unresolved::NoLinkLayerAddress { interface, kind }));
+            return Some(Err(Unresolved::NoLinkLayerAddress { ifindex: link.ifindex, interface, kind }));
         }
         Some(match self.neighbours.get(&key)?.view {
             View::Pending => Err(Unresolved::NeighbourPending { interface, gateway }),

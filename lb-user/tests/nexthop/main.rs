@@ -250,7 +250,7 @@ fn addresses_that_nothing_can_be_sent_to_say_why() {
         ("10.7.0.1", Unresolved::Unreachable),
         ("10.8.0.1", Unresolved::Unreachable),
         ("fd07::1", Unresolved::Unreachable),
-        ("10.6.0.1", Unresolved::NoLinkLayerAddress { interface: "lo".to_owned(), kind: "no Ethernet".to_owned() }),
+        ("10.6.0.1", Unresolved::NoLinkLayerAddress { ifindex: 1, interface: "lo".to_owned(), kind: "no Ethernet".to_owned() }),
         ("10.0.0.77", Unresolved::NeighbourFailed { interface: "eth0".to_owned(), gateway: ip("10.0.0.77") }),
     ];
     let wanted: Vec<_> = cases.iter().map(|(address, _)| *address).collect();

@@ -123,7 +123,7 @@ fn routes_that_lead_nowhere_are_told_apart() {
     let answers: Vec<_> = fixture.changes().into_iter().map(|(_, answer)| answer.unwrap_err()).collect();
     assert_eq!(answers, [Unresolved::NoRoute, Unresolved::LocalAddress, Unresolved::Unreachable]);
     fixture.table.set_link(LinkFacts { ethernet: false, kind: Some("tun".to_owned()), ..link(9) }, fixture.now);
-    let tun = Unresolved::NoLinkLayerAddress { interface: "eth9".to_owned(), kind: "tun".to_owned() };
+    let tun = Unresolved::NoLinkLayerAddress { ifindex: 9, interface: "eth9".to_owned(), kind: "tun".to_owned() };
     assert_eq!(fixture.changes(), [("10.0.0.4".to_owned(), Err(tun))]);
 }
 
