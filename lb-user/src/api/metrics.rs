@@ -56,7 +56,7 @@ impl Page {
     fn encode_daemon(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (status, sums) = (&self.status, &self.sums);
         gauge(out, "build", "Always 1; the version is a label.", [(vec![("version", status.version.into())], 1.0)])?;
-        gauge(out, "ready", "1 once packets are steered by complete tables.", [(vec![], f64::from(status.ready))])?;
+        single(out, "ready", "1 once packets are steered by complete tables.", ConstGauge::new(f64::from(status.ready)))?;
         let interfaces = status
             .interfaces
             .iter()
@@ -65,21 +65,12 @@ impl Page {
         let reloads = [("accepted", sums.n_reloads), ("refused", sums.n_reloads_refused)];
         let reloads = reloads.map(|(result, n)| (vec![("result", result.to_owned())], n));
         counter(out, "reloads", "Reloads of the configuration.", reloads)?;
-        counter(out, "map_changes", "Times that the maps were changed.", [(vec![], sums.n_changes)])?;
-        counter(out, "map_writes", "Writes to the maps, a run of slots being one.", [(vec![], sums.n_writes)])?;
-        counter_f64(
-            out,
-            "map_change_seconds",
-            "Time from what made a change necessary to its last write, summed.",
-            sums.change_time.as_secs_f64(),
-        )?;
-        let max = sums.change_time_max.as_secs_f64();
-        gauge(
-            out,
-            "map_change_seconds_max",
-            "The longest time from what made a change necessary to its last write.",
-            [(vec![], max)],
-        )
+        single(out, "map_changes", "Times that the maps were changed.", ConstCounter::new(sums.n_changes))?;
+        single(out, "map_writes", "Writes to the maps, a run of slots being one.", ConstCounter::new(sums.n_writes))?;
+        let help = "Time from what made a change necessary to its last write, summed.";
+        single(out, "map_change_seconds", help, ConstCounter::new(sums.change_time.as_secs_f64()))?;
+        let help = "The longest time from what made a change necessary to its last write.";
+        single(out, "map_change_seconds_max", help, ConstGauge::new(sums.change_time_max.as_secs_f64()))
     }
 
     fn encode_packets(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -93,8 +84,8 @@ impl Page {
             (vec![("class", class.to_owned()), ("verdict", verdict.label().to_owned())], n)
         });
         counter(out, "packets", "Packets by what they ended in, each in exactly one verdict.", by_verdict)?;
-        let received = [(vec![], self.status.packets.received)];
-        counter(out, "packets_received", "Packets that entered the program: the sum over all verdicts.", received)
+        let received = ConstCounter::new(self.status.packets.received);
+        single(out, "packets_received", "Packets that entered the program: the sum over all verdicts.", received)
     }
 
     fn encode_services(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -171,10 +162,6 @@ fn counter(
     values.into_iter().try_for_each(|(labels, value)| ConstCounter::new(value).encode(encoder.encode_family(&labels)?))
 }
 
-fn counter_f64(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
-    ConstCounter::new(value).encode(out.encode_descriptor(name, help, None, MetricType::Counter)?)
-}
-
 fn gauge(
     out: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -183,4 +170,9 @@ fn gauge(
 ) -> fmt::Result {
     let mut encoder = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
     values.into_iter().try_for_each(|(labels, value)| ConstGauge::new(value).encode(encoder.encode_family(&labels)?))
+}
+
+/// A metric without labels.
+fn single(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: impl EncodeMetric) -> fmt::Result {
+    value.encode(out.encode_descriptor(name, help, None, value.metric_type())?)
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::MacAddr;
+
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
 use crate::health::State;
@@ -32,6 +34,12 @@ impl Findings {
             match &answer {
                 Ok(hop) => drop(self.last_next_hops.insert(address, *hop)),
                 Err(Unresolved::NeighbourPending { .. }) => {}
+                // Nothing to address there, but the host's routing can send what NAT has rewritten.
+                Err(Unresolved::NoLinkLayerAddress { ifindex, .. }) => {
+                    let (source, destination) = (MacAddr::default(), MacAddr::default());
+                    let hop = NextHop { ifindex: *ifindex, source, destination, takes_redirects: false };
+                    self.last_next_hops.insert(address, hop);
+                }
                 Err(_) => drop(self.last_next_hops.remove(&address)),
             }
             self.answers.insert(address, answer);

@@ -118,9 +118,7 @@ impl Pins {
         for (_, path) in self.map_paths() {
             remove_if_there(&path)?;
         }
-        // Somebody else's files, or another daemon's directory below, keep it: that is fine.
-        let _ = fs::remove_dir(&self.directory);
-        fs::create_dir_all(&self.directory).map_err(|source| self.error("the pin directory cannot be made", source))
+        Ok(())
     }
 
     /// Removes all pins and the directory.
@@ -129,6 +127,7 @@ impl Pins {
     /// If a pin cannot be removed.
     pub fn remove(self) -> Result<(), DatapathError> {
         self.clear()?;
+        // Somebody else's files, or another daemon's directory below, keep it: that is fine.
         let _ = fs::remove_dir(&self.directory);
         Ok(())
     }
@@ -136,10 +135,6 @@ impl Pins {
     fn link_path(&self, interface: &str, native: bool) -> PathBuf {
         // bpffs refuses names with a dot, which VLAN interfaces have.
         self.directory.join(format!("{}{}", MODES[usize::from(native)], interface.replace('.', "@")))
-    }
-
-    fn error(&self, doing: &'static str, source: io::Error) -> DatapathError {
-        DatapathError::Pin { path: self.directory.clone(), doing, source: Box::new(source) }
     }
 }
 

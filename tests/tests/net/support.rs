@@ -1,5 +1,7 @@
 //! What the scenarios have in common.
 
+#![allow(clippy::expect_used, reason = "a test's support stops the test")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -44,11 +46,6 @@ impl<'a> Service<'a> {
 
     pub fn with(mut self, key: &str, value: &str) -> Self {
         writeln!(self.head, "{key} = \"{value}\"").expect("writing to memory");
-        self
-    }
-
-    pub fn health(mut self, toml: &str) -> Self {
-        self.health = toml.into();
         self
     }
 
