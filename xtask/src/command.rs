@@ -74,5 +74,5 @@ fn home_directory(variable: &str, under_home: &str) -> PathBuf {
 
 /// Whether this process may install packages, create namespaces and load BPF programs.
 pub fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+    rustix::process::geteuid().is_root()
 }

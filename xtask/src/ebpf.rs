@@ -12,12 +12,18 @@ use crate::{command, workspace};
 pub enum Object {
     /// The load balancer.
     Xlb,
+    /// What the benchmark measures with.
+    BenchWrapper,
+    /// What the benchmark measures against.
+    BenchReference,
 }
 
 impl Object {
     fn bin(self) -> &'static str {
         match self {
             Self::Xlb => "xlb-ebpf",
+            Self::BenchWrapper => "bench-wrapper",
+            Self::BenchReference => "bench-reference",
         }
     }
 }

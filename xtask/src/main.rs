@@ -3,12 +3,15 @@
 //! One subcommand, one module. `setup` finds or installs the tools, `ebpf` builds the BPF objects, and the others
 //! call these two first, so that any of them works in a fresh clone.
 
+mod bench;
 mod ci;
 mod command;
 mod ebpf;
 mod setup;
 mod test;
 mod workspace;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -40,6 +43,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure nanoseconds a packet, beside a program of the usual design
+    Bench(bench::Options),
     /// Run the tests, and check dependencies and documentation
     Ci {
         /// The tests have run already
@@ -48,8 +53,20 @@ enum Task {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of causes, without the backtrace that RUST_BACKTRACE would have anyhow add.
+            eprintln!("\x1b[1;31merror\x1b[0m: {error}");
+            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Setup => setup::run(setup::For::Everything),
         Task::BuildEbpf => {
             setup::run(setup::For::Building)?;
@@ -62,6 +79,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Task::Test { arguments } => test::run(&arguments),
+        Task::Bench(options) => bench::run(&options),
         Task::Ci { skip_tests } => ci::run(skip_tests),
     }
 }

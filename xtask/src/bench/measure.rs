@@ -1,0 +1,361 @@
+//! How the cost of an XDP program is measured: many packets through a wrapper program around it (see
+//! `lb-ebpf/src/bin/bench-wrapper`), less the same around a program that only returns.
+//!
+//! What would spoil the figure, and what is done about it:
+//! - Clocks: the wrapper reads the clock, every two thousand packets or so, and the figure is the median of these
+//!   segments. The wall clock around the system call contains two waits for RCU; the kernel's own figure is in whole
+//!   nanoseconds and contains the timer's ticks.
+//! - Overlap: the wrapper fences, so that no packet begins before the one before has ended. Without, the processor
+//!   hides up to 80 ns of work that nothing waits for.
+//! - Neighbours on the same core: the floor always does the same work. It is measured before and after every try, and
+//!   tries whose floors are not near the best one do not count.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, Map, MapData, ProgramArray};
+use aya::programs::{ProgramFd, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions};
+
+use state::{PACKET_MAX, Packet, State, TIMES};
+
+#[path = "../../../lb-ebpf/src/bin/bench-wrapper/state.rs"]
+mod state;
+
+// SAFETY: integers in C's order, in falling size: no padding.
+unsafe impl Pod for State {}
+// SAFETY: as above.
+unsafe impl Pod for Packet {}
+
+/// Packets in one run of the program under test; the floors take a quarter.
+const N_PACKETS: u32 = 1_000_000;
+const N_PACKETS_FLOOR: u32 = N_PACKETS / 4;
+/// A floor within this fraction of the best one was measured in quiet.
+const TOLERANCE: f64 = 0.1;
+/// At most this many tries for each wanted one.
+const TRIES_PER_RUN: usize = 8;
+/// How long to wait for quiet, over all tries of one figure.
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
+const WAIT_STEP: Duration = Duration::from_millis(20);
+
+/// What a program costs.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Nanoseconds a packet over an empty program: the median of the tries that count.
+    pub ns: f64,
+    pub ns_min: f64,
+    pub ns_max: f64,
+    /// What the wrapper around an empty program took.
+    pub floor_ns: f64,
+    /// What the program did with the packets: `XDP_TX`, say.
+    pub action: &'static str,
+    /// Too few tries were quiet: the figure is of the largest group of tries that are alike.
+    pub is_noisy: bool,
+    pub n_kept: usize,
+    pub n_tries: usize,
+}
+
+/// A loaded object and its one program of interest.
+pub struct Loaded {
+    ebpf: Ebpf,
+    program: &'static str,
+}
+
+impl Loaded {
+    /// # Errors
+    /// The object cannot be read, has no such program, or the kernel refuses it.
+    pub fn load(object: &Path, program: &'static str) -> Result<Self> {
+        let mut ebpf = Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?;
+        load_program(&mut ebpf, program)?;
+        Ok(Self { ebpf, program })
+    }
+
+    /// # Errors
+    /// None: the program was found when it was loaded.
+    pub fn program(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program(self.program).context(self.program)?.try_into()?)
+    }
+
+    /// # Errors
+    /// The object has no such map.
+    pub fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
+    let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+    program.load().with_context(|| format!("loading {name}"))?;
+    Ok(program.fd()?.try_clone()?)
+}
+
+/// Keeps this process on one CPU, before others: packets of one run must not wander between caches.
+///
+/// # Errors
+/// Not allowed to.
+pub fn quiet_process() -> Result<()> {
+    let n_cpus = std::thread::available_parallelism()?.get();
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(n_cpus - 1);
+    rustix::thread::sched_setaffinity(None, &cpus).context("staying on one CPU")?;
+    rustix::process::setpriority_process(None, -20).context("going before others")
+}
+
+/// Measures a loaded XDP program on `packets`, taken in turn, each time with another of `flows` sources.
+///
+/// `wrapper` is the object of the wrapper. `flows` is a power of two; 1 leaves the packets as they are. Checksums are not
+/// adapted to the source. The figure includes one `bpf_xdp_adjust_head`, if the program makes one.
+///
+/// # Errors
+/// The wrapper does not load, cannot tail-call the program (attach type or `frags` differ), or cannot undo what the
+/// program does to a packet.
+pub fn measure(wrapper: &Path, program: &Xdp, packets: &[Vec<u8>], flows: u32, runs: usize) -> Result<Measured> {
+    ensure!(flows.is_power_of_two(), "{flows} flows: must be a power of two");
+    let (action, growth) = try_once(program, packets)?;
+    let program = program.fd()?.try_clone()?;
+    let mut wrapper = Wrapper::load(wrapper, packets, flows, growth)?;
+    let empty = wrapper.empty.try_clone()?;
+    let adjust = wrapper.adjust.as_ref().map(ProgramFd::try_clone).transpose()?;
+
+    // Caches, predictors, and every flow's place in the program's tables.
+    for _ in 0..1 + 3 * flows / N_PACKETS {
+        wrapper.run(&program, N_PACKETS)?;
+    }
+    let mut series = Series::default();
+    let mut waited = Duration::ZERO;
+    while series.quiet().len() < runs && series.tries.len() < runs * TRIES_PER_RUN {
+        let before = wrapper.floor(&empty)?;
+        series.best_floor = series.best_floor.min(before);
+        if before > series.best_floor * (1.0 + TOLERANCE) && waited < WAIT_LIMIT {
+            let start = Instant::now();
+            std::thread::sleep(WAIT_STEP);
+            waited += start.elapsed();
+            continue;
+        }
+        let total = wrapper.run(&program, N_PACKETS)?;
+        // The program moves the head once, the wrapper moves it back: half of the pair is the program's.
+        let undoing = match &adjust {
+            Some(adjust) => Some(wrapper.floor(adjust)?),
+            None => None,
+        };
+        let after = wrapper.floor(&empty)?;
+        series.best_floor = series.best_floor.min(after);
+        let floor = f64::midpoint(before, after);
+        let undoing = undoing.map_or(0.0, |pair| (pair - floor).max(0.0) / 2.0);
+        series.tries.push(Try { floors: [before, after], net: total - floor - undoing });
+    }
+    series.finish(runs, action)
+}
+
+/// What the program does with each packet, and by how much it lengthens it at the front (0 if that differs).
+fn try_once(program: &Xdp, packets: &[Vec<u8>]) -> Result<(&'static str, i32)> {
+    const ACTIONS: [&str; 5] = ["XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"];
+    let mut outcomes = Vec::new();
+    for packet in packets {
+        ensure!((14..=PACKET_MAX).contains(&packet.len()), "a packet of {} bytes: 14 to {PACKET_MAX} work", packet.len());
+        let mut out = vec![0; PACKET_MAX + 256];
+        let options = TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = program.test_run(options).context("running the program once")?;
+        let action = ACTIONS.get(result.return_value as usize).copied().unwrap_or("an unknown action");
+        outcomes.push((action, result.data_size_out as i32 - packet.len() as i32));
+    }
+    let Some(&(action, growth)) = outcomes.first() else { bail!("no packets to measure with") };
+    let is_same = outcomes.iter().all(|outcome| *outcome == (action, growth));
+    Ok(if is_same { (action, growth.max(0)) } else { ("several actions", 0) })
+}
+
+/// The wrapper program, loaded for one figure.
+struct Wrapper {
+    ebpf: Ebpf,
+    state: Array<MapData, State>,
+    times: Array<MapData, u64>,
+    program: ProgramArray<MapData>,
+    empty: ProgramFd,
+    /// Only if the program under test lengthens packets.
+    adjust: Option<ProgramFd>,
+    first_packet: Vec<u8>,
+    next_flow: u32,
+    n_packets: u32,
+    flow_mask: u32,
+}
+
+impl Wrapper {
+    fn load(object: &Path, packets: &[Vec<u8>], flows: u32, growth: i32) -> Result<Self> {
+        let n_packets = u32::try_from(packets.len())?;
+        let head_delta = -growth;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("PACKETS", n_packets)
+            .override_global("HEAD_DELTA", &head_delta, true)
+            .load_file(object)
+            .with_context(|| format!("loading {}", object.display()))?;
+        load_program(&mut ebpf, "wrapper")?;
+        let empty = load_program(&mut ebpf, "empty")?;
+        let adjust = if growth > 0 { Some(load_program(&mut ebpf, "adjust")?) } else { None };
+        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the wrapper has no map {name}"));
+        let mut elements: Array<_, Packet> = Array::try_from(take("PACKETS")?)?;
+        for (index, packet) in (0..).zip(packets) {
+            elements.set(index, element(packet, flows)?, 0)?;
+        }
+        Ok(Self {
+            state: Array::try_from(take("STATE")?)?,
+            times: Array::try_from(take("TIMES_NS")?)?,
+            program: ProgramArray::try_from(take("PROGRAM")?)?,
+            ebpf,
+            empty,
+            adjust,
+            first_packet: packets[0].clone(),
+            next_flow: 0,
+            n_packets,
+            flow_mask: flows - 1,
+        })
+    }
+
+    /// Nanoseconds a packet of the wrapper around a program that is not under test: it consumes no flows.
+    fn floor(&mut self, program: &ProgramFd) -> Result<f64> {
+        let next_flow = self.next_flow;
+        let ns = self.run(program, N_PACKETS_FLOOR);
+        self.next_flow = next_flow;
+        ns
+    }
+
+    /// Nanoseconds a packet of the wrapper around `program`: the median over the run's segments.
+    fn run(&mut self, program: &ProgramFd, n_packets: u32) -> Result<f64> {
+        self.program
+            .set(0, program, 0)
+            .context("the wrapper cannot tail-call the program: both must be of type XDP and support fragments, or neither")?;
+        // 256 segments at least, so that the median is one; fewer than the times that are kept.
+        let segment_bits = (n_packets / 256).ilog2().max((n_packets / (TIMES - 1)).ilog2());
+        let state = State {
+            n_calls: 0,
+            segment_bits: segment_bits.into(),
+            base: 0,
+            begin: 0,
+            n_heads_moved: 0,
+            n_tails_moved: 0,
+            n_failed: 0,
+            fence: 0,
+            next_packet: 0,
+            n_packets: self.n_packets,
+            next_flow: self.next_flow,
+            flow_mask: self.flow_mask,
+        };
+        self.state.set(0, state, 0)?;
+        let wrapper: &Xdp = self.ebpf.program("wrapper").context("wrapper")?.try_into()?;
+        let options = TestRunOptions { data_in: Some(&self.first_packet), repeat: n_packets, ..TestRunOptions::default() };
+        wrapper.test_run(options).context("running the wrapper")?;
+        let state = self.state.get(&0, 0)?;
+        ensure!(state.n_failed == 0, "{} of {n_packets} packets could not be restored", state.n_failed);
+        ensure!(state.n_calls == u64::from(n_packets), "{} of {n_packets} packets ran", state.n_calls);
+        self.next_flow = state.next_flow;
+
+        let n_segments = ((n_packets - 1) >> segment_bits).min(TIMES - 1);
+        let times = (0..=n_segments).map(|index| self.times.get(&index, 0)).collect::<Result<Vec<_>, _>>()?;
+        let mut segments: Vec<f64> =
+            times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / f64::from(1u32 << segment_bits)).collect();
+        Ok(median(&mut segments))
+    }
+}
+
+/// The packet with the places of its source, as the wrapper wants it.
+fn element(packet: &[u8], flows: u32) -> Result<Packet> {
+    let (source_address_at, source_port_at) = match packet[12..14] {
+        [0x08, 0x00] => (28, 34),
+        [0x86, 0xdd] => (36, 54),
+        _ if flows == 1 => (0, 0),
+        _ => bail!("flows vary only in packets of IPv4 and IPv6 without VLAN tags"),
+    };
+    let mut bytes = [0; PACKET_MAX];
+    bytes[..packet.len()].copy_from_slice(packet);
+    Ok(Packet { last: packet.len() as u32 - 1, source_address_at, source_port_at, bytes })
+}
+
+struct Try {
+    /// Before and after.
+    floors: [f64; 2],
+    net: f64,
+}
+
+struct Series {
+    tries: Vec<Try>,
+    best_floor: f64,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Self { tries: Vec::new(), best_floor: f64::INFINITY }
+    }
+}
+
+impl Series {
+    /// The tries whose floors are near the best one.
+    fn quiet(&self) -> Vec<&Try> {
+        self.near(self.best_floor)
+    }
+
+    fn near(&self, floor: f64) -> Vec<&Try> {
+        let is_near = |one: &f64| (one / floor - 1.0).abs() <= TOLERANCE;
+        self.tries.iter().filter(|one| one.floors.iter().all(is_near)).collect()
+    }
+
+    fn finish(&self, runs: usize, action: &'static str) -> Result<Measured> {
+        let mut kept = self.quiet();
+        let is_noisy = kept.len() < runs;
+        if is_noisy {
+            let groups = self.tries.iter().map(|one| self.near(one.floors[0]));
+            kept = groups.chain([kept]).max_by_key(Vec::len).unwrap_or_default();
+        }
+        ensure!(!kept.is_empty(), "too noisy: no two floors alike in {} tries", self.tries.len());
+        let mut nets: Vec<f64> = kept.iter().map(|one| one.net).collect();
+        let mut floors: Vec<f64> = kept.iter().flat_map(|one| one.floors).collect();
+        Ok(Measured {
+            ns: median(&mut nets),
+            // Sorted by the median.
+            ns_min: nets[0],
+            ns_max: nets[nets.len() - 1],
+            floor_ns: median(&mut floors),
+            action,
+            is_noisy,
+            n_kept: kept.len(),
+            n_tries: self.tries.len(),
+        })
+    }
+}
+
+/// The middle value, or the mean of the middle two; sorts. There is at least one value.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(tries: &[([f64; 2], f64)]) -> Series {
+        let tries: Vec<_> = tries.iter().map(|&(floors, net)| Try { floors, net }).collect();
+        let best_floor = tries.iter().flat_map(|one| one.floors).fold(f64::INFINITY, f64::min);
+        Series { tries, best_floor }
+    }
+
+    #[test]
+    fn tries_with_a_disturbed_floor_do_not_count() {
+        let series = series(&[([100.0, 101.0], 10.0), ([100.0, 150.0], 99.0), ([102.0, 100.0], 12.0), ([100.0, 100.0], 11.0)]);
+        let measured = series.finish(3, "XDP_TX").unwrap();
+        assert_eq!((measured.ns, measured.ns_max, measured.n_kept, measured.is_noisy), (11.0, 12.0, 3, false));
+    }
+
+    #[test]
+    fn without_quiet_the_largest_group_counts_and_is_called_noisy() {
+        let series = series(&[([100.0, 101.0], 10.0), ([150.0, 150.0], 20.0), ([151.0, 150.0], 22.0)]);
+        let measured = series.finish(3, "XDP_TX").unwrap();
+        assert_eq!((measured.ns, measured.n_kept, measured.is_noisy), (21.0, 2, true));
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_middle_two() {
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+    }
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask bench`: nanoseconds a packet of the packet path, over an empty program, beside the usual design's.
+
+mod measure;
+mod packets;
+mod reference;
+
+use anyhow::Result;
+use aya::programs::Xdp;
+use clap::Args;
+
+use crate::{command, ebpf, setup};
+use measure::Measured;
+
+/// Flows that take turns, for each column of the table.
+const FLOWS: [u32; 2] = [1, 1 << 16];
+
+#[derive(Args)]
+pub struct Options {
+    /// Accepted tries per figure, of which the median is shown
+    #[arg(long, default_value_t = 9)]
+    runs: usize,
+    /// Only the paths whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// One JSON object a figure instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of the table: what a program costs with packets of one kind.
+struct Path<'a> {
+    name: &'a str,
+    program: &'a Xdp,
+    packets: Vec<Vec<u8>>,
+    /// What it may cost, in nanoseconds, for each of [`FLOWS`].
+    budget_ns: Option<[f64; FLOWS.len()]>,
+}
+
+/// Builds and loads the programs, measures, prints.
+///
+/// # Errors
+/// Not root, a program does not load or cannot be measured, or a path costs more than its budget.
+pub fn run(options: &Options) -> Result<()> {
+    if !command::is_root() {
+        anyhow::bail!("loading BPF programs needs root");
+    }
+    setup::run(setup::For::Building)?;
+    let wrapper = ebpf::build(ebpf::Object::BenchWrapper)?;
+    let xlb = ebpf::build(ebpf::Object::Xlb)?;
+    let reference = reference::load(&ebpf::build(ebpf::Object::BenchReference)?)?;
+    measure::quiet_process()?;
+
+    let pass = measure::Loaded::load(&xlb, "xlb_pass")?;
+    let paths = [
+        Path {
+            name: "empty program (should be 0)",
+            program: pass.program()?,
+            packets: vec![packets::tcp_v4(false)],
+            budget_ns: None,
+        },
+        Path {
+            name: "usual design: tcp4",
+            program: reference.program()?,
+            packets: vec![packets::tcp_v4(false)],
+            budget_ns: None,
+        },
+        Path { name: "usual design: udp4", program: reference.program()?, packets: vec![packets::udp_v4()], budget_ns: None },
+        Path { name: "usual design: tcp6", program: reference.program()?, packets: vec![packets::tcp_v6()], budget_ns: None },
+        Path {
+            name: "usual design: tcp4 syn",
+            program: reference.program()?,
+            packets: vec![packets::tcp_v4(true)],
+            budget_ns: None,
+        },
+        Path {
+            name: "usual design: not a vip",
+            program: reference.program()?,
+            packets: vec![packets::other_v4()],
+            budget_ns: None,
+        },
+    ];
+
+    if !options.json {
+        println!("ns a packet over an empty program, median of {} tries (~ noisy, ! over budget)\n", options.runs);
+        println!("{:<34} {:>12} {:>12} {:>14}", "path", "1 flow", "64k flows", "budget");
+    }
+    let mut over_budget = Vec::new();
+    for path in &paths {
+        if options.only.as_ref().is_some_and(|only| !path.name.contains(only.as_str())) {
+            continue;
+        }
+        let figures = FLOWS.map(|flows| measure::measure(&wrapper, path.program, &path.packets, flows, options.runs));
+        let figures = figures.into_iter().collect::<Result<Vec<_>>>()?;
+        let is_over = |(figure, budget): (&Measured, f64)| !figure.is_noisy && figure.ns > budget;
+        if path.budget_ns.is_some_and(|budget| figures.iter().zip(budget).any(is_over)) {
+            over_budget.push(path.name);
+        }
+        show(path, &figures, options.json);
+    }
+    if !over_budget.is_empty() {
+        anyhow::bail!("over budget: {}", over_budget.join(", "));
+    }
+    Ok(())
+}
+
+fn show(path: &Path<'_>, figures: &[Measured], json: bool) {
+    if json {
+        for (figure, flows) in figures.iter().zip(FLOWS) {
+            let line = serde_json::json!({
+                "path": path.name, "flows": flows, "ns": figure.ns, "ns_min": figure.ns_min, "ns_max": figure.ns_max,
+                "floor_ns": figure.floor_ns, "action": figure.action, "noisy": figure.is_noisy,
+                "kept": figure.n_kept, "tries": figure.n_tries,
+            });
+            println!("{line}");
+        }
+        return;
+    }
+    let cell = |i: usize| {
+        let figure = &figures[i];
+        let is_over = path.budget_ns.is_some_and(|budget| figure.ns > budget[i]);
+        let marks = format!("{}{}", if figure.is_noisy { "~" } else { "" }, if is_over { "!" } else { "" });
+        format!("{marks}{:.1}", figure.ns)
+    };
+    let budget = path.budget_ns.map_or_else(|| "-".into(), |budget| budget.map(|ns| format!("{ns:.0}")).join(" / "));
+    println!("{:<34} {:>12} {:>12} {budget:>14}   {}", path.name, cell(0), cell(1), figures[0].action);
+}

@@ -1,0 +1,51 @@
+//! Packets of 64 bytes and little more, where a packet path costs most in comparison.
+
+use etherparse::PacketBuilder;
+
+pub const VIP_V4: [u8; 4] = [10, 200, 1, 1];
+pub const VIP_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+pub const PORT: u16 = 80;
+
+const CLIENT_V4: [u8; 4] = [198, 51, 100, 7];
+const CLIENT_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+const CLIENT_PORT: u16 = 40_000;
+const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+/// As many bytes as a frame has without its checksum of four bytes.
+const FRAME_MIN: usize = 60;
+const TTL: u8 = 64;
+
+fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+    PacketBuilder::ethernet2(MACS.0, MACS.1)
+}
+
+/// A TCP segment to the VIP: an ACK, or a SYN.
+pub fn tcp_v4(is_syn: bool) -> Vec<u8> {
+    let tcp = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).tcp(CLIENT_PORT, PORT, 1, 65_535);
+    let tcp = if is_syn { tcp.syn() } else { tcp.ack(1) };
+    padded(tcp.size(0), |frame| tcp.write(frame, &[]))
+}
+
+pub fn tcp_v6() -> Vec<u8> {
+    let tcp = ethernet().ipv6(CLIENT_V6, VIP_V6, TTL).tcp(CLIENT_PORT, PORT, 1, 65_535).ack(1);
+    padded(tcp.size(0), |frame| tcp.write(frame, &[]))
+}
+
+pub fn udp_v4() -> Vec<u8> {
+    let udp = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).udp(CLIENT_PORT, PORT);
+    let payload = [0; 18];
+    padded(udp.size(payload.len()), |frame| udp.write(frame, &payload))
+}
+
+/// TCP to an address that is none of the load balancer's.
+pub fn other_v4() -> Vec<u8> {
+    let tcp = ethernet().ipv4(CLIENT_V4, [10, 0, 0, 1], TTL).tcp(CLIENT_PORT, 22, 1, 65_535).ack(1);
+    padded(tcp.size(0), |frame| tcp.write(frame, &[]))
+}
+
+fn padded<E>(len: usize, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(len);
+    // Writing to memory does not fail, and constant lengths fit; a cut frame would show in the action.
+    let _ = write(&mut frame);
+    frame.resize(frame.len().max(FRAME_MIN), 0);
+    frame
+}
