@@ -111,7 +111,8 @@ fn a_dropped_world_leaves_nothing() -> Result<()> {
     let network = Network::nat(2)?;
     let name = network.lb.netns.name().to_owned();
     // Held longer than the world: it has to end with the world all the same.
-    let mut process = Process::start("sleep", network.lb.netns.command("sleep").arg("1000"))?;
+    let mut process = Process::start("sleep", network.lb.netns.command("sh").args(["-c", "echo inside; exec sleep 1000"]))?;
+    process.wait_for_log("inside", LIMIT)?;
     assert!(exists(&name));
     drop(network);
     assert!(!exists(&name));
