@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{Netns, Process, World, http, paths, until};
@@ -159,11 +159,12 @@ impl Daemon {
             }
             Ok((self.get("/health/ready")?.status == 200).then_some(true))
         });
-        let ready = ready.and_then(|is_running| {
-            ensure!(is_running, "xlb ended");
-            Ok(())
-        });
-        ready.with_context(|| format!("its configuration:\n{}\nits log:\n{}", self.config_text(), self.log()))
+        let trouble = match ready {
+            Ok(true) => return Ok(()),
+            Ok(false) => "xlb ended".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        bail!("{trouble}; its log:\n{}\nits configuration:\n{}", self.log(), self.config_text())
     }
 
     /// Asks the daemon's API.
