@@ -204,3 +204,24 @@ fn end_processes_in(namespaces: &[&PathBuf]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_ours_have_a_maker() {
+        let of = |name: &str| maker(&Path::new("/run/netns").join(name));
+        assert_eq!(of("xlb-42-0-lb"), Some(42));
+        assert_eq!(of("xlb-42-7"), Some(42), "pins have no role");
+        for other in ["xlb", "xlb-42", "xlb-a-0", "other-42-0", "42-0", "xlbx-42-0"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_alive_and_no_process_has_the_highest_number() {
+        assert!(is_alive(std::process::id()));
+        assert!(!is_alive(u32::MAX));
+    }
+}
