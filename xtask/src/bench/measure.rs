@@ -18,6 +18,7 @@ use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions};
 
+use super::tries::{Measured, TOLERANCE, Tries, Try, median};
 use state::{PACKET_MAX, Packet, State, TIMES};
 
 #[path = "../../../lb-ebpf/src/bin/bench-wrapper/state.rs"]
@@ -31,30 +32,11 @@ unsafe impl Pod for Packet {}
 /// Packets in one run of the program under test; the floors take a quarter.
 const N_PACKETS: u32 = 1_000_000;
 const N_PACKETS_FLOOR: u32 = N_PACKETS / 4;
-/// A floor within this fraction of the best one was measured in quiet.
-const TOLERANCE: f64 = 0.1;
 /// At most this many tries for each wanted one.
 const TRIES_PER_RUN: usize = 8;
 /// How long to wait for quiet, over all tries of one figure.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);
 const WAIT_STEP: Duration = Duration::from_millis(20);
-
-/// What a program costs.
-#[derive(Clone, Debug)]
-pub struct Measured {
-    /// Nanoseconds a packet over an empty program: the median of the tries that count.
-    pub ns: f64,
-    pub ns_min: f64,
-    pub ns_max: f64,
-    /// What the wrapper around an empty program took.
-    pub floor_ns: f64,
-    /// What the program did with the packets: `XDP_TX`, say.
-    pub action: &'static str,
-    /// Too few tries were quiet: the figure is of the largest group of tries that are alike.
-    pub is_noisy: bool,
-    pub n_kept: usize,
-    pub n_tries: usize,
-}
 
 /// A loaded object and its one program of interest.
 pub struct Loaded {
@@ -122,12 +104,12 @@ pub fn measure(wrapper: &Path, program: &Xdp, packets: &[Vec<u8>], flows: u32, r
     for _ in 0..1 + 3 * flows / N_PACKETS {
         wrapper.run(&program, N_PACKETS)?;
     }
-    let mut series = Series::default();
+    let mut tries = Tries::default();
     let mut waited = Duration::ZERO;
-    while series.quiet().len() < runs && series.tries.len() < runs * TRIES_PER_RUN {
+    while tries.quiet().len() < runs && tries.made.len() < runs * TRIES_PER_RUN {
         let before = wrapper.floor(&empty)?;
-        series.best_floor = series.best_floor.min(before);
-        if before > series.best_floor * (1.0 + TOLERANCE) && waited < WAIT_LIMIT {
+        tries.best_floor = tries.best_floor.min(before);
+        if before > tries.best_floor * (1.0 + TOLERANCE) && waited < WAIT_LIMIT {
             let start = Instant::now();
             std::thread::sleep(WAIT_STEP);
             waited += start.elapsed();
@@ -140,12 +122,12 @@ pub fn measure(wrapper: &Path, program: &Xdp, packets: &[Vec<u8>], flows: u32, r
             None => None,
         };
         let after = wrapper.floor(&empty)?;
-        series.best_floor = series.best_floor.min(after);
+        tries.best_floor = tries.best_floor.min(after);
         let floor = f64::midpoint(before, after);
         let undoing = undoing.map_or(0.0, |pair| (pair - floor).max(0.0) / 2.0);
-        series.tries.push(Try { floors: [before, after], net: total - floor - undoing });
+        tries.made.push(Try { floors: [before, after], net: total - floor - undoing });
     }
-    series.finish(runs, action)
+    tries.finish(runs, action)
 }
 
 /// What the program does with each packet, and by how much it lengthens it at the front (0 if that differs).
@@ -268,94 +250,4 @@ fn element(packet: &[u8], flows: u32) -> Result<Packet> {
     let mut bytes = [0; PACKET_MAX];
     bytes[..packet.len()].copy_from_slice(packet);
     Ok(Packet { last: packet.len() as u32 - 1, source_address_at, source_port_at, bytes })
-}
-
-struct Try {
-    /// Before and after.
-    floors: [f64; 2],
-    net: f64,
-}
-
-struct Series {
-    tries: Vec<Try>,
-    best_floor: f64,
-}
-
-impl Default for Series {
-    fn default() -> Self {
-        Self { tries: Vec::new(), best_floor: f64::INFINITY }
-    }
-}
-
-impl Series {
-    /// The tries whose floors are near the best one.
-    fn quiet(&self) -> Vec<&Try> {
-        self.near(self.best_floor)
-    }
-
-    fn near(&self, floor: f64) -> Vec<&Try> {
-        let is_near = |one: &f64| (one / floor - 1.0).abs() <= TOLERANCE;
-        self.tries.iter().filter(|one| one.floors.iter().all(is_near)).collect()
-    }
-
-    fn finish(&self, runs: usize, action: &'static str) -> Result<Measured> {
-        let mut kept = self.quiet();
-        let is_noisy = kept.len() < runs;
-        if is_noisy {
-            let groups = self.tries.iter().map(|one| self.near(one.floors[0]));
-            kept = groups.chain([kept]).max_by_key(Vec::len).unwrap_or_default();
-        }
-        ensure!(!kept.is_empty(), "too noisy: no two floors alike in {} tries", self.tries.len());
-        let mut nets: Vec<f64> = kept.iter().map(|one| one.net).collect();
-        let mut floors: Vec<f64> = kept.iter().flat_map(|one| one.floors).collect();
-        Ok(Measured {
-            ns: median(&mut nets),
-            // Sorted by the median.
-            ns_min: nets[0],
-            ns_max: nets[nets.len() - 1],
-            floor_ns: median(&mut floors),
-            action,
-            is_noisy,
-            n_kept: kept.len(),
-            n_tries: self.tries.len(),
-        })
-    }
-}
-
-/// The middle value, or the mean of the middle two; sorts. There is at least one value.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn series(tries: &[([f64; 2], f64)]) -> Series {
-        let tries: Vec<_> = tries.iter().map(|&(floors, net)| Try { floors, net }).collect();
-        let best_floor = tries.iter().flat_map(|one| one.floors).fold(f64::INFINITY, f64::min);
-        Series { tries, best_floor }
-    }
-
-    #[test]
-    fn tries_with_a_disturbed_floor_do_not_count() {
-        let series = series(&[([100.0, 101.0], 10.0), ([100.0, 150.0], 99.0), ([102.0, 100.0], 12.0), ([100.0, 100.0], 11.0)]);
-        let measured = series.finish(3, "XDP_TX").unwrap();
-        assert_eq!((measured.ns, measured.ns_max, measured.n_kept, measured.is_noisy), (11.0, 12.0, 3, false));
-    }
-
-    #[test]
-    fn without_quiet_the_largest_group_counts_and_is_called_noisy() {
-        let series = series(&[([100.0, 101.0], 10.0), ([150.0, 150.0], 20.0), ([151.0, 150.0], 22.0)]);
-        let measured = series.finish(3, "XDP_TX").unwrap();
-        assert_eq!((measured.ns, measured.n_kept, measured.is_noisy), (21.0, 2, true));
-    }
-
-    #[test]
-    fn the_median_of_an_even_number_is_between_the_middle_two() {
-        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-    }
 }

@@ -67,6 +67,27 @@ pub fn empty(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// Work whose cost is known in proportion, to test the method with: steps that each wait for the one before.
+#[xdp(frags)]
+pub fn steps_400(ctx: XdpContext) -> u32 {
+    steps::<400>(&ctx)
+}
+
+#[xdp(frags)]
+pub fn steps_800(ctx: XdpContext) -> u32 {
+    steps::<800>(&ctx)
+}
+
+#[inline(always)]
+fn steps<const N: u32>(ctx: &XdpContext) -> u32 {
+    // Not known to the compiler; and the exclusive or keeps it from joining multiplications.
+    let mut value = ctx.ingress_ifindex() as u64 | 3;
+    for _ in 0..N {
+        value = value.wrapping_mul(5) ^ value;
+    }
+    if value == 0 { XDP_ABORTED } else { XDP_PASS }
+}
+
 /// What moving the packet's beginning costs, by the program and back by the wrapper.
 #[xdp(frags)]
 pub fn adjust(ctx: XdpContext) -> u32 {
