@@ -90,7 +90,8 @@ fn unchunk(mut rest: &str) -> Result<String> {
     }
 }
 
-fn parse(url: &str) -> Result<(SocketAddr, &str)> {
+/// The address and the path of a URL.
+pub(crate) fn parse(url: &str) -> Result<(SocketAddr, &str)> {
     let rest = url.strip_prefix("http://").with_context(|| format!("{url}: not http://"))?;
     let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let address = host.parse::<SocketAddr>().or_else(|_| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Netns, Process};
+use crate::{Netns, Process, http};
 
 /// Prints the result as one line of JSON: wrk's own report is made for people, and rounds.
 const SCRIPT: &str = r#"
@@ -78,20 +78,22 @@ impl Wrk {
     /// Starts the load. Fractions of a second are cut off the durations, as `wrk` takes whole ones.
     ///
     /// # Errors
-    /// wrk is not installed.
+    /// wrk is not installed, or the URL's host is not an address.
     pub fn start(&self, netns: &Netns) -> Result<Running> {
         let mut script = tempfile::Builder::new().suffix(".lua").tempfile()?;
         if !self.keep_alive {
             writeln!(script, "wrk.headers['Connection'] = 'close'")?;
         }
         script.write_all(SCRIPT.as_bytes())?;
+        // With its port: wrk looks up the name of a missing one in /etc/services, which small systems lack.
+        let (address, path) = http::parse(&self.url)?;
         let mut command = netns.command("wrk");
         command
             .args([format!("-c{}", self.connections), format!("-t{}", self.threads)])
             .args([format!("-d{}s", self.duration.as_secs().max(1)), format!("--timeout={}s", self.timeout.as_secs().max(1))])
             .arg("-s")
             .arg(script.path())
-            .arg(&self.url);
+            .arg(format!("http://{address}{path}"));
         let process = Process::start(format!("wrk {}", self.url), &mut command)?;
         Ok(Running { process, limit: self.duration * 2 + Duration::from_secs(10), _script: script })
     }
