@@ -8,24 +8,45 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::limits::BUCKET_ENTRIES;
 
-/// Where a directory's buckets stand in their map, and how to hash into them.
-#[repr(C)]
+/// Where a directory's buckets stand in their map and how to hash into them, in one word: what is stored as a whole is read as
+/// a whole.
+///
+/// Bit 0 is the half of the map in use, bits 1 to 5 the logarithm of the number of buckets. All of it together, made odd, is
+/// the multiplier that endpoints are hashed with; user space varies the upper bits until nothing overflows.
+#[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Directory {
-    pub seed: u64,
-    /// First bucket in the map.
-    pub base: u32,
-    /// Number of buckets, a power of two, less one.
-    pub mask: u32,
-}
-
-const _: () = assert!(size_of::<Directory>() == 16);
+pub struct Directory(u64);
 
 impl Directory {
-    /// The bucket in the map that an endpoint with this hash is in, if it is anywhere.
+    const SEED_SHIFT: u32 = 6;
+
+    /// `half` is 0 or 1; of `seed`, the lower 58 bits count.
+    pub const fn new(seed: u64, half: u32, n_buckets: u32) -> Self {
+        Self(seed << Self::SEED_SHIFT | (n_buckets.ilog2() as u64) << 1 | (half & 1) as u64)
+    }
+
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub const fn half(self) -> u32 {
+        self.0 as u32 & 1
+    }
+
+    /// What the hashes of endpoints are multiplied with.
     #[inline(always)]
-    pub const fn bucket(&self, hash: u64) -> u32 {
-        self.base + (hash as u32 & self.mask)
+    pub const fn multiplier(self) -> u64 {
+        // The half must not matter: the buckets are filled before it is known.
+        self.0 | 1
+    }
+
+    /// The bucket in its map, of whose halves each has `half_len`, that an endpoint with this hash is in if it is anywhere.
+    #[inline(always)]
+    pub const fn bucket(self, hash: u64, half_len: u32) -> u32 {
+        let bits = (self.0 >> 1) as u32 & 31;
+        // The upper bits of a product are the well-mixed ones. Shifting twice allows for no bits at all.
+        let index = (hash >> 1) >> (63 - bits);
+        index as u32 + self.half() * half_len
     }
 }
 
@@ -41,7 +62,7 @@ impl Entry {
 
     #[inline(always)]
     const fn tag(hash: u64) -> u32 {
-        (hash >> 32) as u32 & 0xffff_0000
+        (hash >> 16) as u32 & 0xffff_0000
     }
 
     #[inline(always)]
@@ -74,15 +95,28 @@ const _: () = assert!(size_of::<Bucket>() == 32);
 #[cfg(feature = "alloc")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Filled {
-    pub seed: u64,
+    seed: u64,
     pub buckets: alloc::vec::Vec<Bucket>,
+}
+
+#[cfg(feature = "alloc")]
+impl Filled {
+    /// No endpoint at all.
+    pub fn empty() -> Self {
+        Self { seed: 0, buckets: alloc::vec![Bucket::default()] }
+    }
+
+    /// The word that makes packets use it, once its buckets stand in this half.
+    pub fn in_half(&self, half: u32) -> Directory {
+        Directory::new(self.seed, half, self.buckets.len() as u32)
+    }
 }
 
 /// Tries a seed at most this often. At the worst load that the limits allow, a seed fails with probability 0.6.
 #[cfg(feature = "alloc")]
 const SEEDS: u64 = 1000;
 
-/// Buckets for these endpoints, given as a hash function from seed to hash for each id.
+/// Buckets for these endpoints, given as a hash function from multiplier to hash for each id.
 ///
 /// `n_buckets_max` is a power of two; the directory gets one bucket an endpoint if that many are allowed, and no more, so that
 /// few endpoints take few cache lines.
@@ -100,18 +134,18 @@ pub fn fill<E>(endpoints: &[(E, u16)], hash: impl Fn(u64, &E) -> u64, n_buckets_
 
 #[cfg(feature = "alloc")]
 fn fill_with<E>(seed: u64, endpoints: &[(E, u16)], hash: impl Fn(u64, &E) -> u64, n_buckets: usize) -> Option<Filled> {
-    let mut buckets = alloc::vec![Bucket::default(); n_buckets];
-    let place = Directory { seed, base: 0, mask: n_buckets as u32 - 1 };
+    let mut filled = Filled { seed, buckets: alloc::vec![Bucket::default(); n_buckets] };
+    let place = filled.in_half(0);
     for (endpoint, id) in endpoints {
-        let hash = hash(seed, endpoint);
-        let entries = &mut buckets[place.bucket(hash) as usize].entries;
+        let hash = hash(place.multiplier(), endpoint);
+        let entries = &mut filled.buckets[place.bucket(hash, n_buckets as u32) as usize].entries;
         let free = entries.iter().position(|entry| entry.is_empty())?;
         if entries[..free].iter().any(|entry| entry.matches(hash)) {
             return None;
         }
         entries[free] = Entry::new(hash, *id);
     }
-    Some(Filled { seed, buckets })
+    Some(filled)
 }
 
 /// No seed places every endpoint.
@@ -127,9 +161,11 @@ mod tests {
     use super::*;
     use crate::{addr::Be16, hash::endpoint_v4, limits};
 
-    fn find(filled: &Filled, hash: u64) -> Option<u16> {
-        let directory = Directory { seed: filled.seed, base: 0, mask: filled.buckets.len() as u32 - 1 };
-        let bucket = &filled.buckets[directory.bucket(hash) as usize];
+    fn find(filled: &Filled, hash: impl Fn(u64) -> u64) -> Option<u16> {
+        let directory = filled.in_half(1);
+        let hash = hash(directory.multiplier());
+        let half_len = filled.buckets.len() as u32;
+        let bucket = &filled.buckets[(directory.bucket(hash, half_len) - half_len) as usize];
         bucket.entries.iter().take_while(|entry| !entry.is_empty()).find(|entry| entry.matches(hash)).map(|entry| entry.id())
     }
 
@@ -142,10 +178,10 @@ mod tests {
             (limits::BACKENDS, limits::REPLY_BUCKETS),
         ] {
             let endpoints: Vec<(u32, u16)> = (0..n).map(|i| (i, (i + 1) as u16)).collect();
-            let hash = |seed, address: &u32| endpoint_v4(seed, *address, Be16::new(80), 6);
+            let hash = |multiplier, address: &u32| endpoint_v4(multiplier, *address, Be16::new(80), 6);
             let filled = fill(&endpoints, hash, n_buckets).unwrap();
             for (address, id) in &endpoints {
-                assert_eq!(find(&filled, hash(filled.seed, address)), Some(*id));
+                assert_eq!(find(&filled, |multiplier| hash(multiplier, address)), Some(*id));
             }
         }
     }
@@ -153,7 +189,7 @@ mod tests {
     #[test]
     fn more_endpoints_than_entries_are_refused() {
         let endpoints: Vec<(u32, u16)> = (0..100).map(|i| (i, i as u16 + 1)).collect();
-        let refused = fill(&endpoints, |seed, address| endpoint_v4(seed, *address, Be16::new(80), 6), 8);
+        let refused = fill(&endpoints, |multiplier, address| endpoint_v4(multiplier, *address, Be16::new(80), 6), 8);
         assert_eq!(refused, Err(TooFull { n_endpoints: 100, n_buckets: 8 }));
     }
 }

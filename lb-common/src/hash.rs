@@ -51,7 +51,7 @@ const fn round(state: u64, word: u64, multiplier: u64) -> u64 {
 
 #[inline(always)]
 fn finish(state: u64, keys: &HashKeys) -> FlowHash {
-    FlowHash(round(state, keys.add[1], keys.multiply[0]).wrapping_mul(keys.multiply[1] | 1))
+    FlowHash(state.wrapping_add(keys.add[1]).wrapping_mul(keys.multiply[0] | 1))
 }
 
 /// Two 32-bit words as one, the first in the lower half.
@@ -77,25 +77,34 @@ pub fn flow_v6(keys: &HashKeys, client: [u32; 4], vip: [u32; 4], ports: u32, pro
     finish(round(state, pair(ports, protocol as u32), keys.multiply[0]), keys)
 }
 
-/// The hash of an IPv4 endpoint for a [directory](crate::directory) with this seed.
+/// The hash of an IPv4 endpoint for a [directory](crate::directory) with this multiplier: multiply-shift, whose upper bits count.
 #[inline(always)]
-pub const fn endpoint_v4(seed: u64, address: u32, port: Be16, protocol: u8) -> u64 {
-    let word = pair(address, port.raw() as u32 | (protocol as u32) << 16);
-    avalanche(word ^ seed)
+pub const fn endpoint_v4(multiplier: u64, address: u32, port: Be16, protocol: u8) -> u64 {
+    endpoint_word(address, port, protocol).wrapping_mul(multiplier)
 }
 
-/// The hash of an IPv6 endpoint for a directory with this seed.
+/// The hash of an IPv6 endpoint for a directory with this multiplier.
 #[inline(always)]
-pub const fn endpoint_v6(seed: u64, address: [u32; 4], port: Be16, protocol: u8) -> u64 {
-    let state = round(seed, pair(address[0], address[1]), AVALANCHE[0]);
-    let state = round(state, pair(address[2], address[3]), AVALANCHE[1]);
-    avalanche(state ^ (port.raw() as u64 | (protocol as u64) << 16))
+pub const fn endpoint_v6(multiplier: u64, address: [u32; 4], port: Be16, protocol: u8) -> u64 {
+    let upper = round(pair(address[0], address[1]), 0, multiplier);
+    let lower = round(upper, pair(address[2], address[3]), multiplier);
+    (lower ^ endpoint_word(0, port, protocol)).wrapping_mul(multiplier)
+}
+
+/// Port, protocol and the last word of the address.
+#[inline(always)]
+pub const fn endpoint_word(address: u32, port: Be16, protocol: u8) -> u64 {
+    pair(address, port.raw() as u32 | (protocol as u32) << 16)
 }
 
 /// The endpoint hash of an address of either family, the same that the packet path computes.
-pub fn endpoint(seed: u64, address: Addr, port: Be16, protocol: u8) -> u64 {
+pub fn endpoint(multiplier: u64, address: Addr, port: Be16, protocol: u8) -> u64 {
     let words = address.words.map(|word| word.raw());
-    if address.is_v4() { endpoint_v4(seed, words[3], port, protocol) } else { endpoint_v6(seed, words, port, protocol) }
+    if address.is_v4() {
+        endpoint_v4(multiplier, words[3], port, protocol)
+    } else {
+        endpoint_v6(multiplier, words, port, protocol)
+    }
 }
 
 /// Multipliers of the MurmurHash3 64-bit finalizer.

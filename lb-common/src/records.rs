@@ -18,30 +18,30 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
-/// User space writes the directory that is not active, then stores its index: packets see the old set of services or the new one.
+/// User space fills the half of a directory that is not in use, then stores the word that leads there: packets see the old set
+/// of services or the new one.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Settings {
     pub layout_version: u32,
     /// Bits of [`settings_flags`].
     pub flags: u32,
-    /// Which of `services` holds, 0 or 1.
-    pub active_services: u32,
-    /// Which of `replies` holds, 0 or 1.
-    pub active_replies: u32,
-    pub services: [Directory; 2],
+    /// Where packets to services go. One store replaces it.
+    pub services: Directory,
+    /// Where packets from NAT backends come from. One store replaces it.
+    pub replies: Directory,
     pub hash_keys: HashKeys,
-    pub replies: [Directory; 2],
-    pub pad: [u64; 2],
+    pub pad: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 128);
+const _: () = assert!(size_of::<Settings>() == 64);
 
 impl Settings {
     /// Positions of single 32-bit words that change while packets pass.
     pub const FLAGS_WORD: u32 = (offset_of!(Self, flags) / 4) as u32;
-    pub const ACTIVE_SERVICES_WORD: u32 = (offset_of!(Self, active_services) / 4) as u32;
-    pub const ACTIVE_REPLIES_WORD: u32 = (offset_of!(Self, active_replies) / 4) as u32;
+    /// The same for 64-bit words.
+    pub const SERVICES_WORD: u32 = (offset_of!(Self, services) / 8) as u32;
+    pub const REPLIES_WORD: u32 = (offset_of!(Self, replies) / 8) as u32;
 }
 
 pub mod settings_flags {

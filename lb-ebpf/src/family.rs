@@ -20,7 +20,7 @@ pub trait Family: Sized {
     /// The address in a record that [`is`](Self::is) of this family; of another, some of its words.
     fn from_addr(record: &Addr) -> Self::Address;
 
-    fn endpoint_hash(seed: u64, address: Self::Address, port: Be16, protocol: u8) -> u64;
+    fn endpoint_hash(multiplier: u64, address: Self::Address, port: Be16, protocol: u8) -> u64;
     /// Over the whole 5-tuple.
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash;
     /// Over the client's address alone.

@@ -123,8 +123,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn endpoint_hash(seed: u64, address: Be32, port: Be16, protocol: u8) -> u64 {
-        hash::endpoint_v4(seed, address.raw(), port, protocol)
+    fn endpoint_hash(multiplier: u64, address: Be32, port: Be16, protocol: u8) -> u64 {
+        hash::endpoint_v4(multiplier, address.raw(), port, protocol)
     }
 
     #[inline(always)]

@@ -135,8 +135,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn endpoint_hash(seed: u64, address: [Be32; 4], port: Be16, protocol: u8) -> u64 {
-        hash::endpoint_v6(seed, raw(address), port, protocol)
+    fn endpoint_hash(multiplier: u64, address: [Be32; 4], port: Be16, protocol: u8) -> u64 {
+        hash::endpoint_v6(multiplier, raw(address), port, protocol)
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 //! such a port by another way than the VIP must not be routed through xlb.
 
 use lb_common::checksum::Delta;
+use lb_common::limits;
 use lb_common::records::{Backend, Service, Settings, link_flags, settings_flags};
 use lb_common::{Be16, Verdict};
 
@@ -12,7 +13,7 @@ use crate::ethernet;
 use crate::family::{Family, Side};
 use crate::packet::Packet;
 use crate::parse::Parsed;
-use crate::service::{active, look_up};
+use crate::service::look_up;
 use crate::transport;
 
 /// Rewrites and routes the packet if it comes from a NAT backend; leaves it to the host otherwise.
@@ -65,9 +66,10 @@ fn sender_exactly<'e, F: Family>(
     parsed: &Parsed<F>,
     port: Be16,
 ) -> Option<(&'e Backend, &'e Service)> {
-    let directory = active(&settings.replies, settings.active_replies);
-    let hash = F::endpoint_hash(directory.seed, parsed.flow.client, port, parsed.flow.protocol);
-    let id = look_up(env.reply_bucket(directory.bucket(hash))?, hash)?;
+    let directory = settings.replies;
+    let hash = F::endpoint_hash(directory.multiplier(), parsed.flow.client, port, parsed.flow.protocol);
+    let bucket = env.reply_bucket(directory.bucket(hash, limits::REPLY_BUCKETS))?;
+    let id = look_up(bucket, hash)?;
     let backend = env.backend(lb_common::BackendId(id))?;
     let service = env.service(backend.service)?;
     let is_it = backend.port == port && service.protocol == parsed.flow.protocol && F::is(&backend.address, parsed.flow.client);

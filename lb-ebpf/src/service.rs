@@ -1,6 +1,7 @@
 //! Finds the service that a packet is addressed to.
 
-use lb_common::directory::{Bucket, Directory};
+use lb_common::directory::Bucket;
+use lb_common::limits;
 use lb_common::records::{Service, Settings, settings_flags};
 use lb_common::{Addr, Be16};
 
@@ -47,18 +48,13 @@ fn find_exactly<'e, F: Family>(
     port: Be16,
     protocol: u8,
 ) -> Option<(&'e Service, u16)> {
-    let directory = active(&settings.services, settings.active_services);
-    let hash = F::endpoint_hash(directory.seed, vip, port, protocol);
-    let id = look_up(env.service_bucket(directory.bucket(hash))?, hash)?;
+    let directory = settings.services;
+    let hash = F::endpoint_hash(directory.multiplier(), vip, port, protocol);
+    let bucket = env.service_bucket(directory.bucket(hash, limits::SERVICE_BUCKETS))?;
+    let id = look_up(bucket, hash)?;
     let service = env.service(id)?;
     let is_it = service.port == port && service.protocol == protocol && F::is(&service.vip, vip);
     is_it.then_some((service, id))
-}
-
-/// The directory in use.
-#[inline(always)]
-pub fn active(directories: &[Directory; 2], index: u32) -> &Directory {
-    &directories[(index & 1) as usize]
 }
 
 /// The id of the one record that may be the endpoint's with this hash.

@@ -54,7 +54,7 @@ pub struct FilledDirectory {
 
 impl Default for FilledDirectory {
     fn default() -> Self {
-        Self { endpoints: Vec::new(), filled: Filled { seed: 0, buckets: vec![Default::default()] } }
+        Self { endpoints: Vec::new(), filled: Filled::empty() }
     }
 }
 

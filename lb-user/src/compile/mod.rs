@@ -192,8 +192,9 @@ fn fill(
     if previous.endpoints == endpoints {
         return Ok(previous.clone());
     }
-    let hash =
-        |seed, &(address, port, protocol): &Endpoint| hash::endpoint(seed, IpAddr::into(address), Be16::new(port), protocol);
+    let hash = |multiplier, &(address, port, protocol): &Endpoint| {
+        hash::endpoint(multiplier, IpAddr::into(address), Be16::new(port), protocol)
+    };
     let filled: Filled = directory::fill(&endpoints, hash, n_buckets_max).map_err(|full| CompileError::Directory {
         what,
         n_endpoints: full.n_endpoints,

@@ -9,6 +9,9 @@ use lb_common::{BackendId, Be16, Slot};
 
 use crate::tables::RegionSlots;
 
+/// Any odd number; the same on every node.
+const IDENTITY: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// A backend that may own slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
@@ -62,7 +65,7 @@ fn candidates(owners: &[Owner]) -> Vec<(BackendId, Candidate)> {
     let is_twice = n_by_address.values().any(|&n| n > 1);
     let identity = |endpoint: SocketAddr| {
         let port = if is_twice { endpoint.port() } else { 0 };
-        avalanche(hash::endpoint(0, endpoint.ip().into(), Be16::new(port), 0))
+        avalanche(hash::endpoint(IDENTITY, endpoint.ip().into(), Be16::new(port), 0))
     };
     owners
         .iter()

@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
@@ -72,6 +72,16 @@ impl<T: Record> Mapped<T> {
     pub fn store_word(&mut self, index: u32, value: u32) {
         if let Some(word) = self.word(index) {
             word.store(value, Ordering::Release);
+        }
+    }
+
+    /// Changes one 64-bit word, after everything written before it. `index` counts such words.
+    pub fn store_long(&mut self, index: u32, value: u64) {
+        let n_longs = self.n_elements * size_of::<T>() / size_of::<u64>();
+        if (index as usize) < n_longs {
+            // SAFETY: within the mapping and aligned, as a page is; other accesses to it are atomic or under `&mut self`.
+            let long = unsafe { self.memory.cast::<AtomicU64>().add(index as usize).as_ref() };
+            long.store(value, Ordering::Release);
         }
     }
 

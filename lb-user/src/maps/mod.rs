@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aya::Ebpf;
-use lb_common::directory::{Bucket, Directory};
+use lb_common::directory::Bucket;
 use lb_common::hash::HashKeys;
 use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, SlotLine, link_flags};
 use lb_common::{BackendId, limits};
@@ -100,17 +100,15 @@ impl KernelMaps {
                 Ok(())
             }
             Write::ServiceDirectory(directory) => {
-                let half = 1 - (self.settings().active_services & 1);
-                let place = fill_half(&mut self.service_buckets, half, limits::SERVICE_BUCKETS, directory)?;
-                self.settings.with(0, |settings| settings.services[half as usize] = place);
-                self.settings.store_word(Settings::ACTIVE_SERVICES_WORD, half);
+                let half = 1 - self.settings().services.half();
+                fill_half(&mut self.service_buckets, half * limits::SERVICE_BUCKETS, directory)?;
+                self.settings.store_long(Settings::SERVICES_WORD, directory.filled.in_half(half).raw());
                 Ok(())
             }
             Write::ReplyDirectory(directory) => {
-                let half = 1 - (self.settings().active_replies & 1);
-                let place = fill_half(&mut self.reply_buckets, half, limits::REPLY_BUCKETS, directory)?;
-                self.settings.with(0, |settings| settings.replies[half as usize] = place);
-                self.settings.store_word(Settings::ACTIVE_REPLIES_WORD, half);
+                let half = 1 - self.settings().replies.half();
+                fill_half(&mut self.reply_buckets, half * limits::REPLY_BUCKETS, directory)?;
+                self.settings.store_long(Settings::REPLIES_WORD, directory.filled.in_half(half).raw());
                 Ok(())
             }
             Write::Flags(flags) => {
@@ -171,15 +169,6 @@ impl RecordsInUse {
     }
 }
 
-fn fill_half(
-    buckets: &mut Records<Bucket>,
-    half: u32,
-    n_buckets_max: u32,
-    directory: &FilledDirectory,
-) -> Result<Directory, MapError> {
-    let base = half * n_buckets_max;
-    for (index, bucket) in (base..).zip(&directory.filled.buckets) {
-        buckets.set(index, *bucket)?;
-    }
-    Ok(Directory { seed: directory.filled.seed, base, mask: directory.filled.buckets.len() as u32 - 1 })
+fn fill_half(buckets: &mut Records<Bucket>, first: u32, directory: &FilledDirectory) -> Result<(), MapError> {
+    (first..).zip(&directory.filled.buckets).try_for_each(|(index, bucket)| buckets.set(index, *bucket))
 }

@@ -165,7 +165,7 @@ pub fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
     for attribute in attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
-            LinkAttribute::Address(value) => mac = value.as_slice().try_into().ok().map(MacAddr),
+            LinkAttribute::Address(value) => mac = value.as_slice().try_into().ok().map(MacAddr::new),
             LinkAttribute::Mtu(value) => mtu = Some(*value),
             LinkAttribute::Link(value) => peer = Some(*value),
             LinkAttribute::LinkNetNsId(value) => peer_namespace = Some(*value),

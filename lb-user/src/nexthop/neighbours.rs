@@ -62,7 +62,7 @@ pub fn parse(message: &RouteNetlinkMessage) -> Option<(Key, Neighbour)> {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some((*v4).into()),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some((*v6).into()),
-            NeighbourAttribute::LinkLayerAddress(value) => mac = value.as_slice().try_into().ok().map(MacAddr),
+            NeighbourAttribute::LinkLayerAddress(value) => mac = value.as_slice().try_into().ok().map(MacAddr::new),
             _ => {}
         }
     }
@@ -104,12 +104,12 @@ mod tests {
     #[test]
     fn the_kernels_states_say_whether_an_address_can_be_used() {
         let mac = [2, 0, 0, 0, 0, 1];
-        let usable = Neighbour::Usable(MacAddr(mac));
+        let usable = Neighbour::Usable(MacAddr::new(mac));
         for (state, with_mac, expected) in [
             (0x00, false, Neighbour::Unknown),
             (0x01, false, Neighbour::Incomplete),
             (0x02, true, usable),
-            (0x04, true, Neighbour::Stale(MacAddr(mac))),
+            (0x04, true, Neighbour::Stale(MacAddr::new(mac))),
             (0x08, true, usable),
             (0x10, true, usable),
             // The kernel still shows the address that no longer answers.

@@ -14,8 +14,8 @@ use lb_user::nexthop::{Answer, LinkFacts, NextHopError, RedirectMode, Unresolved
 
 use net::{Follower, Net, ip};
 
-const FIRST: MacAddr = MacAddr([2, 0, 0, 0, 0xaa, 1]);
-const SECOND: MacAddr = MacAddr([2, 0, 0, 0, 0xaa, 2]);
+const FIRST: MacAddr = MacAddr::new([2, 0, 0, 0, 0xaa, 1]);
+const SECOND: MacAddr = MacAddr::new([2, 0, 0, 0, 0xaa, 2]);
 
 /// Resolved to this link-layer address.
 fn leads_to(mac: MacAddr) -> impl Fn(&Answer) -> bool {

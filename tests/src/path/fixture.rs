@@ -40,9 +40,18 @@ pub const N_SLOTS: u32 = 1 << 17;
 
 /// Each service by what is special about it.
 pub fn desired(interfaces: Interfaces) -> Desired {
-    let near = NextHop { ifindex: interfaces.outside, source: MacAddr(OURS), destination: MacAddr(NEAR), takes_redirects: true };
-    let far =
-        NextHop { ifindex: interfaces.inside, source: MacAddr(OURS_INSIDE), destination: MacAddr(FAR), takes_redirects: true };
+    let near = NextHop {
+        ifindex: interfaces.outside,
+        source: MacAddr::new(OURS),
+        destination: MacAddr::new(NEAR),
+        takes_redirects: true,
+    };
+    let far = NextHop {
+        ifindex: interfaces.inside,
+        source: MacAddr::new(OURS_INSIDE),
+        destination: MacAddr::new(FAR),
+        takes_redirects: true,
+    };
     let bridged = NextHop { takes_redirects: false, ..far };
     let service = |vip: &str, protocol, forward, backends: &[(&str, Option<NextHop>)]| {
         let vip: SocketAddr = vip.parse().expect("ADDRESS:PORT");
@@ -91,7 +100,8 @@ pub fn links(interfaces: Interfaces) -> BTreeMap<u32, bool> {
 
 /// The routing table that [`kernel`](super::kernel) sets up for real: clients are outside, everything else of 10/8 and fd09::/16 too.
 pub fn route(interfaces: Interfaces, query: &RouteQuery) -> Route {
-    let to_client = || Route::Forward { ifindex: interfaces.outside, source: MacAddr(OURS), next_hop: MacAddr(GATEWAY) };
+    let to_client =
+        || Route::Forward { ifindex: interfaces.outside, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) };
     match std::net::IpAddr::from(query.destination).to_string().as_str() {
         CLIENT | CLIENT_V6 => to_client(),
         "10.9.0.101" => Route::Host,

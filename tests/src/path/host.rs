@@ -109,14 +109,10 @@ impl Host {
             Write::Service(id, record) => drop(self.services.insert(*id, *record)),
             Write::Slots(slots) => slots.iter().for_each(|&(number, slot)| self.slots[number as usize] = slot),
             Write::ServiceDirectory(directory) => {
-                let half = 1 - self.settings.active_services;
-                self.settings.services[half as usize] = fill_half(&mut self.service_buckets, half, directory);
-                self.settings.active_services = half;
+                self.settings.services = fill_half(&mut self.service_buckets, 1 - self.settings.services.half(), directory);
             }
             Write::ReplyDirectory(directory) => {
-                let half = 1 - self.settings.active_replies;
-                self.settings.replies[half as usize] = fill_half(&mut self.reply_buckets, half, directory);
-                self.settings.active_replies = half;
+                self.settings.replies = fill_half(&mut self.reply_buckets, 1 - self.settings.replies.half(), directory);
             }
             Write::Flags(flags) => self.settings.flags = *flags,
         }
@@ -150,9 +146,9 @@ impl Host {
 
 fn fill_half(buckets: &mut [Bucket], half: u32, directory: &FilledDirectory) -> Directory {
     let base = half * (buckets.len() as u32 / 2);
-    let filled = &directory.filled.buckets;
-    buckets[base as usize..][..filled.len()].copy_from_slice(filled);
-    Directory { seed: directory.filled.seed, base, mask: filled.len() as u32 - 1 }
+    let filled = &directory.filled;
+    buckets[base as usize..][..filled.buckets.len()].copy_from_slice(&filled.buckets);
+    filled.in_half(half)
 }
 
 impl Env for Host {

@@ -47,7 +47,7 @@ impl Kernel {
     /// # Errors
     /// Without root, or if the program does not load.
     pub fn new() -> Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own takes root")?;
+        own_network_namespace()?;
         let interfaces = set_up_network()?;
         let mut ebpf = EbpfLoader::new().map_max_entries("SLOTS", fixture::N_SLOTS / SLOTS_PER_LINE).load(&object()?)?;
         let mut maps = KernelMaps::take(&mut ebpf)?;
@@ -106,8 +106,16 @@ pub fn action(verdict: Verdict) -> u32 {
     }
 }
 
+/// Moves the calling thread into a network namespace of its own, which ends with it.
+///
+/// # Errors
+/// Without root.
+pub fn own_network_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own takes root")
+}
+
 fn set_up_network() -> Result<Interfaces> {
-    let mac = |mac: super::packets::Mac| lb_common::MacAddr(mac).to_string();
+    let mac = |mac: super::packets::Mac| lb_common::MacAddr::new(mac).to_string();
     let (ours, inside, gateway) = (mac(fixture::OURS), mac(fixture::OURS_INSIDE), mac(fixture::GATEWAY));
     let commands = [
         "ip link set lo up".into(),

@@ -48,7 +48,14 @@ impl Loaded {
     /// # Errors
     /// The object cannot be read, has no such program, or the kernel refuses it.
     pub fn load(object: &Path, program: &'static str) -> Result<Self> {
-        let mut ebpf = Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?;
+        Self::take(Ebpf::load_file(object).with_context(|| format!("loading {}", object.display()))?, program)
+    }
+
+    /// A program of an object whose maps are set up already.
+    ///
+    /// # Errors
+    /// The object has no such program, or the kernel refuses it.
+    pub fn take(mut ebpf: Ebpf, program: &'static str) -> Result<Self> {
         load_program(&mut ebpf, program)?;
         Ok(Self { ebpf, program })
     }

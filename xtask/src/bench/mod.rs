@@ -4,6 +4,7 @@ mod measure;
 mod packets;
 mod reference;
 mod tries;
+mod xlb;
 
 use anyhow::Result;
 use aya::programs::Xdp;
@@ -48,39 +49,14 @@ pub fn run(options: &Options) -> Result<()> {
     setup::run(setup::For::Building)?;
     let wrapper = ebpf::build(ebpf::Object::BenchWrapper)?;
     let xlb = ebpf::build(ebpf::Object::Xlb)?;
-    let reference = reference::load(&ebpf::build(ebpf::Object::BenchReference)?)?;
+    let reference = ebpf::build(ebpf::Object::BenchReference)?;
     measure::quiet_process()?;
 
     let steps = check_method(&wrapper)?;
     let pass = measure::Loaded::load(&xlb, "xlb_pass")?;
-    let paths = [
-        Path {
-            name: "empty program (should be 0)",
-            program: pass.program()?,
-            packets: vec![packets::tcp_v4(false)],
-            budget_ns: None,
-        },
-        Path {
-            name: "usual design: tcp4",
-            program: reference.program()?,
-            packets: vec![packets::tcp_v4(false)],
-            budget_ns: None,
-        },
-        Path { name: "usual design: udp4", program: reference.program()?, packets: vec![packets::udp_v4()], budget_ns: None },
-        Path { name: "usual design: tcp6", program: reference.program()?, packets: vec![packets::tcp_v6()], budget_ns: None },
-        Path {
-            name: "usual design: tcp4 syn",
-            program: reference.program()?,
-            packets: vec![packets::tcp_v4(true)],
-            budget_ns: None,
-        },
-        Path {
-            name: "usual design: not a vip",
-            program: reference.program()?,
-            packets: vec![packets::other_v4()],
-            budget_ns: None,
-        },
-    ];
+    let reference = reference::load(&reference)?;
+    let xlb = xlb::load(&xlb)?;
+    let paths = paths(pass.program()?, xlb.program()?, reference.program()?);
 
     if !options.json {
         println!("ns a packet over an empty program, median of {} tries (~ noisy, ! over budget)\n", options.runs);
@@ -105,6 +81,33 @@ pub fn run(options: &Options) -> Result<()> {
         anyhow::bail!("over budget: {}", over_budget.join(", "));
     }
     Ok(())
+}
+
+/// The lines of the table.
+fn paths<'a>(empty: &'a Xdp, xlb: &'a Xdp, reference: &'a Xdp) -> Vec<Path<'a>> {
+    use packets::{other_v4, reply_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4};
+    let line = |name, program, packet, budget_ns| Path { name, program, packets: vec![packet], budget_ns };
+    let usual = |name, packet| line(name, reference, packet, None);
+    let ours = |name, packet, budget_ns| line(name, xlb, packet, Some(budget_ns));
+    let (backend, port) = xlb::nat_backend();
+    vec![
+        line("empty program (should be 0)", empty, tcp_v4(false), None),
+        ours("dsr: tcp4", tcp_v4(false), [20.0, 24.0]),
+        ours("dsr: udp4", udp_v4(), [20.0, 24.0]),
+        ours("dsr: tcp4 syn", tcp_v4(true), [20.0, 24.0]),
+        ours("dsr: tcp6", tcp_v6(), [25.0, 29.0]),
+        ours("dsr, ip-hash: tcp4", tcp_v4_to(xlb::PORT_IP_HASH, false), [20.0, 24.0]),
+        ours("nat: tcp4", tcp_v4_to(xlb::PORT_NAT, false), [35.0, 39.0]),
+        ours("nat: tcp6", tcp_v6_to(xlb::PORT_NAT), [40.0, 44.0]),
+        // The kernel's routing table is asked for each, and costs what it costs.
+        line("nat reply: tcp4", xlb, reply_v4(backend, port), None),
+        ours("not a vip", other_v4(), [12.0, 12.0]),
+        usual("usual design: tcp4", tcp_v4(false)),
+        usual("usual design: udp4", udp_v4()),
+        usual("usual design: tcp4 syn", tcp_v4(true)),
+        usual("usual design: tcp6", tcp_v6()),
+        usual("usual design: not a vip", other_v4()),
+    ]
 }
 
 /// How many times longer twice the work takes: what cannot tell one from two cannot measure anything now.

@@ -6,7 +6,7 @@ pub const VIP_V4: [u8; 4] = [10, 200, 1, 1];
 pub const VIP_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
 pub const PORT: u16 = 80;
 
-const CLIENT_V4: [u8; 4] = [198, 51, 100, 7];
+pub const CLIENT_V4: [u8; 4] = [198, 51, 100, 7];
 const CLIENT_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 const CLIENT_PORT: u16 = 40_000;
 const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -20,13 +20,28 @@ fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
 
 /// A TCP segment to the VIP: an ACK, or a SYN.
 pub fn tcp_v4(is_syn: bool) -> Vec<u8> {
-    let tcp = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).tcp(CLIENT_PORT, PORT, 1, 65_535);
+    tcp_v4_to(PORT, is_syn)
+}
+
+/// The same to another port of the VIP.
+pub fn tcp_v4_to(port: u16, is_syn: bool) -> Vec<u8> {
+    let tcp = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).tcp(CLIENT_PORT, port, 1, 65_535);
     let tcp = if is_syn { tcp.syn() } else { tcp.ack(1) };
     padded(tcp.size(0), |frame| tcp.write(frame, &[]))
 }
 
 pub fn tcp_v6() -> Vec<u8> {
-    let tcp = ethernet().ipv6(CLIENT_V6, VIP_V6, TTL).tcp(CLIENT_PORT, PORT, 1, 65_535).ack(1);
+    tcp_v6_to(PORT)
+}
+
+pub fn tcp_v6_to(port: u16) -> Vec<u8> {
+    let tcp = ethernet().ipv6(CLIENT_V6, VIP_V6, TTL).tcp(CLIENT_PORT, port, 1, 65_535).ack(1);
+    padded(tcp.size(0), |frame| tcp.write(frame, &[]))
+}
+
+/// A backend's answer: the sender's address and port are the backend's whatever flow it is of.
+pub fn reply_v4(backend: [u8; 4], port: u16) -> Vec<u8> {
+    let tcp = ethernet().ipv4(backend, CLIENT_V4, TTL).tcp(port, CLIENT_PORT, 1, 65_535).ack(1);
     padded(tcp.size(0), |frame| tcp.write(frame, &[]))
 }
 

@@ -75,7 +75,9 @@ impl Env for Kernel {
         bump(&maps::BACKEND_COUNTERS, u32::from(id.0), |counters| {
             counters.packets += 1;
             counters.bytes += u64::from(bytes);
-            counters.connections += u64::from(is_new_connection);
+            if is_new_connection {
+                counters.connections += 1;
+            }
         });
     }
 
@@ -112,7 +114,7 @@ impl Env for Kernel {
         let answer = unsafe { bpf_fib_lookup(self.ctx.cast(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
         match answer as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {
-                Route::Forward { ifindex: lookup.ifindex, source: MacAddr(lookup.smac), next_hop: MacAddr(lookup.dmac) }
+                Route::Forward { ifindex: lookup.ifindex, source: MacAddr::new(lookup.smac), next_hop: MacAddr::new(lookup.dmac) }
             }
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             _ => Route::Host,

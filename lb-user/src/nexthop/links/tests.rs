@@ -8,7 +8,7 @@ fn facts_of(kind: Option<&str>, xdp_features: Option<u64>, peer_has_xdp: Option<
         ifindex: 3,
         name: "if0".to_owned(),
         ethernet: true,
-        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         kind: kind.map(str::to_owned),
         up: true,

@@ -3,9 +3,9 @@ use std::time::Duration;
 use super::*;
 use crate::nexthop::netdev;
 
-const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const OTHERS: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+const OURS: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
+const THEIRS: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 2]);
+const OTHERS: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 3]);
 const ETH: u32 = 4;
 
 fn ip(text: &str) -> IpAddr {

@@ -1,0 +1,107 @@
+//! Loading the real program, and filling its maps the way the daemon does.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use aya::EbpfLoader;
+use lb_common::MacAddr;
+use lb_common::hash::HashKeys;
+use lb_user::compile::{Layout, compile};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::maps::KernelMaps;
+use lb_user::tables::{Tables, diff};
+
+use super::measure::Loaded;
+use super::packets::{CLIENT_V4, PORT, VIP_V4, VIP_V6};
+
+/// As many as the tables of the usual design have beside it.
+const N_BACKENDS: u16 = 100;
+/// Ports of the VIPs for services other than DSR by Maglev, which is on [`PORT`].
+pub const PORT_IP_HASH: u16 = 81;
+pub const PORT_NAT: u16 = 82;
+const NAT_BACKEND_PORT: u16 = 8080;
+
+/// BPF_PROG_TEST_RUN's packets come in on the loopback interface of their network namespace.
+const INGRESS: u32 = 1;
+const GATEWAY: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
+
+/// The program, with a service for each kind of packet and a hundred backends each.
+///
+/// # Errors
+/// The kernel refuses the program or its maps.
+pub fn load(object: &Path) -> Result<Loaded> {
+    route_to_client()?;
+    let object = std::fs::read(object).with_context(|| object.display().to_string())?;
+    let mut ebpf = EbpfLoader::new().load(&object)?;
+    let mut maps = KernelMaps::take(&mut ebpf)?;
+    maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
+    let (tables, _) = compile(&desired(), &Layout::new(maps.n_slots()), &Tables::default())?;
+    for write in &diff(&Tables::default(), &tables).writes {
+        maps.write(write)?;
+    }
+    maps.set_links(&[(INGRESS, true)].into())?;
+    Loaded::take(ebpf, "xlb")
+}
+
+/// The sender of [`reply_v4`](super::packets::reply_v4).
+pub fn nat_backend() -> ([u8; 4], u16) {
+    ([10, 3, 0, 1], NAT_BACKEND_PORT)
+}
+
+fn desired() -> Desired {
+    use Algorithm::{IpHash, Maglev};
+    use Forward::{Dsr, Nat};
+    use Protocol::{Tcp, Udp};
+    let (v4, v6) = (IpAddr::from(VIP_V4), IpAddr::from(VIP_V6));
+    let services = [
+        ("dsr", service(v4, PORT, Tcp, Maglev, Dsr)),
+        ("dsr-udp", service(v4, PORT, Udp, Maglev, Dsr)),
+        ("dsr-v6", service(v6, PORT, Tcp, Maglev, Dsr)),
+        ("ip-hash", service(v4, PORT_IP_HASH, Tcp, IpHash, Dsr)),
+        ("nat", service(v4, PORT_NAT, Tcp, Maglev, Nat)),
+        ("nat-v6", service(v6, PORT_NAT, Tcp, Maglev, Nat)),
+    ];
+    let services = services.into_iter().map(|(name, service)| (name.into(), service)).collect();
+    Desired { services, ingress: BTreeSet::from([INGRESS]) }
+}
+
+fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, forward: Forward) -> Service {
+    let backend_port = if forward == Forward::Nat { NAT_BACKEND_PORT } else { port };
+    let network = if forward == Forward::Nat { 3 } else { 2 };
+    let backends = (1..=N_BACKENDS).map(|i| {
+        let address: IpAddr = match vip {
+            IpAddr::V4(_) => [10, network, 0, i as u8].into(),
+            IpAddr::V6(_) => [0xfd00, u16::from(network), 0, 0, 0, 0, 0, i].into(),
+        };
+        let destination = MacAddr::new([2, 1, 0, 0, network, i as u8]);
+        let next_hop = NextHop { ifindex: INGRESS, source: MacAddr::new([2, 0, 0, 0, 0, 2]), destination, takes_redirects: true };
+        (SocketAddr::new(address, backend_port), Backend { weight: 1, alive: true, next_hop: Some(next_hop) })
+    });
+    Service { vip, port, protocol, algorithm, forward, backends: backends.collect() }
+}
+
+/// The reply path asks the kernel for the way to the client: out of an interface of a network namespace of this process's own.
+fn route_to_client() -> Result<()> {
+    xlb_tests::path::kernel::own_network_namespace()?;
+    let client = IpAddr::from(CLIENT_V4);
+    let commands = [
+        "ip link set lo up".into(),
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.lo.forwarding=1".into(),
+        "ip link add out type veth peer name end".into(),
+        "ip link set out up".into(),
+        "ip link set end up".into(),
+        "ip address add 198.51.100.1/24 dev out".into(),
+        format!("ip neighbour add {client} lladdr {GATEWAY} dev out"),
+        // Flows of the benchmark vary the last bytes of addresses.
+        format!("ip route add default via {client} dev out"),
+    ];
+    for command in &commands {
+        let mut words = command.split(' ');
+        let output = Command::new(words.next().unwrap_or_default()).args(words).output().with_context(|| command.clone())?;
+        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
