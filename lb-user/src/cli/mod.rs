@@ -14,10 +14,18 @@ use tracing_subscriber::EnvFilter;
 
 use crate::daemon;
 
-/// A layer-4 load balancer: an XDP program steers packets to backends in the kernel, and this daemon keeps it in step with
-/// health checks, DNS and the configuration.
+const EXAMPLES: &str = "\
+Examples:
+  xlb check /etc/xlb/xlb.toml        show every problem in a configuration, without root
+  xlb run -c /etc/xlb/xlb.toml       balance in the foreground; SIGHUP reloads, SIGTERM ends
+  xlb status                         who serves, how much, and why packets were dropped
+
+`xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
+
+/// Layer-4 load balancer: an XDP program sends packets to backends in the kernel; this daemon keeps it in step with health
+/// checks, DNS and the configuration
 #[derive(Parser)]
-#[command(name = "xlb", version, propagate_version = true)]
+#[command(name = "xlb", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,27 +33,38 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Balance: load the program, attach it, and serve until SIGTERM or SIGINT (SIGHUP reloads the file)
+    /// Balance: load the program, attach it, and serve in the foreground
+    ///
+    /// Takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. SIGHUP reads the configuration again, and changes nothing if
+    /// it is wrong; SIGTERM and SIGINT end the daemon, and detach the program unless xdp.on_exit is "keep". Killed, it
+    /// leaves the program forwarding, and the next `xlb run` with the same xdp.pin takes over. The log goes to stderr;
+    /// RUST_LOG chooses how much of it, such as RUST_LOG=debug.
     Run {
-        /// The configuration
+        /// Configuration file
         #[arg(long, short, value_name = "FILE", default_value = "/etc/xlb/xlb.toml")]
         config: PathBuf,
-        /// How log lines look; what is logged follows RUST_LOG, such as RUST_LOG=debug
-        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        /// Log as lines for people, or as JSON objects
+        #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
         log_format: LogFormat,
     },
-    /// Say whether a configuration is right, and show every problem in it; needs no root
+    /// Show every problem in a configuration; needs no root
+    ///
+    /// Prints one line and ends with 0 where it is right, else shows each problem at its place and ends with 1. Touches
+    /// nothing, and does not look whether interfaces and backends exist.
     Check {
-        /// The configuration
+        /// Configuration file
         #[arg(value_name = "FILE", default_value = "/etc/xlb/xlb.toml")]
         config: PathBuf,
     },
-    /// Show services, backends and packet counters of a running daemon
+    /// Show services, backends and packet counts of a running daemon
+    ///
+    /// A backend's share is that of its service's slots: the part of new connections that goes there. `xlb status --json`
+    /// is what GET /lb/status answers.
     Status {
-        /// Print JSON instead of a table
+        /// Print JSON instead of tables
         #[arg(long)]
         json: bool,
-        /// Where the daemon's API listens
+        /// Address of the daemon's API: its api.listen
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9400")]
         api: SocketAddr,
     },
