@@ -46,6 +46,8 @@ pub fn compile(desired: &Desired, layout: &Layout, previous: &Tables) -> Result<
     if n_services > limits::SERVICES as usize {
         return Err(CompileError::TooManyServices { n_services, limit: limits::SERVICES });
     }
+    // Before the reply directory is filled, which could not say who shares what.
+    refuse_shared_nat_backends(desired)?;
     let mut layout = layout.clone();
     layout.retain(desired);
     let mut tables = Tables::default();
@@ -60,7 +62,6 @@ pub fn compile(desired: &Desired, layout: &Layout, previous: &Tables) -> Result<
     tables.service_directory =
         fill("service directory", service_endpoints(&tables), limits::SERVICE_BUCKETS, &previous.service_directory)?;
     tables.reply_directory = fill("reply directory", reply_endpoints(&tables), limits::REPLY_BUCKETS, &previous.reply_directory)?;
-    refuse_shared_nat_backends(desired)?;
     Ok((tables, layout))
 }
 
