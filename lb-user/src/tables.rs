@@ -96,6 +96,10 @@ pub fn diff(old: &Tables, new: &Tables) -> Plan {
     // A flag that is needed by what follows comes first, one that nothing needs any more goes last.
     writes.extend(changed_flags.map(|flags| Write::Flags(old.flags | flags)));
     writes.extend(changed(&old.backends, &new.backends).map(|(&id, &record)| Write::Backend(id, record)));
+    // Nobody sees a new service's record before the service directory names it, but replies of its backends need it.
+    let (added, amended): (Vec<_>, Vec<_>) =
+        changed(&old.services, &new.services).partition(|(id, _)| !old.services.contains_key(id));
+    writes.extend(added.into_iter().map(write_service));
     if old.reply_directory != new.reply_directory {
         writes.push(Write::ReplyDirectory(new.reply_directory.clone()));
     }
@@ -105,7 +109,8 @@ pub fn diff(old: &Tables, new: &Tables) -> Plan {
             writes.push(Write::Slots(slots));
         }
     }
-    writes.extend(changed(&old.services, &new.services).map(|(&id, &record)| Write::Service(id, record)));
+    // A region that has grown is complete before its service leads to it.
+    writes.extend(amended.into_iter().map(write_service));
     if old.service_directory != new.service_directory {
         writes.push(Write::ServiceDirectory(new.service_directory.clone()));
     }
@@ -113,6 +118,10 @@ pub fn diff(old: &Tables, new: &Tables) -> Plan {
     plan.retire.extend(gone(&old.services, &new.services).map(|&id| Write::Service(id, Service::default())));
     plan.retire.extend(gone(&old.backends, &new.backends).map(|&id| Write::Backend(id, Backend::default())));
     plan
+}
+
+fn write_service((&id, &record): (&u16, &Service)) -> Write {
+    Write::Service(id, record)
 }
 
 /// Entries of `new` that `old` has not, or otherwise.
@@ -148,4 +157,43 @@ fn changed_slots(
         }
     }
     slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(plan: &Plan, is_it: impl Fn(&Write) -> bool) -> usize {
+        plan.writes.iter().position(is_it).expect("it is written")
+    }
+
+    #[test]
+    fn replies_find_a_new_services_record_and_packets_a_grown_region() {
+        let directory = |id| {
+            let endpoints = vec![(([10, 0, 0, 1].into(), 80, 6), id)];
+            Arc::new(FilledDirectory { endpoints, ..FilledDirectory::default() })
+        };
+        let region = |bits| RegionSlots::adopted(bits, vec![Slot::at_rest(BackendId(1)); 1 << bits].into());
+        let service = |first_line| Service { protocol: 6, first_line, ..Service::default() };
+        let old = Tables {
+            services: BTreeMap::from([(1, service(0))]),
+            regions: BTreeMap::from([(0, region(10))]),
+            reply_directory: directory(1),
+            ..Tables::default()
+        };
+        let new = Tables {
+            services: BTreeMap::from([(1, service(64)), (2, service(192))]),
+            regions: BTreeMap::from([(64, region(11)), (192, region(10))]),
+            reply_directory: directory(2),
+            service_directory: directory(2),
+            ..Tables::default()
+        };
+        let plan = diff(&old, &new);
+        let added = position(&plan, |write| matches!(write, Write::Service(2, _)));
+        let grown = position(&plan, |write| matches!(write, Write::Service(1, _)));
+        let replies = position(&plan, |write| matches!(write, Write::ReplyDirectory(_)));
+        let slots = position(&plan, |write| matches!(write, Write::Slots(_)));
+        let services = position(&plan, |write| matches!(write, Write::ServiceDirectory(_)));
+        assert!(added < replies && replies < slots && slots + 1 < grown && grown < services, "{added} {replies} {slots} {grown}");
+    }
 }
