@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::limits::{self, REGION_BITS_MIN, SLOTS_PER_LINE};
 use lb_common::{BackendId, limits::SERVICES};
 
-use crate::desired::{Desired, ServiceName};
+use crate::desired::{Desired, Forward, Protocol, Service, ServiceName};
 
 /// A service's region in the `SLOTS` map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,9 +24,24 @@ impl Region {
 
 const _: () = assert!(1 << REGION_BITS_MIN >= SLOTS_PER_LINE);
 
+/// What a service takes and how it sends: address, port, protocol.
+///
+/// A service under the same name that takes something else is another service with ids and slots of its own, which packets see
+/// all at once, by the directory. Records changed in place would in between be nobody's, or rewrite for the wrong VIP, and two
+/// services that exchange their VIPs (blue and green) would both lose packets.
+pub type Role = (IpAddr, u16, Protocol, Forward);
+
+impl Service {
+    /// What makes it another service if it changes.
+    pub fn role(&self) -> Role {
+        (self.vip, self.port, self.protocol, self.forward)
+    }
+}
+
 /// Ids and regions in use, and those resting.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {
+    roles: BTreeMap<ServiceName, Role>,
     services: Ids<ServiceName>,
     vips: Ids<IpAddr>,
     backends: Ids<(ServiceName, SocketAddr)>,
@@ -39,6 +54,7 @@ impl Layout {
     /// An empty layout over this many slots.
     pub fn new(n_slots: u32) -> Self {
         Self {
+            roles: BTreeMap::new(),
             services: Ids::new(1, SERVICES as u16),
             vips: Ids::new(1 + SERVICES as u16, (limits::SERVICE_RECORDS - 1) as u16),
             backends: Ids::new(1, limits::BACKENDS as u16),
@@ -54,15 +70,20 @@ impl Layout {
 
     /// Frees what `desired` has no more use for. It rests until [`recycle`](Self::recycle).
     pub fn retain(&mut self, desired: &Desired) {
-        self.services.retain(|name| desired.services.contains_key(name));
+        let roles: BTreeMap<ServiceName, Role> =
+            desired.services.iter().map(|(name, service)| (name.clone(), service.role())).collect();
+        let before = std::mem::replace(&mut self.roles, roles);
+        let stays = |name: &ServiceName| before.get(name).is_some_and(|role| self.roles.get(name) == Some(role));
+        self.services.retain(stays);
         let vips: BTreeSet<IpAddr> = desired.services.values().map(|service| service.vip).collect();
         self.vips.retain(|vip| vips.contains(vip));
-        self.backends
-            .retain(|(name, endpoint)| desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint)));
-        let (kept, gone) =
-            std::mem::take(&mut self.regions).into_iter().partition(|(name, _)| desired.services.contains_key(name));
+        let has = |name: &ServiceName, endpoint: &SocketAddr| {
+            desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint))
+        };
+        self.backends.retain(|(name, endpoint)| stays(name) && has(name, endpoint));
+        let (kept, gone): (BTreeMap<ServiceName, Region>, BTreeMap<ServiceName, Region>) =
+            std::mem::take(&mut self.regions).into_iter().partition(|(name, _)| stays(name));
         self.regions = kept;
-        let gone: BTreeMap<ServiceName, Region> = gone;
         self.resting_regions.extend(gone.into_values());
     }
 
@@ -140,7 +161,8 @@ impl Layout {
     }
 
     /// Claims ids and a region that a running program already uses, so that its flows stay where they are.
-    pub fn adopt_service(&mut self, name: &ServiceName, id: u16, region: Region) {
+    pub fn adopt_service(&mut self, name: &ServiceName, role: Role, id: u16, region: Region) {
+        self.roles.insert(name.clone(), role);
         self.services.adopt(name.clone(), id);
         self.regions.insert(name.clone(), region);
     }

@@ -15,7 +15,7 @@ use lb_common::directory::{self, Filled};
 use lb_common::records::{self, backend_flags, forward, service_flags, settings_flags};
 use lb_common::{Addr, BackendId, Be16, hash, limits};
 
-pub use layout::{Layout, Region};
+pub use layout::{Layout, Region, Role};
 
 use crate::desired::{Algorithm, Backend, Desired, Forward, Service, ServiceName};
 use crate::tables::{Endpoint, FilledDirectory, Tables};

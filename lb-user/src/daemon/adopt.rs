@@ -1,14 +1,15 @@
 //! Taking over from an earlier daemon: which ids and slots the running program uses, and for whom. Nothing moves then.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use lb_common::BackendId;
 use lb_common::records::{self, backend_flags};
+use lb_common::{BackendId, Slot};
 
 use super::assemble::Findings;
 use crate::compile::{Layout, Region};
-use crate::config::Config;
-use crate::desired::{NextHop, ServiceName};
+use crate::config::{self, Config};
+use crate::desired::{Forward, NextHop, ServiceName};
 use crate::maps::{KernelMaps, MapError, RecordsInUse};
 use crate::tables::{RegionSlots, Tables};
 
@@ -18,26 +19,37 @@ use crate::tables::{RegionSlots, Tables};
 /// If the maps cannot be read.
 pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Result<Tables, MapError> {
     let in_use = maps.records()?;
-    let names = names(&in_use, config);
-    let mut tables = Tables { flags: maps.settings().flags, ..Tables::default() };
+    let region = |region: Region| maps.region(region.first_line, region.bits);
+    Ok(Tables { flags: maps.settings().flags, ..take_over(in_use, region, config, layout, findings) })
+}
+
+fn take_over(
+    in_use: RecordsInUse,
+    slots: impl Fn(Region) -> Arc<[Slot]>,
+    config: &Config,
+    layout: &mut Layout,
+    findings: &mut Findings,
+) -> Tables {
+    let configured = configured(&in_use, config);
+    let mut tables = Tables::default();
     for (&id, service) in &in_use.services {
         if service.protocol == 0 {
             layout.adopt_vip(service.vip.into(), id);
-        } else if let Some(name) = names.get(&id) {
+        } else if let Some(configured) = configured.get(&id) {
             let region = Region { first_line: service.first_line, bits: 32 - service.shift };
-            layout.adopt_service(name, id, region);
-            let slots = maps.region(region.first_line, region.bits);
-            tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots));
+            let forward = forward(id, &in_use).unwrap_or(configured.forward);
+            layout.adopt_service(&configured.name, (configured.vip, configured.port, configured.protocol, forward), id, region);
+            tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots(region)));
         }
     }
     for (&id, backend) in &in_use.backends {
-        if let Some(name) = names.get(&backend.service) {
-            adopt_backend(name, id, backend, &in_use, layout, findings);
+        if let Some(service) = configured.get(&backend.service) {
+            adopt_backend(&service.name, id, backend, &in_use, layout, findings);
         }
     }
     tables.services = in_use.services;
     tables.backends = in_use.backends;
-    Ok(tables)
+    tables
 }
 
 fn adopt_backend(
@@ -60,14 +72,19 @@ fn adopt_backend(
     }
 }
 
+/// How packets of a running service reach its backends, if it has any.
+fn forward(service: u16, in_use: &RecordsInUse) -> Option<Forward> {
+    let backend = in_use.backends.values().find(|backend| backend.service == service)?;
+    Some(if backend.forward == records::forward::NAT { Forward::Nat } else { Forward::Dsr })
+}
+
 /// The configured service that each record is, by what it serves.
-fn names(in_use: &RecordsInUse, config: &Config) -> BTreeMap<u16, ServiceName> {
-    let name = |service: &records::Service| {
-        let configured = config.services.iter().find(|configured| {
+fn configured<'c>(in_use: &RecordsInUse, config: &'c Config) -> BTreeMap<u16, &'c config::Service> {
+    let find = |service: &records::Service| {
+        config.services.iter().find(|configured| {
             let is_vip = configured.vip == std::net::IpAddr::from(service.vip);
             is_vip && configured.port == service.port.get() && configured.protocol.number() == service.protocol
-        });
-        configured.map(|configured| configured.name.clone())
+        })
     };
-    in_use.services.iter().filter_map(|(&id, service)| Some((id, name(service)?))).collect()
+    in_use.services.iter().filter_map(|(&id, service)| Some((id, find(service)?))).collect()
 }

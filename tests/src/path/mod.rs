@@ -5,6 +5,7 @@
 pub mod cases;
 pub mod fixture;
 pub mod host;
+pub mod judge;
 pub mod kernel;
 pub mod packets;
 

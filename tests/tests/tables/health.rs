@@ -1,0 +1,75 @@
+//! Failures and recoveries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lb_common::{BackendId, MacAddr, Slot};
+use lb_user::compile::{Layout, compile};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::tables::Tables;
+use proptest::prelude::*;
+
+use crate::balancer::N_SLOTS;
+use crate::sequences::cases;
+use crate::world::INGRESS;
+
+const HOP: NextHop = NextHop { ifindex: INGRESS, source: MacAddr([2; 6]), destination: MacAddr([4; 6]), takes_redirects: true };
+
+fn endpoint(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, n as u8 + 1], 80))
+}
+
+fn desired(weights: &[u16], alive: &[bool]) -> Desired {
+    let backends = weights.iter().zip(alive).enumerate();
+    let backends = backends.map(|(n, (&weight, &alive))| (endpoint(n), Backend { weight, alive, next_hop: Some(HOP) }));
+    let service = Service {
+        vip: [10, 200, 1, 1].into(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        algorithm: Algorithm::Maglev,
+        forward: Forward::Dsr,
+        backends: backends.collect(),
+    };
+    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]) }
+}
+
+fn slots(tables: &Tables) -> Arc<[Slot]> {
+    tables.regions.values().next().unwrap().slots.clone()
+}
+
+fn weights_and_health() -> impl Strategy<Value = (Vec<u16>, Vec<Vec<bool>>)> {
+    (2..9usize).prop_flat_map(|n| {
+        let health = prop::collection::vec(prop::bool::weighted(0.7), n);
+        (prop::collection::vec(1..4u16, n), prop::collection::vec(health, 1..8))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(48), ..ProptestConfig::default() })]
+
+    #[test]
+    fn failures_and_recoveries_move_only_the_slots_of_the_backends_concerned((weights, history) in weights_and_health()) {
+        let all = vec![true; weights.len()];
+        let (mut tables, mut layout) = compile(&desired(&weights, &all), &Layout::new(N_SLOTS), &Tables::default()).unwrap();
+        let home = slots(&tables);
+        let id = |layout: &Layout, n| layout.find_backend(&"web".into(), endpoint(n)).unwrap();
+        let ids: Vec<BackendId> = (0..weights.len()).map(|n| id(&layout, n)).collect();
+        let serving = |health: &[bool]| ids.iter().zip(health).filter(|(_, up)| **up).map(|(&id, _)| id).collect::<BTreeSet<_>>();
+        let mut health = all;
+        for next in history {
+            let before = slots(&tables);
+            (tables, layout) = compile(&desired(&weights, &next), &layout, &tables).unwrap();
+            let (was, is) = (serving(&health), serving(&next));
+            for ((&home, &from), &to) in home.iter().zip(&*before).zip(&*slots(&tables)) {
+                let (from, to, home) = (from.current(), to.current(), home.current());
+                // Who serves has all its slots, whatever has happened; a slot without its owner is somebody else's who serves.
+                let is_right = if is.contains(&home) { to == home } else { is.contains(&to) || is.is_empty() && to.is_none() };
+                prop_assert!(is_right, "of {:?}, the slot of {:?} went to {:?}", is, home, to);
+                let between_survivors = was.contains(&from) && is.contains(&from) && was.contains(&to);
+                prop_assert!(from == to || !between_survivors, "a slot went from {:?} to {:?}, who both served and serve", from, to);
+            }
+            health = next;
+        }
+    }
+}
