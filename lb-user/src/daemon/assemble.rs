@@ -70,23 +70,40 @@ impl Findings {
 /// All that should hold.
 pub fn assemble(config: &Config, findings: &Findings) -> Desired {
     let vips: BTreeSet<IpAddr> = config.services.iter().map(|service| service.vip).collect();
-    // Who forwards by NAT to an endpoint: replies from there must have one owner. Fixed backends come first, for the
-    // configuration was checked; an answer of DNS that collides is left out.
-    let mut nat_owners: BTreeMap<(SocketAddr, Protocol), &ServiceName> = BTreeMap::new();
+    // Fixed backends come first, for the configuration was checked; an answer of DNS that collides is left out.
+    let mut nat_owners = NatOwners::default();
     for service in config.services.iter().filter(|service| service.forward == Forward::Nat) {
-        nat_owners.extend(service.backends.iter().map(|backend| ((backend.endpoint, service.protocol), &service.name)));
+        for backend in &service.backends {
+            nat_owners.claim(service, backend.endpoint);
+        }
     }
     let mut services = BTreeMap::new();
     for service in &config.services {
         let found = findings.discovered.get(&service.name).into_iter().flatten().copied();
         let usable = found.filter(|endpoint| {
-            let is_owned = service.forward != Forward::Nat
-                || *nat_owners.entry((*endpoint, service.protocol)).or_insert(&service.name) == &service.name;
+            let is_owned = service.forward != Forward::Nat || nat_owners.claim(service, *endpoint);
             is_owned && !vips.contains(&endpoint.ip())
         });
         services.insert(service.name.clone(), assemble_service(service, usable.collect(), findings));
     }
     Desired { services, ingress: findings.ingress.clone() }
+}
+
+/// Who forwards by NAT to an endpoint: replies from there must have one owner.
+#[derive(Default)]
+struct NatOwners<'c>(BTreeMap<(IpAddr, Protocol), BTreeMap<u16, &'c ServiceName>>);
+
+impl<'c> NatOwners<'c> {
+    /// Whether the endpoint is the service's, now that it was asked for. Port 0 is every port, and overlaps with each.
+    fn claim(&mut self, service: &'c config::Service, endpoint: SocketAddr) -> bool {
+        let ports = self.0.entry((endpoint.ip(), service.protocol)).or_default();
+        let overlaps = |port: u16| port == endpoint.port() || port == 0 || endpoint.port() == 0;
+        let is_free = ports.iter().all(|(&port, &owner)| owner == &service.name || !overlaps(port));
+        if is_free {
+            ports.insert(endpoint.port(), &service.name);
+        }
+        is_free
+    }
 }
 
 fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, findings: &Findings) -> Service {
@@ -113,3 +130,6 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
 pub fn addresses(desired: &Desired) -> BTreeSet<IpAddr> {
     desired.services.values().flat_map(|service| service.backends.keys()).map(SocketAddr::ip).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use super::*;
+use crate::config::parse;
+
+const HEAD: &str = "[xdp]\ninterfaces = [\"eth0\"]\n";
+
+/// A configuration of these `[[service]]` sections.
+fn config(services: &str) -> Config {
+    parse("test.toml", &format!("{HEAD}{services}")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn service(name: &str, vip: &str, port: u16, rest: &str) -> String {
+    format!("[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {port}\nhealth.type = \"none\"\n{rest}\n")
+}
+
+fn discovered(found: &[(&str, &str)]) -> Findings {
+    let mut findings = Findings::default();
+    for (service, endpoint) in found {
+        findings.discovered.entry((*service).into()).or_default().insert(endpoint.parse().unwrap());
+    }
+    findings
+}
+
+/// Endpoints of a service, with their weights.
+fn backends(desired: &Desired, service: &str) -> Vec<(String, u16)> {
+    let backends = &desired.services[service].backends;
+    backends.iter().map(|(endpoint, backend)| (endpoint.to_string(), backend.weight)).collect()
+}
+
+fn hop(last_byte: u8) -> NextHop {
+    NextHop { ifindex: 2, source: MacAddr([2; 6]), destination: MacAddr([4, 0, 0, 0, 0, last_byte]), takes_redirects: true }
+}
+
+fn note(findings: &mut Findings, address: &str, answer: Answer) {
+    let next_hops = BTreeMap::from([(address.parse().unwrap(), answer)]);
+    findings.note_next_hops(Changes { next_hops, redirects: None });
+}
+
+const DNS: &str = "dns = { name = \"web.internal\", weight = 7 }";
+
+#[test]
+fn a_discovered_address_that_is_a_vip_is_left_out() {
+    let config = config(&(service("web", "10.200.1.1", 80, DNS) + &service("db", "10.200.1.2", 80, DNS)));
+    let desired = assemble(&config, &discovered(&[("web", "10.0.0.1:80"), ("web", "10.200.1.1:80"), ("web", "10.200.1.2:80")]));
+    assert_eq!(backends(&desired, "web"), [("10.0.0.1:80".into(), 7)]);
+}
+
+#[test]
+fn a_discovered_nat_backend_of_another_nat_service_is_left_out_wherever_that_service_stands() {
+    let fixed = "forward = \"nat\"\nbackend = [{ address = \"10.0.0.1\", port = 8080 }]";
+    let found = format!("forward = \"nat\"\n{}", DNS.replace("weight", "port = 8080, weight"));
+    let services = [
+        service("first", "10.200.1.1", 80, &found),
+        service("second", "10.200.1.2", 80, fixed),
+        service("third", "10.200.1.3", 80, &found),
+    ];
+    let found = [("first", "10.0.0.1:8080"), ("first", "10.0.0.2:8080"), ("third", "10.0.0.2:8080"), ("third", "10.0.0.3:8080")];
+    let desired = assemble(&config(&services.concat()), &discovered(&found));
+    assert_eq!(backends(&desired, "first"), [("10.0.0.2:8080".into(), 7)]);
+    assert_eq!(backends(&desired, "second"), [("10.0.0.1:8080".into(), 1)]);
+    assert_eq!(backends(&desired, "third"), [("10.0.0.3:8080".into(), 7)]);
+}
+
+#[test]
+fn every_port_of_a_nat_backend_is_also_each_of_them() {
+    let nat = |rest: &str| format!("forward = \"nat\"\n{rest}");
+    let services = [
+        service("fixed", "10.200.1.1", 80, &nat("backend = [{ address = \"10.0.0.1\", port = 8080 }]")),
+        service("all", "10.200.1.2", 0, &nat(DNS)),
+        service("one", "10.200.1.3", 80, &nat(DNS)),
+    ];
+    let found = [("all", "10.0.0.1:0"), ("all", "10.0.0.2:0"), ("one", "10.0.0.2:80"), ("one", "10.0.0.3:80")];
+    let desired = assemble(&config(&services.concat()), &discovered(&found));
+    assert_eq!(backends(&desired, "all"), [("10.0.0.2:0".into(), 7)]);
+    assert_eq!(backends(&desired, "one"), [("10.0.0.3:80".into(), 7)]);
+}
+
+#[test]
+fn a_dsr_backend_may_serve_many() {
+    let config = config(&(service("web", "10.200.1.1", 80, DNS) + &service("db", "10.200.1.2", 80, DNS)));
+    let desired = assemble(&config, &discovered(&[("web", "10.0.0.1:80"), ("db", "10.0.0.1:80")]));
+    assert_eq!((backends(&desired, "web").len(), backends(&desired, "db").len()), (1, 1));
+}
+
+#[test]
+fn a_configured_weight_wins_over_discoverys() {
+    let rest = format!("backend = [{{ address = \"10.0.0.1\", weight = 3 }}]\n{DNS}");
+    let desired = assemble(
+        &config(&service("web", "10.200.1.1", 80, &rest)),
+        &discovered(&[("web", "10.0.0.1:80"), ("web", "10.0.0.2:80")]),
+    );
+    assert_eq!(backends(&desired, "web"), [("10.0.0.1:80".into(), 3), ("10.0.0.2:80".into(), 7)]);
+}
+
+#[test]
+fn a_backend_serves_by_its_check_and_before_the_first_by_what_was_adopted() {
+    let config = config(&service("web", "10.200.1.1", 80, "backend = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }]"));
+    let key = |host: &str| (ServiceName::from("web"), format!("10.0.0.{host}:80").parse().unwrap());
+    let mut findings = Findings::default();
+    let alive = |findings: &Findings| {
+        let desired = assemble(&config, findings);
+        desired.services["web"].backends.values().map(|backend| backend.alive).collect::<Vec<_>>()
+    };
+    assert_eq!(alive(&findings), [false, false]);
+    findings.adopted_alive.insert(key("1"));
+    findings.health.insert(key("1"), State::Unknown);
+    findings.health.insert(key("2"), State::Up);
+    assert_eq!(alive(&findings), [true, true]);
+    findings.health.insert(key("1"), State::Down);
+    assert_eq!(alive(&findings), [false, true]);
+}
+
+#[test]
+fn a_neighbour_that_is_only_asked_again_keeps_its_way_and_one_that_failed_loses_it() {
+    let config = config(&service("web", "10.200.1.1", 80, "backend = [{ address = \"10.0.0.1\" }]"));
+    let mut findings = Findings::default();
+    let way = |findings: &Findings| assemble(&config, findings).services["web"].backends.values().next().unwrap().next_hop;
+    let (interface, gateway) = ("eth0".to_owned(), "10.0.0.1".parse().unwrap());
+    let pending = || Err(Unresolved::NeighbourPending { interface: interface.clone(), gateway });
+    note(&mut findings, "10.0.0.1", pending());
+    assert_eq!(way(&findings), None);
+    note(&mut findings, "10.0.0.1", Ok(hop(1)));
+    assert_eq!(way(&findings), Some(hop(1)));
+    note(&mut findings, "10.0.0.1", pending());
+    assert_eq!(way(&findings), Some(hop(1)));
+    note(&mut findings, "10.0.0.1", Ok(hop(2)));
+    assert_eq!(way(&findings), Some(hop(2)));
+    note(&mut findings, "10.0.0.1", Err(Unresolved::NeighbourFailed { interface: interface.clone(), gateway }));
+    assert_eq!(way(&findings), None);
+    note(&mut findings, "10.0.0.1", pending());
+    assert_eq!(way(&findings), None);
+}
+
+#[test]
+fn a_way_without_link_layer_addresses_is_left_to_the_hosts_routing() {
+    let mut findings = Findings::default();
+    let tunnel = Unresolved::NoLinkLayerAddress { ifindex: 9, interface: "wg0".into(), kind: "wireguard".into() };
+    note(&mut findings, "10.0.0.1", Err(tunnel));
+    let hop = findings.last_next_hops.values().next().unwrap();
+    assert_eq!((hop.ifindex, hop.takes_redirects), (9, false));
+}
+
+#[test]
+fn what_concerns_no_backend_any_more_is_forgotten() {
+    let config = config(&service("web", "10.200.1.1", 80, "backend = [{ address = \"10.0.0.1\" }]"));
+    let mut findings = discovered(&[("web", "10.0.0.1:80"), ("gone", "10.0.0.2:80")]);
+    for host in ["10.0.0.1", "10.0.0.2"] {
+        note(&mut findings, host, Ok(hop(1)));
+        let key = (ServiceName::from("web"), SocketAddr::new(host.parse().unwrap(), 80));
+        findings.health.insert(key.clone(), State::Up);
+        findings.adopted_alive.insert(key);
+    }
+    findings.retain(&assemble(&config, &findings));
+    let lens = [findings.discovered.len(), findings.health.len(), findings.adopted_alive.len(), findings.answers.len()];
+    assert_eq!((lens, findings.last_next_hops.len()), ([1; 4], 1));
+}
