@@ -34,7 +34,9 @@ pub fn region_bits(owners: &[Owner]) -> u32 {
 pub fn assign(owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
     let candidates = candidates(owners);
     let serving: Vec<bool> = owners.iter().filter(|owner| owner.weight > 0).map(|owner| owner.serves).collect();
-    let reusable = previous.filter(|previous| previous.bits == bits && previous.candidates == candidates);
+    // Of adopted slots the population is not known, not even that it was nobody's.
+    let is_known = |previous: &RegionSlots| previous.bits == bits && previous.population.len() == 1 << bits;
+    let reusable = previous.filter(|previous| is_known(previous) && previous.candidates == candidates);
     if let Some(previous) = reusable
         && previous.serving == serving
     {

@@ -9,7 +9,7 @@ use lb_common::{BackendId, Slot};
 use super::assemble::Findings;
 use crate::compile::{Layout, Region};
 use crate::config::{self, Config};
-use crate::desired::{Forward, NextHop, ServiceName};
+use crate::desired::{Forward, NextHop};
 use crate::maps::{KernelMaps, MapError, RecordsInUse};
 use crate::tables::{RegionSlots, Tables};
 
@@ -44,7 +44,7 @@ fn take_over(
     }
     for (&id, backend) in &in_use.backends {
         if let Some(service) = configured.get(&backend.service) {
-            adopt_backend(&service.name, id, backend, &in_use, layout, findings);
+            adopt_backend(service, id, backend, &in_use, layout, findings);
         }
     }
     tables.services = in_use.services;
@@ -53,7 +53,7 @@ fn take_over(
 }
 
 fn adopt_backend(
-    name: &ServiceName,
+    service: &config::Service,
     id: BackendId,
     backend: &records::Backend,
     in_use: &RecordsInUse,
@@ -61,7 +61,13 @@ fn adopt_backend(
     findings: &mut Findings,
 ) {
     let endpoint = in_use.endpoint(backend);
+    let name = &service.name;
     layout.adopt_backend(name, endpoint, id);
+    // Until DNS answers, its earlier answer holds: otherwise the service would have nobody for that long.
+    let is_fixed = service.backends.iter().any(|fixed| fixed.endpoint == endpoint);
+    if !is_fixed && service.dns.as_ref().is_some_and(|dns| dns.port == endpoint.port()) {
+        findings.discovered.entry(name.clone()).or_default().insert(endpoint);
+    }
     if backend.flags & backend_flags::ALIVE != 0 {
         findings.adopted_alive.insert((name.clone(), endpoint));
     }
@@ -88,3 +94,6 @@ fn configured<'c>(in_use: &RecordsInUse, config: &'c Config) -> BTreeMap<u16, &'
     };
     in_use.services.iter().filter_map(|(&id, service)| Some((id, find(service)?))).collect()
 }
+
+#[cfg(test)]
+mod tests;

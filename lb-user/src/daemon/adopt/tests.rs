@@ -1,0 +1,85 @@
+use lb_common::MacAddr;
+
+use super::*;
+use crate::compile::compile;
+use crate::config::parse;
+use crate::daemon::assemble::assemble;
+use crate::health::State;
+use crate::tables::diff;
+
+const N_SLOTS: u32 = 1 << 16;
+
+fn config(backends: &str) -> Config {
+    let text = format!(
+        "[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"10.200.1.1\"\nport = 80\n{backends}\n\
+         [[service]]\nname = \"db\"\nvip = \"10.200.1.2\"\nport = 80\nbackend = [{{ address = \"10.0.0.9\" }}]\n"
+    );
+    parse("test.toml", &text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What a daemon with this configuration leaves behind, all its backends healthy and in reach.
+fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
+    let mut findings = Findings::default();
+    findings.discovered.insert("web".into(), discovered.iter().map(|endpoint| endpoint.parse().unwrap()).collect());
+    let hop = NextHop { ifindex: 2, source: MacAddr([2; 6]), destination: MacAddr([4; 6]), takes_redirects: true };
+    for (name, service) in assemble(config, &findings).services {
+        for endpoint in service.backends.into_keys() {
+            findings.last_next_hops.insert(endpoint.ip(), hop);
+            findings.health.insert((name.clone(), endpoint), State::Up);
+        }
+    }
+    compile(&assemble(config, &findings), &Layout::new(N_SLOTS), &Tables::default()).unwrap()
+}
+
+/// What the next daemon makes of it: the tables taken over, and those that it then compiles.
+fn taken_over(left: &Tables, config: &Config) -> (Tables, Tables, Layout) {
+    let (mut layout, mut findings) = (Layout::new(N_SLOTS), Findings::default());
+    let in_use = RecordsInUse { services: left.services.clone(), backends: left.backends.clone() };
+    let slots = |region: Region| left.regions[&region.first_line].slots.clone();
+    let adopted = take_over(in_use, slots, config, &mut layout, &mut findings);
+    let adopted = Tables { flags: left.flags, ..adopted };
+    let (tables, layout) = compile(&assemble(config, &findings), &layout, &adopted).unwrap();
+    (adopted, tables, layout)
+}
+
+#[test]
+fn nothing_moves_when_the_configuration_is_the_same() {
+    let config = config("backend = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }]");
+    let (left, _) = left_behind(&config, &[]);
+    let (adopted, tables, _) = taken_over(&left, &config);
+    let plan = diff(&adopted, &tables);
+    assert!(plan.moves.is_empty() && plan.retire.is_empty(), "{:?}", plan.moves);
+    assert_eq!((tables.services, tables.backends), (left.services, left.backends));
+}
+
+#[test]
+fn discovered_backends_serve_until_dns_says_otherwise() {
+    let config = config("dns = { name = \"web.internal\" }");
+    let (left, _) = left_behind(&config, &["10.0.0.1:80", "10.0.0.2:80"]);
+    let (adopted, tables, _) = taken_over(&left, &config);
+    let plan = diff(&adopted, &tables);
+    assert!(plan.moves.is_empty() && plan.retire.is_empty(), "{:?}", plan.moves);
+    assert_eq!(tables.backends, left.backends);
+}
+
+#[test]
+fn slots_of_backends_that_are_configured_no_more_are_nobodys() {
+    for gone in ["backend = []", "backend = [{ address = \"10.0.0.1\", weight = 0 }]"] {
+        let (left, layout) = left_behind(&config("backend = [{ address = \"10.0.0.1\" }]"), &[]);
+        let first_line = left.services[&layout.find_service(&"web".into()).unwrap()].first_line;
+        let (_, tables, _) = taken_over(&left, &config(gone));
+        let slots = &tables.regions[&first_line].slots;
+        assert!(slots.iter().all(|slot| slot.current().is_none()), "{gone}: {:?}", slots[0]);
+    }
+}
+
+#[test]
+fn a_service_under_another_name_is_the_same_service() {
+    let before = config("backend = [{ address = \"10.0.0.1\" }]");
+    let (left, layout) = left_behind(&before, &[]);
+    let mut after = before;
+    after.services[0].name = "shop".into();
+    let (_, tables, new_layout) = taken_over(&left, &after);
+    assert_eq!(new_layout.find_service(&"shop".into()), layout.find_service(&"web".into()));
+    assert_eq!(tables.backends, left.backends);
+}
