@@ -95,6 +95,12 @@ impl Layout {
         self.resting_regions.clear();
     }
 
+    /// How many ids and regions wait for [`recycle`](Self::recycle).
+    pub fn n_resting(&self) -> usize {
+        let n_ids = self.services.resting.len() + self.vips.resting.len() + self.backends.resting.len();
+        n_ids + self.resting_regions.len()
+    }
+
     pub fn service_id(&mut self, name: &ServiceName) -> Option<u16> {
         self.services.get_or_assign(name)
     }
@@ -272,7 +278,9 @@ mod tests {
         assert_eq!(layout.region(&name("a"), 10).unwrap(), grown);
         // The outgrown region rests: packets may still be on their way to it.
         assert_eq!(layout.region(&name("c"), 10).unwrap().first_line, 64 + 256 + 128);
+        assert_eq!(layout.n_resting(), 1);
         layout.recycle();
+        assert_eq!(layout.n_resting(), 0);
         assert_eq!(layout.region(&name("d"), 10).unwrap().first_line, 0);
     }
 

@@ -161,6 +161,8 @@ impl Control {
         let (tables, layout) = compile::compile(desired, &self.layout, &self.tables)?;
         let plan = diff(&self.tables, &tables);
         let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();
+        // An outgrown region rests too, and leaves no record to be cleared.
+        let rests_more = layout.n_resting() > self.layout.n_resting();
         self.layout = layout;
         self.ledger.note_plan(&plan, &self.tables, &names);
         // Should a write fail, the remembered tables still say what was there before, and the next change writes all of it again.
@@ -169,7 +171,9 @@ impl Control {
         }
         self.tables = tables;
         let n_writes = plan.writes.len();
-        self.retire(plan.retire, &names);
+        if rests_more || !plan.retire.is_empty() {
+            self.retire(plan.retire, &names);
+        }
         self.ledger.retain(|name| desired.services.contains_key(name));
         if n_writes > 0 {
             self.ledger.note_change(since.unwrap_or(started).elapsed());
@@ -179,9 +183,6 @@ impl Control {
     }
 
     fn retire(&mut self, retire: Vec<Write>, names: &Names) {
-        if retire.is_empty() && self.retiring.is_none() {
-            return;
-        }
         let retiring =
             self.retiring.get_or_insert_with(|| Retiring { due: Instant::now(), writes: Vec::new(), names: Names::new() });
         retiring.due = Instant::now() + REST;
