@@ -161,20 +161,26 @@ fn packet_totals(totals: &Totals) -> PacketTotals {
 }
 
 fn read_service(service: &ServiceView, sums: &Sums, counters: &Counters) -> Result<ServiceStatus, MapError> {
+    let counted = |backend: &BackendView| match backend.id {
+        Some(id) => Ok(counters.backend(id)?.since(&backend.base)),
+        None => Ok(BackendCounters::default()),
+    };
+    let counted: Result<Vec<_>, MapError> = service.backends.iter().map(counted).collect();
+    let dropped = service.id.map_or(Ok(0), |id| counters.service_drops(id))?;
+    Ok(service_status(service, sums, &counted?, dropped))
+}
+
+/// `counted` is what each of the service's backends has counted.
+fn service_status(service: &ServiceView, sums: &Sums, counted: &[BackendCounters], dropped: u64) -> ServiceStatus {
     let slots = n_slots(service.slots.as_deref().unwrap_or_default());
     let mut total = sums.services.get(&service.name).map(|sums| sums.left).unwrap_or_default();
     let mut backends = Vec::with_capacity(service.backends.len());
-    for backend in &service.backends {
-        let counted = match backend.id {
-            Some(id) => counters.backend(id)?.since(&backend.base),
-            None => BackendCounters::default(),
-        };
+    for (backend, &counted) in service.backends.iter().zip(counted) {
         total.add(&counted);
         let owned = backend.id.and_then(|id| slots.get(&id)).copied().unwrap_or_default();
         backends.push(backend_status(backend, counted, owned as f64 / slots.values().sum::<usize>().max(1) as f64));
     }
-    let dropped = service.id.map_or(Ok(0), |id| counters.service_drops(id))?;
-    Ok(ServiceStatus {
+    ServiceStatus {
         name: service.name.clone(),
         vip: service.vip,
         port: service.port,
@@ -194,7 +200,7 @@ fn read_service(service: &ServiceView, sums: &Sums, counters: &Counters) -> Resu
             stale: discovery.stale,
             last_error: discovery.last_error.clone(),
         }),
-    })
+    }
 }
 
 fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -> BackendStatus {
@@ -223,3 +229,6 @@ fn n_slots(slots: &[Slot]) -> BTreeMap<BackendId, usize> {
     let owned = counts.iter().enumerate().filter(|&(_, &count)| count > 0);
     owned.map(|(id, &count)| (BackendId(id as u16), count)).collect()
 }
+
+#[cfg(test)]
+mod tests;
