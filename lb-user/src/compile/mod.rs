@@ -221,3 +221,6 @@ fn refuse_shared_nat_backends(desired: &Desired) -> Result<(), CompileError> {
 pub fn names(layout: &Layout) -> BTreeMap<BackendId, (ServiceName, SocketAddr)> {
     layout.backends().map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect()
 }
+
+#[cfg(test)]
+mod tests;
