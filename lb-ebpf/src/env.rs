@@ -47,8 +47,8 @@ pub struct RouteQuery {
 pub enum Route {
     /// Out of this interface, with these link-layer addresses.
     Forward { ifindex: u32, source: MacAddr, next_hop: MacAddr },
-    /// To this host itself.
+    /// To this host itself, or nowhere: there is no route, or the host forwards nothing.
     Local,
-    /// The host's stack must look after it: no neighbour yet, a tunnel, too big, or no route at all.
+    /// The host's stack must look after it: no neighbour yet, a tunnel, too big, or a route that refuses.
     Host,
 }

@@ -14,3 +14,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// The operating system's error number in a chain of errors.
+pub fn os_code(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut error = Some(error);
+    while let Some(cause) = error {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error();
+        }
+        error = cause.source();
+    }
+    None
+}

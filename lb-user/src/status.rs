@@ -44,6 +44,8 @@ pub struct ServiceView {
     pub discovery: Option<discovery::Status>,
     pub backends: Vec<BackendView>,
     pub slots: Option<Arc<[Slot]>>,
+    /// What its drops stood at when it got its id.
+    pub drop_base: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -166,7 +168,7 @@ fn read_service(service: &ServiceView, sums: &Sums, counters: &Counters) -> Resu
         None => Ok(BackendCounters::default()),
     };
     let counted: Result<Vec<_>, MapError> = service.backends.iter().map(counted).collect();
-    let dropped = service.id.map_or(Ok(0), |id| counters.service_drops(id))?;
+    let dropped = service.id.map_or(Ok(0), |id| counters.service_drops(id))?.wrapping_sub(service.drop_base);
     Ok(service_status(service, sums, &counted?, dropped))
 }
 

@@ -102,7 +102,7 @@ impl Page {
             });
         gauge(out, "service_backends_serving", "Backends that new flows go to.", serving)?;
         let moved = self.sums.services.iter().map(|(name, sums)| (vec![("service", name.to_string())], sums.n_slots_moved));
-        counter(out, "service_slots_moved", "Slots that went from one backend to another.", moved)?;
+        counter(out, "service_slots_moved", "Slots that got another owner, their first one included.", moved)?;
         let transitions = self.sums.services.iter().flat_map(|(name, sums)| {
             let transition =
                 move |(state, &n): (&health::State, &u64)| (vec![("service", name.to_string()), ("to", state.to_string())], n);

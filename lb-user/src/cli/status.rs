@@ -1,5 +1,6 @@
 //! `xlb status`: what `GET /lb/status` says, as a table.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -26,12 +27,12 @@ pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
         timeout(LIMIT, ask(api)).await.with_context(|| format!("http://{api}/lb/status: no answer within {LIMIT:?}"))??;
     let status: Value =
         serde_json::from_slice(&answer).with_context(|| format!("http://{api}/lb/status: not the JSON of an xlb daemon"))?;
-    if json {
-        println!("{status:#}");
-    } else {
-        println!("{}", tables(&status));
+    let text = if json { format!("{status:#}\n") } else { tables(&status) + "\n" };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Who reads only the first lines, as head does, has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn ask(api: SocketAddr) -> Result<Bytes> {

@@ -173,6 +173,17 @@ impl Layout {
         self.regions.insert(name.clone(), region);
     }
 
+    /// Keeps an id and a region, of a service that nobody wants any more, from being given away while packets still find them.
+    pub fn rest_service(&mut self, id: u16, region: Region) {
+        self.services.rest(id);
+        self.resting_regions.push(region);
+    }
+
+    /// Keeps the id of a backend that nobody wants any more from being given away while packets still find it.
+    pub fn rest_backend(&mut self, id: BackendId) {
+        self.backends.rest(id.0);
+    }
+
     pub fn adopt_vip(&mut self, vip: IpAddr, id: u16) {
         self.vips.adopt(vip, id);
     }
@@ -232,12 +243,22 @@ impl<K: Ord + Clone> Ids<K> {
 
     /// Takes an id out of the free ones. All below it that were never assigned become free.
     fn adopt(&mut self, key: K, id: u16) {
+        self.claim(id);
+        self.assigned.insert(key, id);
+    }
+
+    /// Lets an id that is not assigned rest.
+    fn rest(&mut self, id: u16) {
+        self.claim(id);
+        self.resting.push(id);
+    }
+
+    fn claim(&mut self, id: u16) {
         while self.fresh <= u32::from(id) {
             self.free.push_back(self.fresh as u16);
             self.fresh += 1;
         }
         self.free.retain(|&free| free != id);
-        self.assigned.insert(key, id);
     }
 }
 

@@ -18,7 +18,7 @@ fn desired(service: Service) -> Desired {
 }
 
 fn backend(ifindex: u32, takes_redirects: bool) -> Backend {
-    let hop = NextHop { ifindex, source: MacAddr([2; 6]), destination: MacAddr([4; 6]), takes_redirects };
+    let hop = NextHop { ifindex, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects };
     Backend { weight: 1, alive: true, next_hop: Some(hop) }
 }
 

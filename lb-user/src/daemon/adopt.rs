@@ -40,11 +40,14 @@ fn take_over(
             let forward = forward(id, &in_use).unwrap_or(configured.forward);
             layout.adopt_service(&configured.name, (configured.vip, configured.port, configured.protocol, forward), id, region);
             tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots(region)));
+        } else {
+            layout.rest_service(id, Region { first_line: service.first_line, bits: 32 - service.shift });
         }
     }
     for (&id, backend) in &in_use.backends {
-        if let Some(service) = configured.get(&backend.service) {
-            adopt_backend(service, id, backend, &in_use, layout, findings);
+        match configured.get(&backend.service) {
+            Some(service) => adopt_backend(service, id, backend, &in_use, layout, findings),
+            None => layout.rest_backend(id),
         }
     }
     tables.services = in_use.services;

@@ -262,6 +262,7 @@ impl Control {
                 .map(|(&endpoint, backend)| self.view_backend(name, service, endpoint, backend))
                 .collect(),
             slots: region.map(|region| region.slots.clone()),
+            drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
         }
     }
 

@@ -46,15 +46,21 @@ pub struct Ledger {
     pub sums: Sums,
     /// What an id's counters stood at when its backend got it.
     bases: BTreeMap<BackendId, BackendCounters>,
+    /// What a service id's drops stood at when its service got it.
+    drop_bases: BTreeMap<u16, u64>,
 }
 
 impl Ledger {
     pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, sums: Sums::default(), bases: BTreeMap::new() }
+        Self { counters, sums: Sums::default(), bases: BTreeMap::new(), drop_bases: BTreeMap::new() }
     }
 
     pub fn base(&self, id: BackendId) -> BackendCounters {
         self.bases.get(&id).copied().unwrap_or_default()
+    }
+
+    pub fn drop_base(&self, id: u16) -> u64 {
+        self.drop_bases.get(&id).copied().unwrap_or_default()
     }
 
     pub fn note_transition(&mut self, service: &ServiceName, to: State) {
@@ -70,6 +76,14 @@ impl Ledger {
                 self.with_counters(*id, |ledger, counted| {
                     ledger.bases.insert(*id, counted);
                 });
+            }
+        }
+        for write in &plan.writes {
+            if let Write::Service(id, _) = write
+                && !before.services.contains_key(id)
+                && let Ok(dropped) = self.counters.service_drops(*id)
+            {
+                self.drop_bases.insert(*id, dropped);
             }
         }
         for write in &plan.retire {

@@ -66,11 +66,13 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
     let (mut datapath, handles) = Datapath::load(object, pins, config.limits.slots, secret)?;
     bpf_log::follow(datapath.ebpf_mut());
+    let adopted = datapath.adopted;
     let started = start(&config, &mut datapath, handles.maps, Arc::new(handles.counters), listener).await;
     let (mut control, mut inbox) = match started {
         Ok(started) => started,
         Err(error) => {
-            shut_down(datapath, OnExit::Detach);
+            // What an earlier daemon left running balances better than nothing.
+            shut_down(datapath, if adopted { OnExit::Keep } else { OnExit::Detach });
             return Err(error);
         }
     };
@@ -100,6 +102,7 @@ async fn start(
         let attachment = attachment(interface, config.xdp.mode).await?;
         datapath.attach(&attachment)?;
     }
+    datapath.detach_all_but(&config.xdp.interfaces)?;
     warn_of_host_settings(config);
     let (to_transitions, transitions) = mpsc::channel(QUEUE);
     let (to_discovered, discovered) = mpsc::channel(QUEUE);
@@ -202,19 +205,28 @@ async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path)
     if let Some((key, _)) = fixed.iter().find(|(_, differs)| *differs) {
         anyhow::bail!("{key} cannot change while running; restart the daemon for it");
     }
-    let mut attachments = Vec::new();
-    for interface in new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)) {
-        attachments.push(attachment(interface, new.xdp.mode).await?);
+    // First what can fail and can be undone; the tables last.
+    let added: Vec<&String> = new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)).collect();
+    let mut done = attach_all(datapath, &added, new.xdp.mode).await;
+    if done.is_ok() {
+        done = control.reload(new.clone()).map_err(Into::into);
     }
-    control.reload(new.clone())?;
-    for attachment in &attachments {
-        datapath.attach(attachment)?;
+    if let Err(error) = done {
+        added.into_iter().try_for_each(|interface| datapath.detach(interface))?;
+        return Err(error);
     }
     for interface in old.xdp.interfaces.iter().filter(|interface| !new.xdp.interfaces.contains(interface)) {
         datapath.detach(interface)?;
         info!(interface, "detached");
     }
     control.set_interfaces(interfaces(datapath.attached()));
+    Ok(())
+}
+
+async fn attach_all(datapath: &mut Datapath, interfaces: &[&String], mode: Mode) -> Result<()> {
+    for interface in interfaces {
+        datapath.attach(&attachment(interface, mode).await?)?;
+    }
     Ok(())
 }
 

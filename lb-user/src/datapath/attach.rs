@@ -90,7 +90,7 @@ fn mode_name(native: bool) -> &'static str {
 
 /// What an operator can do about a refusal, by the error number in it.
 fn hint(error: &aya::programs::ProgramError, interface: &str, native: bool) -> String {
-    match errno(error) {
+    match crate::error::os_code(error) {
         Some(libc_errno::EBUSY) => format!(
             "another XDP program is there: `ip link show {interface}` names it, `ip link set {interface} xdp off` removes it"
         ),
@@ -104,18 +104,6 @@ fn hint(error: &aya::programs::ProgramError, interface: &str, native: bool) -> S
         Some(libc_errno::EPERM) => "it takes root, or CAP_BPF and CAP_NET_ADMIN".into(),
         _ => "the cause follows".into(),
     }
-}
-
-/// The operating system's error number at the end of a chain of errors.
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut error = Some(error);
-    while let Some(cause) = error {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error();
-        }
-        error = cause.source();
-    }
-    None
 }
 
 /// Error numbers of Linux that have a hint.

@@ -11,10 +11,12 @@ use aya::{Ebpf, EbpfLoader};
 use lb_common::hash::HashKeys;
 use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::records::LAYOUT_VERSION;
+use rustix::io::Errno;
 
 pub use attach::{Attached, Attachment, Wanted};
 pub use pins::Pins;
 
+use crate::error;
 use crate::maps::{Counters, KernelMaps, MapError};
 
 /// The steering program's name in the object.
@@ -26,10 +28,8 @@ pub enum DatapathError {
     Load { hint: &'static str, source: Box<aya::EbpfError> },
     #[error("the BPF object has no XDP program named {PROGRAM}; it and this binary are of different versions")]
     NoProgram,
-    #[error(
-        "the kernel's verifier refuses the program; this kernel may be too old (5.10 is the oldest that is tested), or please report this"
-    )]
-    Verifier { source: Box<ProgramError> },
+    #[error("the kernel refuses the program; {hint}")]
+    Verifier { hint: &'static str, source: Box<ProgramError> },
     #[error("interface {interface}: the program cannot be attached in {mode} mode; {hint}")]
     Attach { interface: String, mode: &'static str, hint: String, source: Box<ProgramError> },
     #[error("interface {interface}: this kernel has no BPF links for XDP; Linux 5.9 is the oldest that has")]
@@ -75,24 +75,23 @@ impl Datapath {
         if !pins.hold_maps_of_this_shape(n_lines) {
             pins.clear()?;
         }
-        let mut loader = EbpfLoader::new();
-        loader.map_max_entries("SLOTS", n_lines);
-        let paths = pins.map_paths();
-        for (name, path) in &paths {
-            loader.map_pin_path(name, path.as_path());
+        let (mut ebpf, mut maps) = load_maps(object, &pins, n_lines)?;
+        let mut version = maps.settings().layout_version;
+        if version != 0 && version != LAYOUT_VERSION {
+            tracing::warn!(version, wanted = LAYOUT_VERSION, "the pinned maps are of another version, starting with empty ones");
+            pins.clear()?;
+            (ebpf, maps) = load_maps(object, &pins, n_lines)?;
+            version = 0;
         }
-        let mut ebpf =
-            loader.load(object).map_err(|source| DatapathError::Load { hint: load_hint(&source), source: Box::new(source) })?;
-        let mut maps = KernelMaps::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
-        let adopted = maps.settings().layout_version == LAYOUT_VERSION;
+        let adopted = version == LAYOUT_VERSION;
         if let Some(keys) = secret {
             maps.set_hash_keys(keys);
         } else if !adopted {
             maps.set_hash_keys(random_keys()?);
         }
         let program: &mut Xdp = program(&mut ebpf)?;
-        program.load().map_err(|source| DatapathError::Verifier { source: Box::new(source) })?;
+        program.load().map_err(|source| DatapathError::Verifier { hint: verifier_hint(&source), source: Box::new(source) })?;
         Ok((Self { ebpf, pins, attached: BTreeMap::new(), adopted }, Handles { maps, counters }))
     }
 
@@ -124,6 +123,15 @@ impl Datapath {
         self.pins.remove_link(interface)
     }
 
+    /// Takes the program off interfaces that an earlier daemon left it on and nobody wants it on any more.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn detach_all_but(&mut self, wanted: &[String]) -> Result<(), DatapathError> {
+        let left = self.pins.linked_interfaces();
+        left.iter().filter(|interface| !wanted.contains(interface)).try_for_each(|interface| self.pins.remove_link(interface))
+    }
+
     /// Takes the program off all interfaces and removes all pins: packets are the host's again.
     ///
     /// # Errors
@@ -132,6 +140,20 @@ impl Datapath {
         self.attached.clear();
         self.pins.remove()
     }
+}
+
+/// The object's maps, those that are pinned among them.
+fn load_maps(object: &[u8], pins: &Pins, n_slot_lines: u32) -> Result<(Ebpf, KernelMaps), DatapathError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("SLOTS", n_slot_lines);
+    let paths = pins.map_paths();
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf =
+        loader.load(object).map_err(|source| DatapathError::Load { hint: load_hint(&source), source: Box::new(source) })?;
+    let maps = KernelMaps::take(&mut ebpf)?;
+    Ok((ebpf, maps))
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
@@ -158,12 +180,18 @@ fn raise_memlock_limit() {
 }
 
 fn load_hint(error: &aya::EbpfError) -> &'static str {
-    let text = format!("{error:?}");
-    if text.contains("PermissionDenied") || text.contains("code: 1,") {
-        "it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    } else if text.contains("OutOfMemory") || text.contains("code: 12,") {
-        "memory for the maps is missing; lower limits.slots"
-    } else {
-        "the cause follows"
+    match error::os_code(error) {
+        Some(code) if code == Errno::PERM.raw_os_error() => RIGHTS,
+        Some(code) if code == Errno::NOMEM.raw_os_error() => "memory for the maps is missing; lower limits.slots",
+        _ => "the cause follows",
     }
 }
+
+fn verifier_hint(error: &ProgramError) -> &'static str {
+    match error::os_code(error) {
+        Some(code) if code == Errno::PERM.raw_os_error() => RIGHTS,
+        _ => "it may be too old: the program needs Linux 5.18 or newer",
+    }
+}
+
+const RIGHTS: &str = "it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";

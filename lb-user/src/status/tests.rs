@@ -15,6 +15,7 @@ fn backend(id: u16, serves: bool) -> BackendView {
 
 fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView {
     ServiceView {
+        drop_base: 0,
         id: Some(1),
         name: "web".into(),
         vip: [10, 200, 1, 1].into(),

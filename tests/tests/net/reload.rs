@@ -51,3 +51,21 @@ fn a_bad_file_changes_nothing() -> Result<()> {
     ensure!(broken.is_empty(), "{broken:?}");
     daemon.stop()
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_reload_that_cannot_attach_changes_nothing() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(web(&network, 2)).start()?;
+    let before = daemon.metric("xlb_map_changes_total")?;
+    let good = std::fs::read_to_string(daemon.config())?;
+    let bad = good.replace("interfaces = [\"eth0\"]", "interfaces = [\"eth0\", \"wan7\"]").replace("port = 80", "port = 8080");
+    std::fs::write(daemon.config(), bad)?;
+    daemon.process().signal(nix::sys::signal::Signal::SIGHUP)?;
+    daemon.process().wait_for_log("not reloaded", LIMIT)?;
+    ensure!(daemon.log().contains("wan7 does not exist"), "{}", daemon.log());
+    ensure!(daemon.metric("xlb_map_changes_total")? == before, "{}", daemon.log());
+    ensure!(tally(http::names(&network.client.netns, &url(vip(), 80), 50)?).len() == 2);
+    daemon.stop()
+}

@@ -62,3 +62,19 @@ fn told_to_leave_the_program_running_it_does() -> Result<()> {
     http::names(&network.client.netns, &url(vip(), 80), 50)?;
     daemon.stop()
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_start_that_fails_leaves_the_running_program_alone() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let services = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let mut daemon = Daemon::new(&network.lb.netns, &["eth0"]).services(services.clone()).start()?;
+    daemon.kill();
+    let mut wrong = Daemon::new(&network.lb.netns, &["eth0", "wan7"]).adopt(&daemon).services(services).start_unready()?;
+    ensure!(!wrong.process().wait(super::support::LIMIT)?.success(), "{}", wrong.log());
+    http::names(&network.client.netns, &url(vip(), 80), 50)?;
+    let again = daemon.builder().start()?;
+    http::names(&network.client.netns, &url(vip(), 80), 50)?;
+    again.stop()
+}

@@ -60,8 +60,8 @@ impl Kind {
 
     fn service(self) -> Service {
         let backends = (0..N_BACKENDS).map(|host| {
-            let destination = MacAddr([2, 9, 0, 0, self.number(), host]);
-            let hop = NextHop { ifindex: INGRESS, source: MacAddr(OURS), destination, takes_redirects: true };
+            let destination = MacAddr::new([2, 9, 0, 0, self.number(), host]);
+            let hop = NextHop { ifindex: INGRESS, source: MacAddr::new(OURS), destination, takes_redirects: true };
             (self.backend(host), Backend { weight: 1, alive: true, next_hop: Some(hop) })
         });
         Service {
@@ -89,7 +89,7 @@ fn host() -> Host {
     let named = kinds().enumerate().map(|(n, kind)| (ServiceName::from(format!("s{n}")), kind.service()));
     let desired = Desired { services: named.collect::<BTreeMap<_, _>>(), ingress: BTreeSet::from([INGRESS]) };
     let (tables, _) = compile(&desired, &Layout::new(1 << 18), &Tables::default()).unwrap();
-    let route = Route::Forward { ifindex: INGRESS, source: MacAddr(OURS), next_hop: MacAddr(GATEWAY) };
+    let route = Route::Forward { ifindex: INGRESS, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) };
     let mut host = Host::new(fixture::keys(), 1 << 18, Box::new(move |_| route));
     host.carry_out(&diff(&Tables::default(), &tables));
     host

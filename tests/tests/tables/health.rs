@@ -14,7 +14,8 @@ use crate::balancer::N_SLOTS;
 use crate::sequences::cases;
 use crate::world::INGRESS;
 
-const HOP: NextHop = NextHop { ifindex: INGRESS, source: MacAddr([2; 6]), destination: MacAddr([4; 6]), takes_redirects: true };
+const HOP: NextHop =
+    NextHop { ifindex: INGRESS, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
 
 fn endpoint(n: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 1, n as u8 + 1], 80))

@@ -61,7 +61,7 @@ pub static REPLIES: LazyLock<Vec<Probe>> = LazyLock::new(|| {
 
 /// Everybody but the balancer is behind the gateway.
 pub fn route(_: &RouteQuery) -> Route {
-    Route::Forward { ifindex: INGRESS, source: lb_common::MacAddr(OURS), next_hop: lb_common::MacAddr(GATEWAY) }
+    Route::Forward { ifindex: INGRESS, source: lb_common::MacAddr::new(OURS), next_hop: lb_common::MacAddr::new(GATEWAY) }
 }
 
 /// Where a packet to a service ended.

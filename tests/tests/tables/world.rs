@@ -209,6 +209,6 @@ impl Host {
             Way::Inside | Way::Bridged => INSIDE,
         };
         let takes_redirects = self.way != Way::Bridged;
-        Some(NextHop { ifindex, source: MacAddr(OURS), destination: MacAddr(mac(address)), takes_redirects })
+        Some(NextHop { ifindex, source: MacAddr::new(OURS), destination: MacAddr::new(mac(address)), takes_redirects })
     }
 }

@@ -1,6 +1,9 @@
 //! Tables, counters and helpers of the real kernel.
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action, xdp_md};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action,
+    xdp_md,
+};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use aya_ebpf::maps::PerCpuArray;
 use lb_common::directory::Bucket;
@@ -116,7 +119,8 @@ impl Env for Kernel {
             BPF_FIB_LKUP_RET_SUCCESS => {
                 Route::Forward { ifindex: lookup.ifindex, source: MacAddr::new(lookup.smac), next_hop: MacAddr::new(lookup.dmac) }
             }
-            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
+            // A host that forwards nothing is asked before anything else whether it does: what arrives is for itself.
+            BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Local,
             _ => Route::Host,
         }
     }

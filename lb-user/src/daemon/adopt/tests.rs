@@ -21,7 +21,7 @@ fn config(backends: &str) -> Config {
 fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
     let mut findings = Findings::default();
     findings.discovered.insert("web".into(), discovered.iter().map(|endpoint| endpoint.parse().unwrap()).collect());
-    let hop = NextHop { ifindex: 2, source: MacAddr([2; 6]), destination: MacAddr([4; 6]), takes_redirects: true };
+    let hop = NextHop { ifindex: 2, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
     for (name, service) in assemble(config, &findings).services {
         for endpoint in service.backends.into_keys() {
             findings.last_next_hops.insert(endpoint.ip(), hop);

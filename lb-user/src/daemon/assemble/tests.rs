@@ -27,7 +27,12 @@ fn backends(desired: &Desired, service: &str) -> Vec<(String, u16)> {
 }
 
 fn hop(last_byte: u8) -> NextHop {
-    NextHop { ifindex: 2, source: MacAddr([2; 6]), destination: MacAddr([4, 0, 0, 0, 0, last_byte]), takes_redirects: true }
+    NextHop {
+        ifindex: 2,
+        source: MacAddr::new([2; 6]),
+        destination: MacAddr::new([4, 0, 0, 0, 0, last_byte]),
+        takes_redirects: true,
+    }
 }
 
 fn note(findings: &mut Findings, address: &str, answer: Answer) {
