@@ -32,8 +32,11 @@ pub const SLOTS_PER_LINE: u32 = 16;
 /// The largest region that one service may own, as a power of two: 8,388,608 slots, 32 MiB.
 pub const REGION_BITS_MAX: u32 = 23;
 
-/// The smallest region, as a power of two: 1,024 slots, 4 KiB.
-pub const REGION_BITS_MIN: u32 = 10;
+/// The smallest region, as a power of two: 4,096 slots, 16 KiB. The default of all slots has room for 4,096 such services.
+///
+/// A region that grows is populated anew, which moves most flows between backends that stay. This size lasts for eight
+/// equal backends, so that a small service may double without that.
+pub const REGION_BITS_MIN: u32 = 12;
 
 /// Slots that a service gets for the least-weighted of its backends. From 128 on, the rounding to whole slots stays below 1% of
 /// any backend's share; the rest is for the shares to stay even while the slots of dead backends are spread over the others.

@@ -267,6 +267,19 @@ mod tests {
     }
 
     #[test]
+    fn a_small_service_grows_to_eight_backends_with_little_more_than_the_ideal_disruption() {
+        let all = candidates(&[1; 8]);
+        for (n_before, n_after) in [(1, 2), (3, 5), (4, 5), (4, 8), (7, 8)] {
+            let populated = |n: usize| populate(&all[..n], region_bits(&all[..n]));
+            let (before, after) = (populated(n_before), populated(n_after));
+            assert_eq!(before.len(), after.len(), "{n_before} to {n_after}: another region");
+            let ideal = (n_after - n_before) as f64 / n_after as f64;
+            let moved = moved(&before, &after);
+            assert!(moved - ideal < 0.04, "{n_before} to {n_after}: {moved:.4} moved, ideal {ideal:.4}");
+        }
+    }
+
+    #[test]
     fn a_failure_moves_only_the_failed_ones_slots_and_its_return_moves_them_back() {
         let all = candidates(&[1, 2, 3, 4, 5]);
         let owners = populate(&all, region_bits(&all));

@@ -432,7 +432,7 @@ interfaces = ["eth0"]
 [api]
 listen = "localhost:9400"
 [limits]
-slots = 1025
+slots = 4097
 "#,
         expect![[r#"
             error: invalid `listen` in [api]
@@ -446,10 +446,10 @@ slots = 1025
             error: invalid `slots` in [limits]
              --> xlb.toml:7:9
               |
-            7 | slots = 1025
+            7 | slots = 4097
               |         ^^^^ not a multiple of 16
               |
-              = help: the next that fits is 1040
+              = help: the next that fits is 4112
 
             error: xlb.toml: 2 problems"#]],
     );
@@ -469,9 +469,9 @@ slots = 16
              --> xlb.toml:5:9
               |
             5 | slots = 16
-              |         ^^ expected a whole number from 1024 to 268435456, found the number 16
+              |         ^^ expected a whole number from 4096 to 268435456, found the number 16
               |
-              = help: write a whole number from 1024 to 268435456, without quotes
+              = help: write a whole number from 4096 to 268435456, without quotes
 
             error: xlb.toml: 1 problem"#]],
     );
