@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::{Netns, Network, Process, paths};
+use crate::{Host, Netns, Network, Process, paths};
 
 const START_LIMIT: Duration = Duration::from_secs(5);
 
@@ -32,20 +32,31 @@ impl Backend {
         Ok(Self { process })
     }
 
-    /// One backend in each of the network's backend namespaces, named `backend0`, `backend1` and so on: HTTP on `port`
-    /// of every address, and UDP on `port` of the host's addresses and of `vips`, which must be on its loopback.
+    /// One backend in each of the network's backend namespaces, as [`Backend::start_nth`].
     ///
     /// # Errors
     /// As [`Backend::start`].
     pub fn start_all(network: &Network, port: u16, vips: &[IpAddr]) -> Result<Vec<Self>> {
-        let start = |(i, host): (usize, &crate::Host)| {
-            let own = [IpAddr::V4(host.v4), IpAddr::V6(host.v6)];
-            // The IPv6 wildcard takes IPv4 as well.
-            let mut listen = vec![("http", SocketAddr::from(([0u16; 8], port)))];
-            listen.extend(own.iter().chain(vips).map(|&address| ("udp", SocketAddr::new(address, port))));
-            Self::start(&host.netns, &format!("backend{i}"), &listen)
-        };
-        network.backends.iter().enumerate().map(start).collect()
+        (0..network.backends.len()).map(|i| Self::start_nth(network, i, port, vips)).collect()
+    }
+
+    /// The backend of the network's namespace `i`, named `backend<i>`: HTTP on `port` of every address, and UDP on
+    /// `port` of the host's addresses and of `vips`, which must be on its loopback.
+    ///
+    /// # Errors
+    /// As [`Backend::start`].
+    pub fn start_nth(network: &Network, i: usize, port: u16, vips: &[IpAddr]) -> Result<Self> {
+        let host: &Host = &network.backends[i];
+        let own = [IpAddr::V4(host.v4), IpAddr::V6(host.v6)];
+        // The IPv6 wildcard takes IPv4 as well.
+        let mut listen = vec![("http", SocketAddr::from(([0u16; 8], port)))];
+        listen.extend(own.iter().chain(vips).map(|&address| ("udp", SocketAddr::new(address, port))));
+        Self::start(&host.netns, &format!("backend{i}"), &listen)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Switches what `/health` answers between 200 and 503.

@@ -245,6 +245,16 @@ impl Daemon {
         &self.config
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The file that its log goes to.
+    pub fn log_file(&self) -> &Path {
+        self.process.log_file()
+    }
+
     /// The process, for signals and waiting.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

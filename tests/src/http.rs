@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Socket, Type};
@@ -43,6 +43,32 @@ pub fn get_from(netns: &Netns, source: SocketAddr, url: &str) -> Result<Answer> 
 pub fn names(netns: &Netns, url: &str, n: usize) -> Result<Vec<String>> {
     let (address, path) = parse(url)?;
     netns.enter(|| (0..n).map(|_| Ok(request(connect(address, None, LIMIT)?, path)?.body.trim().to_owned())).collect())
+}
+
+/// One request over a connection of its own.
+#[derive(Debug)]
+pub struct Attempt {
+    /// When the connection was begun.
+    pub started: Instant,
+    /// The body, trimmed: the backend's name, as ours answer.
+    pub name: Result<String>,
+}
+
+/// Makes one request after another, each over a new connection, for as long as `goes_on` says so of the last one.
+///
+/// # Errors
+/// The namespace cannot be entered; a request that fails is not an error here.
+pub fn attempts(netns: &Netns, url: &str, mut goes_on: impl FnMut(Attempt) -> bool + Send) -> Result<()> {
+    let (address, path) = parse(url)?;
+    netns.enter(|| {
+        loop {
+            let started = Instant::now();
+            let answer = connect(address, None, LIMIT).and_then(|stream| request(stream, path));
+            if !goes_on(Attempt { started, name: answer.map(|answer| answer.body.trim().to_owned()) }) {
+                return Ok(());
+            }
+        }
+    })
 }
 
 /// A connection from the calling thread's namespace.

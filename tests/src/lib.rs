@@ -31,6 +31,7 @@ pub mod daemon;
 pub mod dns;
 pub mod frames;
 pub mod http;
+pub mod interrupt;
 pub mod netns;
 pub mod network;
 pub mod nginx;

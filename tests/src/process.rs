@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::interrupt;
 use crate::wait::until;
 
 /// A running process; dropping it kills it.
@@ -29,7 +32,9 @@ impl Process {
         let output = tempfile::NamedTempFile::new().context("no temporary file")?;
         // Appending, so that what both streams say ends up whole.
         let append = || File::options().append(true).open(output.path());
-        command.stdout(append()?).stderr(append()?);
+        // In a process group of its own: Ctrl-C is for its owner, who ends it.
+        command.stdout(append()?).stderr(append()?).process_group(0);
+        let _admission = interrupt::admission();
         let child = command.spawn().with_context(|| format!("{name}: cannot start"))?;
         Ok(Self { child, name, output })
     }
@@ -47,6 +52,11 @@ impl Process {
         let mut log = Vec::new();
         let _ = File::open(self.output.path()).and_then(|mut file| file.read_to_end(&mut log));
         String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// The file that holds it.
+    pub fn log_file(&self) -> &Path {
+        self.output.path()
     }
 
     /// # Errors

@@ -11,10 +11,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::{Netns, ip_batch};
-use crate::pass;
+use crate::{interrupt, pass};
 
 const PREFIX: &str = "xlb";
 const BPF_FS: &str = "/sys/fs/bpf";
+const NETNS: &str = "/run/netns";
+/// Where only root makes files, and nothing outlasts a boot.
+const SCRATCH: &str = "/run";
 /// Makes names unique within one process.
 static SEQUENCE: AtomicU32 = AtomicU32::new(0);
 
@@ -48,6 +51,7 @@ impl World {
         let new: Vec<_> = roles.iter().map(|role| Netns::named(format!("{}-{}", self.name, role.as_ref()))).collect();
         // Known before they exist, so that half of them is deleted as well.
         self.namespaces.extend(new.iter().cloned());
+        let _admission = interrupt::admission();
         ip_batch(&[], &new.iter().map(|netns| format!("netns add {}", netns.name())).collect::<Vec<_>>())?;
         for netns in &new {
             netns.sysctl(&[
@@ -103,7 +107,7 @@ impl World {
         Path::new(BPF_FS).join(unique_name())
     }
 
-    /// What worlds of this or of dead processes have left: namespaces and pins, as paths.
+    /// What worlds of this or of dead processes have left, as paths: namespaces, pins, scratch directories.
     pub fn leftovers() -> Vec<PathBuf> {
         named_by(|pid| pid == std::process::id() || !is_alive(pid))
     }
@@ -116,18 +120,26 @@ impl World {
         delete_all(&named_by(|pid| !is_alive(pid)))
     }
 
-    /// Has Ctrl-C, SIGTERM and SIGHUP delete this process's worlds and end it with status 130. For programs, not for
-    /// tests.
+    /// Deletes what this process has made.
     ///
     /// # Errors
-    /// There is such a handler already.
-    pub fn clean_up_on_interrupt() -> Result<()> {
-        ctrlc::set_handler(|| {
-            let own = std::process::id();
-            let _ = delete_all(&named_by(|pid| pid == own));
-            std::process::exit(130);
-        })
-        .context("a handler for Ctrl-C")
+    /// A namespace cannot be deleted.
+    pub(crate) fn sweep_own() -> Result<()> {
+        delete_all(&named_by(|pid| pid == std::process::id()))
+    }
+
+    /// A directory for all temporary files of this process from now on: configurations, logs. It vanishes with its owner;
+    /// after a `kill -9`, which no owner survives, with the next [`World::sweep`].
+    ///
+    /// # Errors
+    /// Not root, or called a second time.
+    pub fn scratch() -> Result<tempfile::TempDir> {
+        let name = format!("{}-scratch", unique_name());
+        let directory = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(SCRATCH)?;
+        if tempfile::env::override_temp_dir(directory.path()).is_err() {
+            bail!("temporary files have a directory of their own already");
+        }
+        Ok(directory)
     }
 }
 
@@ -145,9 +157,9 @@ fn unique_name() -> String {
     format!("{PREFIX}-{}-{}", std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Namespaces and pins whose name holds a process id that `wanted` accepts.
+/// Namespaces, pins and scratch directories whose name holds a process id that `wanted` accepts.
 fn named_by(wanted: impl Fn(u32) -> bool) -> Vec<PathBuf> {
-    let entries = ["/run/netns", BPF_FS].map(Path::new).into_iter().filter_map(|directory| directory.read_dir().ok());
+    let entries = [NETNS, BPF_FS, SCRATCH].map(Path::new).into_iter().filter_map(|directory| directory.read_dir().ok());
     let paths = entries.flat_map(|entries| entries.flatten().map(|entry| entry.path()));
     paths.filter(|path| maker(path).is_some_and(&wanted)).collect()
 }
@@ -167,7 +179,7 @@ fn is_alive(pid: u32) -> bool {
 }
 
 fn delete_all(paths: &[PathBuf]) -> Result<()> {
-    let (pins, namespaces): (Vec<&PathBuf>, Vec<&PathBuf>) = paths.iter().partition(|path| path.starts_with(BPF_FS));
+    let (namespaces, directories): (Vec<&PathBuf>, Vec<&PathBuf>) = paths.iter().partition(|path| path.starts_with(NETNS));
     end_processes_in(&namespaces);
     let mut failed = Vec::new();
     let mut lines = Vec::new();
@@ -179,8 +191,8 @@ fn delete_all(paths: &[PathBuf]) -> Result<()> {
     }
     // Another test's sweep may be first: only what is still there afterwards is a failure.
     let _ = ip_batch(&["-force"], &lines);
-    for pin in pins {
-        let _ = std::fs::remove_dir_all(pin);
+    for directory in directories {
+        let _ = std::fs::remove_dir_all(directory);
     }
     failed.extend(paths.iter().filter(|path| path.exists()));
     if !failed.is_empty() {
