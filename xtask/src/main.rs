@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod command;
+mod demo;
 mod ebpf;
 mod setup;
 mod test;
@@ -43,6 +44,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Set up, build, and show the main job in network namespaces: under a minute after building, and nothing stays
+    ///
+    /// Fails if anything that it shows is not so.
+    Demo(demo::Options),
     /// Measure nanoseconds a packet, beside a program of the usual design
     Bench(bench::Options),
     /// Run the tests, and check dependencies and documentation
@@ -79,6 +84,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             Ok(())
         }
         Task::Test { arguments } => test::run(&arguments),
+        Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Ci { skip_tests } => ci::run(skip_tests),
     }
