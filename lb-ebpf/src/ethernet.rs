@@ -37,6 +37,9 @@ impl Ethertype {
     const SERVICE_VLAN: Be16 = Be16::new(0x88a8);
 }
 
+/// Where the network header of a frame without tags starts.
+pub const UNTAGGED: usize = size_of::<Header>();
+
 /// Where the network header starts, and which it is.
 pub struct Parsed {
     pub l3: usize,
@@ -50,7 +53,7 @@ pub struct Parsed {
 #[inline(always)]
 pub fn parse(packet: &impl Packet) -> Result<Parsed, Verdict> {
     let header: &Header = packet.get(0).ok_or(Verdict::Truncated)?;
-    let mut parsed = Parsed { l3: size_of::<Header>(), ethertype: header.ethertype };
+    let mut parsed = Parsed { l3: UNTAGGED, ethertype: header.ethertype };
     for _ in 0..VLAN_TAGS {
         if parsed.ethertype != Ethertype::VLAN && parsed.ethertype != Ethertype::SERVICE_VLAN {
             break;

@@ -11,8 +11,10 @@ use crate::parse::{Fault, Flow, Parsed};
 pub trait Family: Sized {
     type Address: Copy + PartialEq;
 
-    /// Reads the network and transport headers that start at `l3`.
-    fn parse(packet: &impl Packet, l3: usize) -> Result<Parsed<Self>, Fault>;
+    /// Whether the network header at `l3` is followed by the transport header at once.
+    fn is_plain(packet: &impl Packet, l3: usize) -> bool;
+    /// Reads the network and transport headers that start at `l3`. `is_plain` is what [`is_plain`](Self::is_plain) said.
+    fn parse(packet: &impl Packet, l3: usize, is_plain: bool) -> Result<Parsed<Self>, Fault>;
 
     fn is_icmp(protocol: u8) -> bool;
     fn is(record: &Addr, address: Self::Address) -> bool;

@@ -47,7 +47,7 @@ fn translate<F: Family>(
         F::count_hop(packet, parsed.l3)?;
     }
     F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&backend.address), backend.ip_delta)?;
-    let port = if backend.port.raw() == 0 { parsed.flow.vip_port } else { backend.port };
+    let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
     transport::rewrite(packet, parsed.l4, parsed.flow.protocol, Side::Destination, port, backend.l4_delta)?;
     if via_host {
         // The host counts the hop and finds the next one itself.

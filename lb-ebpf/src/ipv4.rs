@@ -43,6 +43,9 @@ impl TtlProtocol {
 
 const LEN_MIN: usize = size_of::<Header>();
 
+/// Version 4, and a header without options.
+const PLAIN: u8 = 0x45;
+
 /// More fragments, or an offset: anything but the flags "reserved" and "don't fragment".
 const FRAGMENTED: u16 = Be16::new(0x3fff).raw();
 
@@ -68,7 +71,13 @@ impl Family for V4 {
     const ECHO_REPLY: u8 = 0;
 
     #[inline(always)]
-    fn parse(packet: &impl Packet, l3: usize) -> Result<Parsed<Self>, Fault> {
+    fn is_plain(packet: &impl Packet, l3: usize) -> bool {
+        let header: Option<&Header> = packet.get(l3);
+        header.is_some_and(|header| header.version_len == PLAIN)
+    }
+
+    #[inline(always)]
+    fn parse(packet: &impl Packet, l3: usize, is_plain: bool) -> Result<Parsed<Self>, Fault> {
         let header: &Header = packet.get(l3).ok_or(Fault::Any(Verdict::Truncated))?;
         let (source, destination) = (header.source, header.destination);
         let to_vip = |verdict| Fault::Vip(Addr::v4(destination), verdict);
@@ -76,8 +85,8 @@ impl Family for V4 {
         let version_len = header.version_len;
         let ip_len = u32::from(header.total_len.get());
         let is_fragment = header.fragment.raw() & FRAGMENTED != 0;
-        let header_len = if version_len == 0x45 { LEN_MIN } else { usize::from(version_len & 0xf) * 4 };
-        if version_len >> 4 != 4 || header_len < LEN_MIN || (ip_len as usize) < header_len {
+        let header_len = if is_plain { LEN_MIN } else { usize::from(version_len & 0xf) * 4 };
+        if (!is_plain && (version_len >> 4 != 4 || header_len < LEN_MIN)) || (ip_len as usize) < header_len {
             return Err(to_vip(Verdict::Malformed));
         }
         if !packet.has_len(l3 + ip_len as usize) {
@@ -88,8 +97,7 @@ impl Family for V4 {
         }
         let l4 = l3 + header_len;
         let payload_len = ip_len - header_len as u32;
-        let mut flow =
-            Flow { client: source, vip: destination, client_port: Be16::default(), vip_port: Be16::default(), protocol };
+        let mut flow = Flow { client: source, vip: destination, ports: 0, protocol };
         if protocol == icmp::ICMP {
             return Ok(Parsed { flow, l3, l4, ip_len, is_syn: false });
         }
@@ -97,8 +105,7 @@ impl Family for V4 {
             Verdict::NotService => Fault::Any(verdict),
             verdict => to_vip(verdict),
         })?;
-        flow.client_port = transport.source;
-        flow.vip_port = transport.destination;
+        flow.ports = transport.ports;
         Ok(Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn })
     }
 
@@ -129,8 +136,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash {
-        let ports = u32::from(flow.client_port.raw()) | u32::from(flow.vip_port.raw()) << 16;
-        hash::flow_v4(keys, flow.client.raw(), flow.vip.raw(), ports, flow.protocol)
+        hash::flow_v4(keys, flow.client.raw(), flow.vip.raw(), flow.ports, flow.protocol)
     }
 
     #[inline(always)]

@@ -80,7 +80,13 @@ impl Family for V6 {
     const ECHO_REPLY: u8 = 129;
 
     #[inline(always)]
-    fn parse(packet: &impl Packet, l3: usize) -> Result<Parsed<Self>, Fault> {
+    fn is_plain(packet: &impl Packet, l3: usize) -> bool {
+        let header: Option<&Header> = packet.get(l3);
+        header.is_some_and(|header| matches!(header.next_header, transport::TCP | transport::UDP))
+    }
+
+    #[inline(always)]
+    fn parse(packet: &impl Packet, l3: usize, is_plain: bool) -> Result<Parsed<Self>, Fault> {
         let header: &Header = packet.get(l3).ok_or(Fault::Any(Verdict::Truncated))?;
         let (source, destination) = (header.source, header.destination);
         let to_vip = |verdict| Fault::Vip(Addr::v6(destination), verdict);
@@ -92,7 +98,7 @@ impl Family for V6 {
             return Err(to_vip(Verdict::Truncated));
         }
         let next_header = header.next_header;
-        let Chain { l4, protocol } = if next_header == transport::TCP || next_header == transport::UDP {
+        let Chain { l4, protocol } = if is_plain {
             Chain { l4: l3 + LEN, protocol: next_header }
         } else {
             skip_extensions(packet, l3, next_header).map_err(to_vip)?
@@ -100,8 +106,7 @@ impl Family for V6 {
         let Some(payload_len) = ip_len.checked_sub((l4 - l3) as u32) else {
             return Err(to_vip(Verdict::Truncated));
         };
-        let mut flow =
-            Flow { client: source, vip: destination, client_port: Be16::default(), vip_port: Be16::default(), protocol };
+        let mut flow = Flow { client: source, vip: destination, ports: 0, protocol };
         if protocol == icmp::ICMPV6 {
             return Ok(Parsed { flow, l3, l4, ip_len, is_syn: false });
         }
@@ -109,8 +114,7 @@ impl Family for V6 {
             Verdict::NotService => Fault::Any(verdict),
             verdict => to_vip(verdict),
         })?;
-        flow.client_port = transport.source;
-        flow.vip_port = transport.destination;
+        flow.ports = transport.ports;
         Ok(Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn })
     }
 
@@ -141,8 +145,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash {
-        let ports = u32::from(flow.client_port.raw()) | u32::from(flow.vip_port.raw()) << 16;
-        hash::flow_v6(keys, raw(flow.client), raw(flow.vip), ports, flow.protocol)
+        hash::flow_v6(keys, raw(flow.client), raw(flow.vip), flow.ports, flow.protocol)
     }
 
     #[inline(always)]

@@ -57,24 +57,35 @@ fn decide(packet: &mut impl Packet, env: &impl Env) -> Verdict {
         Err(verdict) => return verdict,
     };
     match link.ethertype {
-        Ethertype::IPV4 => steer::<V4>(packet, env, link.l3),
-        Ethertype::IPV6 => steer::<V6>(packet, env, link.l3),
+        Ethertype::IPV4 => compile_twice::<V4>(packet, env, link.l3),
+        Ethertype::IPV6 => compile_twice::<V6>(packet, env, link.l3),
         _ => Verdict::NotIp,
+    }
+}
+
+/// Compiles the stages once for plain packets, untagged and without options, and once for all others: where every offset is
+/// a constant, nothing is kept on the stack for it, and that is a quarter of the time.
+#[inline(always)]
+fn compile_twice<F: family::Family>(packet: &mut impl Packet, env: &impl Env, l3: usize) -> Verdict {
+    if l3 == ethernet::UNTAGGED && F::is_plain(packet, ethernet::UNTAGGED) {
+        steer::<F>(packet, env, ethernet::UNTAGGED, true)
+    } else {
+        steer::<F>(packet, env, l3, false)
     }
 }
 
 /// The stages of an IP packet.
 #[inline(always)]
-fn steer<F: family::Family>(packet: &mut impl Packet, env: &impl Env, l3: usize) -> Verdict {
+fn steer<F: family::Family>(packet: &mut impl Packet, env: &impl Env, l3: usize, is_plain: bool) -> Verdict {
     let Some(settings) = env.settings() else { return Verdict::Internal };
-    let parsed = match F::parse(packet, l3) {
+    let parsed = match F::parse(packet, l3, is_plain) {
         Ok(parsed) => parsed,
         Err(fault) => return fault.verdict(env, settings),
     };
     if F::is_icmp(parsed.flow.protocol) {
         return echo::answer::<F>(packet, env, settings, &parsed);
     }
-    let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.vip_port, parsed.flow.protocol)
+    let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.vip_port(), parsed.flow.protocol)
     else {
         return reply::restore::<F>(packet, env, settings, &parsed);
     };

@@ -11,10 +11,22 @@ use crate::service;
 pub struct Flow<F: Family> {
     pub client: F::Address,
     pub vip: F::Address,
-    pub client_port: Be16,
-    pub vip_port: Be16,
+    /// The client's port in the lower half, the VIP's in the upper.
+    pub ports: u32,
     /// IANA protocol number.
     pub protocol: u8,
+}
+
+impl<F: Family> Flow<F> {
+    #[inline(always)]
+    pub fn client_port(&self) -> Be16 {
+        Be16::from_raw(self.ports as u16)
+    }
+
+    #[inline(always)]
+    pub fn vip_port(&self) -> Be16 {
+        Be16::from_raw((self.ports >> 16) as u16)
+    }
 }
 
 /// A packet whose headers hold together.

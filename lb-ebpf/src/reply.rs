@@ -52,7 +52,7 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &S
 /// The NAT backend that sends from this endpoint, and its service.
 #[inline(always)]
 fn sender<'e, F: Family>(env: &'e impl Env, settings: &Settings, parsed: &Parsed<F>) -> Option<(&'e Backend, &'e Service)> {
-    let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.client_port);
+    let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.client_port());
     if exact.is_some() || settings.flags & settings_flags::ANY_PORT == 0 {
         return exact;
     }
@@ -84,7 +84,7 @@ fn takes_redirects(env: &impl Env, packet: &impl Packet, ifindex: u32) -> bool {
 #[inline(always)]
 fn rewrite<F: Family>(packet: &mut impl Packet, backend: &Backend, service: &Service, parsed: &Parsed<F>) -> Result<(), Verdict> {
     let (ip_delta, l4_delta): (Delta, Delta) = (backend.ip_delta.reversed(), backend.l4_delta.reversed());
-    let port = if service.port.raw() == 0 { parsed.flow.client_port } else { service.port };
+    let port = if service.port.raw() == 0 { parsed.flow.client_port() } else { service.port };
     F::set_address(packet, parsed.l3, Side::Source, F::from_addr(&service.vip), ip_delta)?;
     transport::rewrite(packet, parsed.l4, parsed.flow.protocol, Side::Source, port, l4_delta)
 }

@@ -1,7 +1,7 @@
 //! The services that the table of cases is about, compiled as the daemon compiles them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::MacAddr;
 use lb_common::hash::HashKeys;
@@ -98,13 +98,20 @@ pub fn links(interfaces: Interfaces) -> BTreeMap<u32, bool> {
     BTreeMap::from([(interfaces.outside, true), (interfaces.inside, true)])
 }
 
-/// The routing table that [`kernel`](super::kernel) sets up for real: clients are outside, everything else of 10/8 and fd09::/16 too.
+/// The routing table that [`kernel`](super::kernel) sets up for real: two networks outside, with one neighbour each.
 pub fn route(interfaces: Interfaces, query: &RouteQuery) -> Route {
-    let to_client =
-        || Route::Forward { ifindex: interfaces.outside, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) };
-    match std::net::IpAddr::from(query.destination).to_string().as_str() {
-        CLIENT | CLIENT_V6 => to_client(),
-        "10.9.0.101" => Route::Host,
-        _ => Route::Local,
+    let destination = IpAddr::from(query.destination);
+    let (is_outside, is_ours) = match destination {
+        // The network's own address and its broadcast address are nobody's to forward to.
+        IpAddr::V4(address) => (address.octets()[..3] == [10, 9, 0], matches!(address.octets()[3], 0 | 1 | 255)),
+        // The first address of a network is every router's (RFC 4291 section 2.6.1).
+        IpAddr::V6(address) => (address.segments()[..4] == [0xfd09, 0, 0, 0], address.to_bits() as u64 <= 1),
+    };
+    if destination.to_string() == CLIENT || destination.to_string() == CLIENT_V6 {
+        Route::Forward { ifindex: interfaces.outside, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) }
+    } else if is_outside && !is_ours {
+        Route::Host
+    } else {
+        Route::Local
     }
 }

@@ -28,17 +28,25 @@ const NAT_BACKEND_PORT: u16 = 8080;
 const INGRESS: u32 = 1;
 const GATEWAY: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
 
+/// What is configured besides: some options cost every packet something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Options {
+    /// Nothing.
+    Off,
+    /// Services that forward by NAT: what is addressed to no service may be a reply.
+    Nat,
+}
+
 /// The program, with a service for each kind of packet and a hundred backends each.
 ///
 /// # Errors
 /// The kernel refuses the program or its maps.
-pub fn load(object: &Path) -> Result<Loaded> {
-    route_to_client()?;
+pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     let object = std::fs::read(object).with_context(|| object.display().to_string())?;
     let mut ebpf = EbpfLoader::new().load(&object)?;
     let mut maps = KernelMaps::take(&mut ebpf)?;
     maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
-    let (tables, _) = compile(&desired(), &Layout::new(maps.n_slots()), &Tables::default())?;
+    let (tables, _) = compile(&desired(options), &Layout::new(maps.n_slots()), &Tables::default())?;
     for write in &diff(&Tables::default(), &tables).writes {
         maps.write(write)?;
     }
@@ -51,7 +59,7 @@ pub fn nat_backend() -> ([u8; 4], u16) {
     ([10, 3, 0, 1], NAT_BACKEND_PORT)
 }
 
-fn desired() -> Desired {
+fn desired(options: Options) -> Desired {
     use Algorithm::{IpHash, Maglev};
     use Forward::{Dsr, Nat};
     use Protocol::{Tcp, Udp};
@@ -64,7 +72,8 @@ fn desired() -> Desired {
         ("nat", service(v4, PORT_NAT, Tcp, Maglev, Nat)),
         ("nat-v6", service(v6, PORT_NAT, Tcp, Maglev, Nat)),
     ];
-    let services = services.into_iter().map(|(name, service)| (name.into(), service)).collect();
+    let wanted = services.into_iter().filter(|(_, service)| service.forward == Dsr || options == Options::Nat);
+    let services = wanted.map(|(name, service)| (name.into(), service)).collect();
     Desired { services, ingress: BTreeSet::from([INGRESS]) }
 }
 
@@ -84,7 +93,10 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
 }
 
 /// The reply path asks the kernel for the way to the client: out of an interface of a network namespace of this process's own.
-fn route_to_client() -> Result<()> {
+///
+/// # Errors
+/// Not root, or `ip` refuses.
+pub fn route_to_client() -> Result<()> {
     xlb_tests::path::kernel::own_network_namespace()?;
     let client = IpAddr::from(CLIENT_V4);
     let commands = [

@@ -46,7 +46,7 @@ impl Toolchain {
     }
 
     /// `cargo build` with this toolchain, release, for the BPF target. The caller adds package, bin and features.
-    pub fn cargo_build(&self) -> Command {
+    pub fn cargo_build(&self, flags: &[&str]) -> Command {
         let (mut command, linker) = match self {
             Self::Rustup { linker } => {
                 let mut command = Command::new("rustup");
@@ -67,7 +67,8 @@ impl Toolchain {
             }
         };
         // The separator is how cargo passes flags that may hold spaces. With BTF the verifier names our source lines.
-        let flags = [format!("-Clinker={}", linker.display()), "-Clink-arg=--btf".into(), "-Cdebuginfo=2".into()];
+        let linker = format!("-Clinker={}", linker.display());
+        let flags = [linker.as_str(), "-Clink-arg=--btf", "-Cdebuginfo=2"].iter().chain(flags).copied().collect::<Vec<_>>();
         command
             .args(["--release", "--target", BPF_TARGET])
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
