@@ -102,9 +102,10 @@ pub fn links(interfaces: Interfaces) -> BTreeMap<u32, bool> {
 pub fn route(interfaces: Interfaces, query: &RouteQuery) -> Route {
     let destination = IpAddr::from(query.destination);
     let (is_outside, is_ours) = match destination {
-        // The network's own address and its broadcast address are nobody's to forward to.
-        IpAddr::V4(address) => (address.octets()[..3] == [10, 9, 0], matches!(address.octets()[3], 0 | 1 | 255)),
-        IpAddr::V6(address) => (address.segments()[..4] == [0xfd09, 0, 0, 0], address.to_bits() as u64 == 1),
+        // The broadcast address is nobody's to forward to. The lowest one is a host's like any other since Linux 5.14.
+        IpAddr::V4(address) => (address.octets()[..3] == [10, 9, 0], matches!(address.octets()[3], 1 | 255)),
+        // The first address of a network is every router's (RFC 4291 section 2.6.1).
+        IpAddr::V6(address) => (address.segments()[..4] == [0xfd09, 0, 0, 0], address.to_bits() as u64 <= 1),
     };
     if destination.to_string() == CLIENT || destination.to_string() == CLIENT_V6 {
         Route::Forward { ifindex: interfaces.outside, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) }

@@ -1,10 +1,8 @@
 //! The same frames in the kernel.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lb_ebpf::{Route, RouteQuery};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use xlb_tests::path::fixture;
@@ -24,7 +22,7 @@ const LEN_MAX: usize = 1500;
 fn the_kernel_does_with_every_frame_what_the_host_does() {
     let kernel = Kernel::new().unwrap();
     let interfaces = kernel.interfaces;
-    let mut host = Host::new(fixture::keys(), fixture::N_SLOTS, Box::new(move |query| route(interfaces, query)));
+    let mut host = Host::new(fixture::keys(), fixture::N_SLOTS, Box::new(move |query| fixture::route(interfaces, query)));
     let (_, _, plan) = fixture::plan(interfaces);
     host.carry_out(&plan);
     host.set_links(fixture::links(interfaces));
@@ -52,16 +50,4 @@ fn the_kernel_does_with_every_frame_what_the_host_does() {
 fn seed() -> u64 {
     let given = std::env::var("XLB_SEED").ok().map(|seed| seed.parse().expect("XLB_SEED is a number"));
     given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64)
-}
-
-/// What the kernel's routing table of the fixture answers for any destination, damaged ones too.
-fn route(interfaces: fixture::Interfaces, query: &RouteQuery) -> Route {
-    let on_link = match IpAddr::from(query.destination) {
-        IpAddr::V4(v4) => v4.octets()[..3] == [10, 9, 0] && ![1, 255].contains(&v4.octets()[3]),
-        IpAddr::V6(v6) => v6.segments()[..4] == [0xfd09, 0, 0, 0] && v6.segments()[4..] != [0, 0, 0, 1],
-    };
-    match fixture::route(interfaces, query) {
-        Route::Local if on_link => Route::Host,
-        route => route,
-    }
 }
