@@ -49,7 +49,7 @@ fn refused(fits: &Desired, too_much: &Desired, n_slots: u32) -> CompileError {
 fn one_service_more_than_the_table_holds_is_refused() {
     let n = limits::SERVICES as usize;
     let services = |n| desired((0..n).map(|n| service(address(12, n), Forward::Dsr, [])));
-    let error = refused(&services(n), &services(n + 1), 1 << 23);
+    let error = refused(&services(n), &services(n + 1), limits::SLOTS_DEFAULT);
     assert_eq!(error, CompileError::TooManyServices { n_services: n + 1, limit: limits::SERVICES });
 }
 
@@ -87,10 +87,12 @@ fn services_that_need_more_slots_than_there_are_left_are_refused() {
         first.backends = endpoints(0..weights.len()).zip(weights.iter().map(backend)).collect::<BTreeMap<_, _>>();
     };
     weighted(&mut fits, &[1]);
-    // 512 slots for the least-weighted, four times that for the other, as a power of two.
-    weighted(&mut too_much, &[1, 4]);
-    let error = refused(&fits, &too_much, 4096);
-    let wanted = CompileError::OutOfSlots { service: "s0000".into(), wanted: 4096, free: 2048, limit: 4096 };
+    // 512 slots for the least-weighted, sixteen times that for the other, as a power of two.
+    weighted(&mut too_much, &[1, 16]);
+    let smallest = 1 << limits::REGION_BITS_MIN;
+    let error = refused(&fits, &too_much, 4 * smallest);
+    let service = "s0000".into();
+    let wanted = CompileError::OutOfSlots { service, wanted: 4 * smallest, free: 2 * smallest, limit: 4 * smallest };
     assert_eq!(error, wanted);
 }
 
