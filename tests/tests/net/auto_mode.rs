@@ -1,7 +1,7 @@
 //! `mode = "auto"` never picks a mode in which frames vanish.
 
 use anyhow::{Result, ensure};
-use xlb_tests::{Backend, Daemon, Network, World, Wrk, http};
+use xlb_tests::{Backend, Daemon, Network, Wrk, http};
 
 use super::support::{Service, url, vip, wait_serving};
 
@@ -28,7 +28,6 @@ fn generic_with_a_warning_where_it_does_not_and_nothing_vanishes() -> Result<()>
     network.world.veth((lb, "eth0"), (&router.netns, "bare"))?;
     router.netns.ip(&["link set bare master br0", "link set bare up"])?;
     lb.ip(&["addr add 10.2.0.2/24 dev eth0", "link set eth0 up", "route add default via 10.2.0.1"])?;
-    let _ = World::leftovers();
     let services = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
     let daemon = Daemon::new(lb, &["eth0"]).mode("auto").services(services).start()?;
     wait_serving(&daemon, "web", 2)?;
