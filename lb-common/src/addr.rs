@@ -90,6 +90,41 @@ impl Addr {
     pub fn is_v4(&self) -> bool {
         self.words[0].raw() == 0 && self.words[1].raw() == 0 && self.words[2] == Self::V4_MAPPED
     }
+
+    /// The bytes as two native words: how the packet path compares and hashes IPv6 addresses.
+    #[inline(always)]
+    pub fn longs(&self) -> [u64; 2] {
+        zerocopy::transmute!(self.words)
+    }
+
+    #[inline(always)]
+    pub fn from_longs(longs: [u64; 2]) -> Self {
+        Self { words: zerocopy::transmute!(longs) }
+    }
+}
+
+/// The port and protocol of an endpoint, which the packet path compares and hashes as one word.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PortProtocol {
+    /// 0 is every port.
+    pub port: Be16,
+    /// IANA protocol number; 0 for an address alone.
+    pub protocol: u8,
+    pub pad: u8,
+}
+
+impl PortProtocol {
+    #[inline(always)]
+    pub const fn new(port: Be16, protocol: u8) -> Self {
+        Self { port, protocol, pad: 0 }
+    }
+
+    /// Both in a word, the port in the lower half.
+    #[inline(always)]
+    pub fn word(self) -> u32 {
+        zerocopy::transmute!(self)
+    }
 }
 
 impl From<Ipv4Addr> for Addr {

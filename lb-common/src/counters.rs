@@ -2,23 +2,25 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::limits;
 use crate::verdict::{VERDICT_SLOTS, Verdict};
 
 /// All packets of one CPU, by verdict.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Totals {
     /// Frames that entered the program.
     pub received: u64,
     /// Indexed by [`Verdict`].
     pub verdicts: [u64; VERDICT_SLOTS],
+    pub pad: [u64; 7],
 }
 
-const _: () = assert!(size_of::<Totals>() == 8 + 8 * VERDICT_SLOTS);
+const _: () = assert!(size_of::<Totals>() == 64 + 8 * VERDICT_SLOTS);
 
 impl Default for Totals {
     fn default() -> Self {
-        Self { received: 0, verdicts: [0; VERDICT_SLOTS] }
+        Self { received: 0, verdicts: [0; VERDICT_SLOTS], pad: [0; 7] }
     }
 }
 
@@ -39,19 +41,33 @@ impl Totals {
 /// Packets towards one backend, on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct BackendCounters {
+pub struct Traffic {
     pub packets: u64,
     /// Bytes of the IP packets and their link headers, without padding.
     pub bytes: u64,
-    /// TCP SYNs without ACK. UDP has no connections and counts none.
-    pub connections: u64,
-    pub pad: u64,
 }
 
-const _: () = assert!(size_of::<BackendCounters>() == 32);
+/// One CPU's element of the `BACKEND_TRAFFIC` map, by backend id.
+pub type TrafficByBackend = [Traffic; limits::BACKEND_RECORDS as usize];
+
+/// One CPU's element of the `BACKEND_CONNECTIONS` map, by backend id: TCP SYNs without ACK.
+pub type ConnectionsByBackend = [u64; limits::BACKEND_RECORDS as usize];
+
+/// One CPU's element of the `SERVICE_DROPS` map, by service id: packets that reached no backend.
+pub type DropsByService = [u64; limits::SERVICE_RECORDS as usize];
+
+/// What one backend got, over all CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendCounters {
+    pub packets: u64,
+    /// As in [`Traffic`].
+    pub bytes: u64,
+    /// TCP SYNs without ACK. UDP has no connections and counts none.
+    pub connections: u64,
+}
 
 impl BackendCounters {
-    /// Adds another CPU's counts. Counters wrap.
+    /// Adds another's counts. Counters wrap.
     pub fn add(&mut self, other: &Self) {
         self.packets = self.packets.wrapping_add(other.packets);
         self.bytes = self.bytes.wrapping_add(other.bytes);
@@ -65,16 +81,6 @@ impl BackendCounters {
             packets: self.packets.wrapping_sub(earlier.packets),
             bytes: self.bytes.wrapping_sub(earlier.bytes),
             connections: self.connections.wrapping_sub(earlier.connections),
-            pad: 0,
         }
     }
 }
-
-/// Packets to one service that reached no backend, on one CPU.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct ServiceCounters {
-    pub dropped: u64,
-}
-
-const _: () = assert!(size_of::<ServiceCounters>() == 8);

@@ -159,7 +159,7 @@ pub struct TooFull {
 #[cfg(all(test, feature = "alloc"))]
 mod tests {
     use super::*;
-    use crate::{addr::Be16, hash::endpoint_v4, limits};
+    use crate::{Be16, PortProtocol, hash::endpoint_v4, limits};
 
     fn find(filled: &Filled, hash: impl Fn(u64) -> u64) -> Option<u16> {
         let directory = filled.in_half(1);
@@ -178,7 +178,7 @@ mod tests {
             (limits::BACKENDS, limits::REPLY_BUCKETS),
         ] {
             let endpoints: Vec<(u32, u16)> = (0..n).map(|i| (i, (i + 1) as u16)).collect();
-            let hash = |multiplier, address: &u32| endpoint_v4(multiplier, *address, Be16::new(80), 6);
+            let hash = |multiplier, address: &u32| endpoint_v4(multiplier, *address, PortProtocol::new(Be16::new(80), 6));
             let filled = fill(&endpoints, hash, n_buckets).unwrap();
             for (address, id) in &endpoints {
                 assert_eq!(find(&filled, |multiplier| hash(multiplier, address)), Some(*id));
@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn more_endpoints_than_entries_are_refused() {
         let endpoints: Vec<(u32, u16)> = (0..100).map(|i| (i, i as u16 + 1)).collect();
-        let refused = fill(&endpoints, |multiplier, address| endpoint_v4(multiplier, *address, Be16::new(80), 6), 8);
+        let refused =
+            fill(&endpoints, |multiplier, address| endpoint_v4(multiplier, *address, PortProtocol::new(Be16::new(80), 6)), 8);
         assert_eq!(refused, Err(TooFull { n_endpoints: 100, n_buckets: 8 }));
     }
 }

@@ -9,8 +9,8 @@ pub const SERVICES: u32 = 4096;
 /// Distinct virtual addresses. At most one a service.
 pub const VIPS: u32 = SERVICES;
 
-/// Records in the `SERVICES` map: services and VIPs, ids counted from 1. 64 B each: 512 KiB.
-pub const SERVICE_RECORDS: u32 = 1 + SERVICES + VIPS;
+/// Records in the `SERVICES` map: services and VIPs, ids counted from 1, rounded up to a power of two. 64 B each: 1 MiB.
+pub const SERVICE_RECORDS: u32 = (1 + SERVICES + VIPS).next_power_of_two();
 
 /// Backends over all services. An id is 16 bits and 0 means none.
 pub const BACKENDS: u32 = 65_535;
@@ -18,13 +18,17 @@ pub const BACKENDS: u32 = 65_535;
 /// Records in the `BACKENDS` map, ids counted from 1. 64 B each: 4 MiB.
 pub const BACKEND_RECORDS: u32 = BACKENDS + 1;
 
+/// CPUs that count, each in a copy of its own: 16 B for traffic and 8 B for connections of each backend id, 1.5 MiB a CPU, and
+/// 128 KiB for the drops of services. The verifier lets a program address no more than 512 MiB of a map.
+pub const CPUS: u32 = 511;
+
 /// Slots over all services unless `limits.slots` says otherwise. 4 B each: 64 MiB.
 ///
 /// Enough for 1,000 services of 20 backends (16,384 slots each), or two of 65,535.
 pub const SLOTS_DEFAULT: u32 = 1 << 24;
 
-/// The most slots that `limits.slots` may ask for: 1 GiB.
-pub const SLOTS_MAX: u32 = 1 << 28;
+/// The most slots that `limits.slots` may ask for: 256 MiB. The verifier lets a program address no more than 512 MiB of a map.
+pub const SLOTS_MAX: u32 = 1 << 26;
 
 /// Slots that share one element of the `SLOTS` map, which is one cache line.
 pub const SLOTS_PER_LINE: u32 = 16;

@@ -6,15 +6,14 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::addr::{Addr, Be16, MacAddr};
+use crate::addr::{Addr, Be16, MacAddr, PortProtocol};
 use crate::checksum::Delta;
 use crate::directory::Directory;
 use crate::hash::HashKeys;
-use crate::limits::SLOTS_PER_LINE;
-use crate::slot::Slot;
+use crate::slot::Region;
 
 /// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
@@ -56,34 +55,21 @@ pub mod settings_flags {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Service {
     pub vip: Addr,
-    /// 0 takes every port.
-    pub port: Be16,
-    /// IANA protocol number, 0 in a VIP's record.
-    pub protocol: u8,
+    /// All zeros in a VIP's own record.
+    pub listens: PortProtocol,
     /// Bits of [`service_flags`].
-    pub flags: u8,
-    /// First line of the region in the `SLOTS` map.
-    pub first_line: u32,
-    /// 32 less the logarithm of the region's number of slots: how far to shift a hash for a slot's number.
-    pub shift: u32,
-    pub pad: [u32; 9],
+    pub flags: u32,
+    /// Its slots. One store replaces it.
+    pub region: Region,
+    pub pad_end: [u64; 4],
 }
 
 const _: () = assert!(size_of::<Service>() == 64);
 
 pub mod service_flags {
     /// The slot depends on the client's address alone.
-    pub const IP_HASH: u8 = 1;
+    pub const IP_HASH: u32 = 1;
 }
-
-/// One cache line of a region.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct SlotLine {
-    pub slots: [Slot; SLOTS_PER_LINE as usize],
-}
-
-const _: () = assert!(size_of::<SlotLine>() == 64);
 
 /// A backend of one service. The id is the index in the `BACKENDS` map; 0 is none.
 #[repr(C, align(64))]

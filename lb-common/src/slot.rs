@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::hash::FlowHash;
+
 /// Index of a record in the `BACKENDS` map; 0 is none.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -60,6 +62,41 @@ impl Slot {
 
     pub const fn raw(self) -> u32 {
         self.0
+    }
+}
+
+/// A service's slots in the `SLOTS` map, in one word: what is stored as a whole is read as a whole.
+///
+/// The lower half is the index of the first slot, the upper 32 less the logarithm of the number of slots: how far to shift a
+/// hash for a slot's number.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Region(u64);
+
+impl Region {
+    /// `2^bits` slots, at most `2^32`, from the one with index `first`.
+    pub const fn new(first: u32, bits: u32) -> Self {
+        Self(first as u64 | ((32 - bits) as u64) << 32)
+    }
+
+    pub const fn first(self) -> u32 {
+        self.0 as u32
+    }
+
+    pub const fn bits(self) -> u32 {
+        32 - (self.0 >> 32) as u32
+    }
+
+    /// The index of the slot that a hash leads to.
+    #[inline(always)]
+    pub const fn slot(self, hash: FlowHash) -> u32 {
+        self.first().wrapping_add(hash.slot((self.0 >> 32) as u32))
+    }
+}
+
+impl core::fmt::Debug for Region {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}+2^{}", self.first(), self.bits())
     }
 }
 

@@ -1,7 +1,6 @@
 //! Answers ICMP echo requests to a VIP, so that a ping tells whether the balancer is there. Anything else of ICMP is the host's.
 
 use lb_common::Verdict;
-use lb_common::records::Settings;
 
 use crate::env::Env;
 use crate::ethernet;
@@ -12,8 +11,8 @@ use crate::parse::Parsed;
 use crate::service;
 
 #[inline(always)]
-pub fn answer<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &Settings, parsed: &Parsed<F>) -> Verdict {
-    if !service::is_vip(env, settings, F::to_addr(parsed.flow.vip)) {
+pub fn answer<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Verdict {
+    if !service::is_vip::<F>(env, parsed.flow.vip) {
         return Verdict::NotService;
     }
     let payload_len = parsed.ip_len.saturating_sub((parsed.l4 - parsed.l3) as u32);

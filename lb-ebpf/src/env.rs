@@ -6,15 +6,16 @@ use lb_common::{Addr, BackendId, MacAddr, Slot, Verdict};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
-/// A table answers `None` only for an index beyond its end.
+/// A record that nobody wrote is all zeros.
 pub trait Env {
-    fn settings(&self) -> Option<&Settings>;
-    fn service_bucket(&self, index: u32) -> Option<&Bucket>;
-    fn reply_bucket(&self, index: u32) -> Option<&Bucket>;
-    fn service(&self, id: u16) -> Option<&Service>;
-    /// The slot with this number in the region that starts at `first_line`.
-    fn slot(&self, first_line: u32, number: u32) -> Option<Slot>;
-    fn backend(&self, id: BackendId) -> Option<&Backend>;
+    fn settings(&self) -> &Settings;
+    fn service_bucket(&self, index: u32) -> &Bucket;
+    fn reply_bucket(&self, index: u32) -> &Bucket;
+    fn service(&self, id: u16) -> &Service;
+    /// `None` beyond the end of the table.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    fn backend(&self, id: BackendId) -> &Backend;
+    /// `None` beyond the end of the table.
     fn link(&self, ifindex: u32) -> Option<Link>;
 
     /// Counts a packet's verdict. Once a packet.

@@ -3,18 +3,22 @@
 
 use lb_common::checksum::Delta;
 use lb_common::hash::{FlowHash, HashKeys};
-use lb_common::{Addr, Be16, Verdict};
+use lb_common::{Addr, PortProtocol, Verdict};
 
 use crate::packet::Packet;
-use crate::parse::{Fault, Flow, Parsed};
+use crate::parse::{Flow, Parsed};
 
 pub trait Family: Sized {
     type Address: Copy + PartialEq;
 
-    /// Whether the network header at `l3` is followed by the transport header at once.
-    fn is_plain(packet: &impl Packet, l3: usize) -> bool;
-    /// Reads the network and transport headers that start at `l3`. `is_plain` is what [`is_plain`](Self::is_plain) said.
-    fn parse(packet: &impl Packet, l3: usize, is_plain: bool) -> Result<Parsed<Self>, Fault>;
+    /// Offset of the transport header of a plain packet.
+    const PLAIN_L4: usize;
+
+    /// Reads a plain packet: untagged, no options, TCP or UDP, and nothing wrong with it. `None` is for [`parse`](Self::parse)
+    /// to tell.
+    fn parse_plain(packet: &impl Packet) -> Option<Parsed<Self>>;
+    /// Reads the network and transport headers that start at `l3`. `None` if the frame ends before the addresses.
+    fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>>;
 
     fn is_icmp(protocol: u8) -> bool;
     fn is(record: &Addr, address: Self::Address) -> bool;
@@ -22,8 +26,8 @@ pub trait Family: Sized {
     /// The address in a record that [`is`](Self::is) of this family; of another, some of its words.
     fn from_addr(record: &Addr) -> Self::Address;
 
-    fn endpoint_hash(multiplier: u64, address: Self::Address, port: Be16, protocol: u8) -> u64;
-    /// Over the whole 5-tuple.
+    fn endpoint_hash(multiplier: u64, address: Self::Address, port: PortProtocol) -> u64;
+    /// Over the client's address and both ports.
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash;
     /// Over the client's address alone.
     fn client_hash(keys: &HashKeys, client: Self::Address) -> FlowHash;

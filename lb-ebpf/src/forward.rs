@@ -11,24 +11,30 @@ use crate::parse::Parsed;
 use crate::transport;
 
 /// Rewrites the packet for its backend and chooses the way out.
+///
+/// # Errors
+/// [`Verdict::NoBackend`] if the record is nobody's, [`Verdict::NoNextHop`], [`Verdict::TtlExceeded`].
 #[inline(always)]
-pub fn send<F: Family>(packet: &mut impl Packet, env: &impl Env, backend: &Backend, parsed: &Parsed<F>) -> Verdict {
-    let sent = match backend.forward {
+pub fn send<F: Family>(
+    packet: &mut impl Packet,
+    env: &impl Env,
+    backend: &Backend,
+    parsed: &Parsed<F>,
+) -> Result<Verdict, Verdict> {
+    match backend.forward {
         forward::DSR => direct(packet, env, backend),
         forward::NAT => translate::<F>(packet, env, backend, parsed),
+        forward::FREE => Err(Verdict::NoBackend),
         _ => Err(Verdict::Internal),
-    };
-    sent.unwrap_or_else(|verdict| verdict)
+    }
 }
 
 /// Direct server return: only the link-layer addresses change, and not the TTL, for the packet has reached its destination's network.
 #[inline(always)]
 fn direct(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {
-    if backend.ifindex == 0 {
-        return Err(Verdict::NoNextHop);
-    }
+    let ingress = packet.ingress();
     ethernet::readdress(packet, backend.source, backend.next_hop)?;
-    leave(packet, env, backend.ifindex, Verdict::Redirect)
+    leave(env, ingress, backend.ifindex)
 }
 
 /// NAT: the destination becomes the backend's.
@@ -48,20 +54,28 @@ fn translate<F: Family>(
     }
     F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&backend.address), backend.ip_delta)?;
     let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
-    transport::rewrite(packet, parsed.l4, parsed.flow.protocol, Side::Destination, port, backend.l4_delta)?;
+    transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Destination, port, backend.l4_delta)?;
     if via_host {
         // The host counts the hop and finds the next one itself.
         return Ok(Verdict::Routed);
     }
     ethernet::readdress(packet, backend.source, backend.next_hop)?;
-    leave(packet, env, backend.ifindex, Verdict::Redirect)
+    leave(env, packet.ingress(), backend.ifindex)
 }
 
-/// Out of an interface: back out of the one it came in on, or as `elsewhere` out of another.
+/// Back out of the interface that the packet came in on, or out of another.
+///
+/// # Errors
+/// [`Verdict::NoNextHop`] if it is none.
 #[inline(always)]
-pub fn leave(packet: &impl Packet, env: &impl Env, ifindex: u32, elsewhere: Verdict) -> Result<Verdict, Verdict> {
-    if elsewhere as u8 == Verdict::Redirect as u8 && ifindex == packet.ingress() {
-        return Ok(Verdict::Tx);
+fn leave(env: &impl Env, ingress: u32, ifindex: u32) -> Result<Verdict, Verdict> {
+    if ifindex == ingress {
+        Ok(Verdict::Tx)
+    } else if ifindex == 0 {
+        Err(Verdict::NoNextHop)
+    } else if env.redirect(ifindex) {
+        Ok(Verdict::Redirect)
+    } else {
+        Err(Verdict::Internal)
     }
-    if env.redirect(ifindex) { Ok(elsewhere) } else { Err(Verdict::Internal) }
 }

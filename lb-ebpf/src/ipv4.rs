@@ -2,14 +2,13 @@
 
 use lb_common::checksum::Delta;
 use lb_common::hash::{self, FlowHash, HashKeys};
-use lb_common::{Addr, Be16, Be32, Verdict};
+use lb_common::{Addr, Be16, Be32, PortProtocol, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::family::{Family, Side};
-use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{Fault, Flow, Parsed};
-use crate::transport;
+use crate::parse::{self, Flow, Parsed};
+use crate::{ethernet, icmp, transport};
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -43,6 +42,14 @@ impl TtlProtocol {
 
 const LEN_MIN: usize = size_of::<Header>();
 
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct PlainFrame {
+    ethernet: [u8; ethernet::UNTAGGED],
+    ip: Header,
+    transport: transport::Start,
+}
+
 /// Version 4, and a header without options.
 const PLAIN: u8 = 0x45;
 
@@ -70,43 +77,39 @@ impl Family for V4 {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
 
+    const PLAIN_L4: usize = ethernet::UNTAGGED + LEN_MIN;
+
     #[inline(always)]
-    fn is_plain(packet: &impl Packet, l3: usize) -> bool {
-        let header: Option<&Header> = packet.get(l3);
-        header.is_some_and(|header| header.version_len == PLAIN)
+    fn parse_plain(packet: &impl Packet) -> Option<Parsed<Self>> {
+        let frame: &PlainFrame = packet.get(0)?;
+        let ip_len = u32::from(frame.ip.total_len.get());
+        let protocol = frame.ip.ttl_protocol.protocol;
+        let is_plain = frame.ip.version_len == PLAIN
+            && frame.ip.fragment.raw() & FRAGMENTED == 0
+            && packet.has_linear_len(ethernet::UNTAGGED + ip_len as usize)
+            && frame.transport.fits(protocol, ip_len.wrapping_sub(LEN_MIN as u32));
+        let flow = Flow::new(frame.ip.source, frame.ip.destination, frame.transport.ports, protocol);
+        let is_syn = frame.transport.is_syn(protocol);
+        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, is_syn, fault: None })
     }
 
     #[inline(always)]
-    fn parse(packet: &impl Packet, l3: usize, is_plain: bool) -> Result<Parsed<Self>, Fault> {
-        let header: &Header = packet.get(l3).ok_or(Fault::Any(Verdict::Truncated))?;
-        let (source, destination) = (header.source, header.destination);
-        let to_vip = |verdict| Fault::Vip(Addr::v4(destination), verdict);
-        let protocol = header.ttl_protocol.protocol;
-        let version_len = header.version_len;
+    fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>> {
+        let header: &Header = packet.get(l3)?;
+        let flow = Flow::new(header.source, header.destination, 0, header.ttl_protocol.protocol);
         let ip_len = u32::from(header.total_len.get());
         let is_fragment = header.fragment.raw() & FRAGMENTED != 0;
-        let header_len = if is_plain { LEN_MIN } else { usize::from(version_len & 0xf) * 4 };
-        if (!is_plain && (version_len >> 4 != 4 || header_len < LEN_MIN)) || (ip_len as usize) < header_len {
-            return Err(to_vip(Verdict::Malformed));
-        }
-        if !packet.has_len(l3 + ip_len as usize) {
-            return Err(to_vip(Verdict::Truncated));
-        }
-        if is_fragment {
-            return Err(to_vip(Verdict::Fragment));
-        }
-        let l4 = l3 + header_len;
-        let payload_len = ip_len - header_len as u32;
-        let mut flow = Flow { client: source, vip: destination, ports: 0, protocol };
-        if protocol == icmp::ICMP {
-            return Ok(Parsed { flow, l3, l4, ip_len, is_syn: false });
-        }
-        let transport = transport::parse(packet, l4, protocol, payload_len).map_err(|verdict| match verdict {
-            Verdict::NotService => Fault::Any(verdict),
-            verdict => to_vip(verdict),
-        })?;
-        flow.ports = transport.ports;
-        Ok(Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn })
+        let header_len = usize::from(header.version_len & 0xf) * 4;
+        let is_malformed = header.version_len >> 4 != 4 || header_len < LEN_MIN || (ip_len as usize) < header_len;
+        Some(if is_malformed {
+            Parsed::broken(flow, l3, Verdict::Malformed)
+        } else if !packet.has_len(l3 + ip_len as usize) {
+            Parsed::broken(flow, l3, Verdict::Truncated)
+        } else if is_fragment {
+            Parsed::broken(flow, l3, Verdict::Fragment)
+        } else {
+            parse::transport(packet, flow, l3, l3 + header_len, ip_len)
+        })
     }
 
     #[inline(always)]
@@ -116,7 +119,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn is(record: &Addr, address: Be32) -> bool {
-        record.words[3] == address && record.is_v4()
+        record.longs() == Addr::v4(address).longs()
     }
 
     #[inline(always)]
@@ -130,18 +133,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn endpoint_hash(multiplier: u64, address: Be32, port: Be16, protocol: u8) -> u64 {
-        hash::endpoint_v4(multiplier, address.raw(), port, protocol)
+    fn endpoint_hash(multiplier: u64, address: Be32, port: PortProtocol) -> u64 {
+        hash::endpoint_v4(multiplier, address.raw(), port)
     }
 
     #[inline(always)]
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash {
-        hash::flow_v4(keys, flow.client.raw(), flow.vip.raw(), flow.ports, flow.protocol)
+        hash::flow_v4(keys, flow.client.raw(), flow.ports)
     }
 
     #[inline(always)]
     fn client_hash(keys: &HashKeys, client: Be32) -> FlowHash {
-        hash::flow_v4(keys, client.raw(), 0, 0, 0)
+        hash::flow_v4(keys, client.raw(), 0)
     }
 
     #[inline(always)]

@@ -3,14 +3,13 @@
 use lb_common::checksum::Delta;
 use lb_common::hash::{self, FlowHash, HashKeys};
 use lb_common::limits::EXTENSION_HEADERS;
-use lb_common::{Addr, Be16, Be32, Verdict};
+use lb_common::{Addr, Be16, PortProtocol, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::family::{Family, Side};
-use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{Fault, Flow, Parsed};
-use crate::transport;
+use crate::parse::{self, Flow, Parsed};
+use crate::{ethernet, icmp, transport};
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -20,11 +19,20 @@ struct Header {
     payload_len: Be16,
     next_header: u8,
     hop_limit: u8,
-    source: [Be32; 4],
-    destination: [Be32; 4],
+    /// As two native words.
+    source: [u64; 2],
+    destination: [u64; 2],
 }
 
 const LEN: usize = size_of::<Header>();
+
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct PlainFrame {
+    ethernet: [u8; ethernet::UNTAGGED],
+    ip: Header,
+    transport: transport::Start,
+}
 
 /// The first bytes of hop-by-hop options, routing and destination options headers.
 #[repr(C, packed(2))]
@@ -44,78 +52,77 @@ const HOP_LIMIT_OWN: u8 = 64;
 
 pub struct V6;
 
-/// Where the extension headers end, and what follows.
+/// Where the extension headers end, and what follows, or what is wrong with them.
 struct Chain {
     l4: usize,
     protocol: u8,
+    fault: Option<Verdict>,
 }
 
-/// Looks past extension headers.
-///
-/// # Errors
-/// [`Verdict::Truncated`], [`Verdict::Fragment`], or [`Verdict::Malformed`] if there are more than [`EXTENSION_HEADERS`].
+/// Looks past extension headers. The fault is [`Verdict::Truncated`], [`Verdict::Fragment`], or [`Verdict::Malformed`] if there
+/// are more than [`EXTENSION_HEADERS`].
 #[inline(always)]
-fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Result<Chain, Verdict> {
-    let mut chain = Chain { l4: l3 + LEN, protocol: next_header };
+fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Chain {
+    let mut chain = Chain { l4: l3 + LEN, protocol: next_header, fault: None };
     for _ in 0..EXTENSION_HEADERS {
         match chain.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {}
-            FRAGMENT => return Err(Verdict::Fragment),
-            _ => return Ok(chain),
+            FRAGMENT => return Chain { fault: Some(Verdict::Fragment), ..chain },
+            _ => return chain,
         }
-        let extension: &Extension = packet.get(chain.l4).ok_or(Verdict::Truncated)?;
+        let Some(extension) = packet.get::<Extension>(chain.l4) else {
+            return Chain { fault: Some(Verdict::Truncated), ..chain };
+        };
         let len = (usize::from(extension.len) + 1) * 8;
-        chain = Chain { l4: chain.l4 + len, protocol: extension.next_header };
+        chain = Chain { l4: chain.l4 + len, protocol: extension.next_header, fault: None };
     }
     match chain.protocol {
-        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => Err(Verdict::Malformed),
-        _ => Ok(chain),
+        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => Chain { fault: Some(Verdict::Malformed), ..chain },
+        _ => chain,
     }
 }
 
 impl Family for V6 {
-    type Address = [Be32; 4];
+    type Address = [u64; 2];
 
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
 
+    const PLAIN_L4: usize = ethernet::UNTAGGED + LEN;
+
     #[inline(always)]
-    fn is_plain(packet: &impl Packet, l3: usize) -> bool {
-        let header: Option<&Header> = packet.get(l3);
-        header.is_some_and(|header| matches!(header.next_header, transport::TCP | transport::UDP))
+    fn parse_plain(packet: &impl Packet) -> Option<Parsed<Self>> {
+        let frame: &PlainFrame = packet.get(0)?;
+        let payload_len = u32::from(frame.ip.payload_len.get());
+        let protocol = frame.ip.next_header;
+        let is_plain = frame.ip.version_class[0] >> 4 == 6
+            && packet.has_linear_len(Self::PLAIN_L4 + payload_len as usize)
+            && frame.transport.fits(protocol, payload_len);
+        let flow = Flow::new(frame.ip.source, frame.ip.destination, frame.transport.ports, protocol);
+        let (ip_len, is_syn) = (LEN as u32 + payload_len, frame.transport.is_syn(protocol));
+        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, is_syn, fault: None })
     }
 
     #[inline(always)]
-    fn parse(packet: &impl Packet, l3: usize, is_plain: bool) -> Result<Parsed<Self>, Fault> {
-        let header: &Header = packet.get(l3).ok_or(Fault::Any(Verdict::Truncated))?;
-        let (source, destination) = (header.source, header.destination);
-        let to_vip = |verdict| Fault::Vip(Addr::v6(destination), verdict);
+    fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>> {
+        let header: &Header = packet.get(l3)?;
+        let mut flow = Flow::new(header.source, header.destination, 0, 0);
         let ip_len = LEN as u32 + u32::from(header.payload_len.get());
         if header.version_class[0] >> 4 != 6 {
-            return Err(to_vip(Verdict::Malformed));
+            return Some(Parsed::broken(flow, l3, Verdict::Malformed));
         }
         if !packet.has_len(l3 + ip_len as usize) {
-            return Err(to_vip(Verdict::Truncated));
+            return Some(Parsed::broken(flow, l3, Verdict::Truncated));
         }
-        let next_header = header.next_header;
-        let Chain { l4, protocol } = if is_plain {
-            Chain { l4: l3 + LEN, protocol: next_header }
-        } else {
-            skip_extensions(packet, l3, next_header).map_err(to_vip)?
-        };
-        let Some(payload_len) = ip_len.checked_sub((l4 - l3) as u32) else {
-            return Err(to_vip(Verdict::Truncated));
-        };
-        let mut flow = Flow { client: source, vip: destination, ports: 0, protocol };
-        if protocol == icmp::ICMPV6 {
-            return Ok(Parsed { flow, l3, l4, ip_len, is_syn: false });
+        let Chain { l4, protocol, fault } = skip_extensions(packet, l3, header.next_header);
+        if let Some(fault) = fault {
+            return Some(Parsed::broken(flow, l3, fault));
         }
-        let transport = transport::parse(packet, l4, protocol, payload_len).map_err(|verdict| match verdict {
-            Verdict::NotService => Fault::Any(verdict),
-            verdict => to_vip(verdict),
-        })?;
-        flow.ports = transport.ports;
-        Ok(Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn })
+        if (l4 - l3) as u32 > ip_len {
+            return Some(Parsed::broken(flow, l3, Verdict::Truncated));
+        }
+        flow = Flow::new(flow.client, flow.vip, 0, protocol);
+        Some(parse::transport(packet, flow, l3, l4, ip_len))
     }
 
     #[inline(always)]
@@ -124,37 +131,37 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn is(record: &Addr, address: [Be32; 4]) -> bool {
-        record.words == address
+    fn is(record: &Addr, address: [u64; 2]) -> bool {
+        record.longs() == address
     }
 
     #[inline(always)]
-    fn to_addr(address: [Be32; 4]) -> Addr {
-        Addr::v6(address)
+    fn to_addr(address: [u64; 2]) -> Addr {
+        Addr::from_longs(address)
     }
 
     #[inline(always)]
-    fn from_addr(record: &Addr) -> [Be32; 4] {
-        record.words
+    fn from_addr(record: &Addr) -> [u64; 2] {
+        record.longs()
     }
 
     #[inline(always)]
-    fn endpoint_hash(multiplier: u64, address: [Be32; 4], port: Be16, protocol: u8) -> u64 {
-        hash::endpoint_v6(multiplier, raw(address), port, protocol)
+    fn endpoint_hash(multiplier: u64, address: [u64; 2], port: PortProtocol) -> u64 {
+        hash::endpoint_v6(multiplier, address, port)
     }
 
     #[inline(always)]
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash {
-        hash::flow_v6(keys, raw(flow.client), raw(flow.vip), flow.ports, flow.protocol)
+        hash::flow_v6(keys, flow.client, flow.ports)
     }
 
     #[inline(always)]
-    fn client_hash(keys: &HashKeys, client: [Be32; 4]) -> FlowHash {
-        hash::flow_v6(keys, raw(client), [0; 4], 0, 0)
+    fn client_hash(keys: &HashKeys, client: [u64; 2]) -> FlowHash {
+        hash::flow_v6(keys, client, 0)
     }
 
     #[inline(always)]
-    fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: [Be32; 4], _: Delta) -> Result<(), Verdict> {
+    fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: [u64; 2], _: Delta) -> Result<(), Verdict> {
         let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
         match side {
             Side::Source => header.source = address,
@@ -182,9 +189,4 @@ impl Family for V6 {
         header.hop_limit = HOP_LIMIT_OWN;
         Ok(())
     }
-}
-
-#[inline(always)]
-fn raw(address: [Be32; 4]) -> [u32; 4] {
-    address.map(Be32::raw)
 }

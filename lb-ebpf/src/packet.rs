@@ -23,6 +23,9 @@ pub trait Packet {
     /// Whether the whole frame, over all its buffers, has this many bytes.
     fn has_len(&self, len: usize) -> bool;
 
+    /// Whether its first buffer has, which [`get`](Self::get) reads from.
+    fn has_linear_len(&self, len: usize) -> bool;
+
     /// Index of the interface that the frame came in on.
     fn ingress(&self) -> u32;
 }

@@ -1,11 +1,11 @@
 //! From bytes to a flow, or to the reason why there is none.
 
-use lb_common::records::Settings;
-use lb_common::{Addr, Be16, Verdict};
+use lb_common::{Be16, PortProtocol, Verdict};
 
 use crate::env::Env;
 use crate::family::Family;
-use crate::service;
+use crate::packet::Packet;
+use crate::{service, transport};
 
 /// Who talks to whom. All fields as they stand in the packet.
 pub struct Flow<F: Family> {
@@ -13,11 +13,23 @@ pub struct Flow<F: Family> {
     pub vip: F::Address,
     /// The client's port in the lower half, the VIP's in the upper.
     pub ports: u32,
-    /// IANA protocol number.
-    pub protocol: u8,
+    /// IANA protocol number, in a whole word: a structure of words is copied without its padding, which on the stack would be
+    /// a misaligned access.
+    protocol: u32,
 }
 
 impl<F: Family> Flow<F> {
+    #[inline(always)]
+    pub fn new(client: F::Address, vip: F::Address, ports: u32, protocol: u8) -> Self {
+        Self { client, vip, ports, protocol: protocol.into() }
+    }
+
+    /// IANA protocol number.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        self.protocol as u8
+    }
+
     #[inline(always)]
     pub fn client_port(&self) -> Be16 {
         Be16::from_raw(self.ports as u16)
@@ -27,9 +39,24 @@ impl<F: Family> Flow<F> {
     pub fn vip_port(&self) -> Be16 {
         Be16::from_raw((self.ports >> 16) as u16)
     }
+
+    /// What a service listens on.
+    #[inline(always)]
+    pub fn listener(&self) -> PortProtocol {
+        PortProtocol::new(self.vip_port(), self.protocol())
+    }
+
+    /// What a backend replies from.
+    #[inline(always)]
+    pub fn sender(&self) -> PortProtocol {
+        PortProtocol::new(self.client_port(), self.protocol())
+    }
 }
 
-/// A packet whose headers hold together.
+/// What was read of a packet's headers.
+///
+/// One structure with its fault, not one or the other: overlaid on the stack, the compiler copies them in pieces that no access
+/// on the stack may be split into.
 pub struct Parsed<F: Family> {
     pub flow: Flow<F>,
     /// Offset of the network header.
@@ -40,28 +67,31 @@ pub struct Parsed<F: Family> {
     pub ip_len: u32,
     /// Opens a TCP connection: SYN without ACK.
     pub is_syn: bool,
+    /// What is wrong with it. Only the addresses of its flow hold then.
+    pub fault: Option<Verdict>,
 }
 
-/// Why a packet has no flow.
-pub enum Fault {
-    /// Whatever it is addressed to.
-    Any(Verdict),
-    /// A verdict on packets to a VIP; others are the host's own business.
-    Vip(Addr, Verdict),
-}
-
-impl Fault {
+impl<F: Family> Parsed<F> {
     #[inline(always)]
-    pub fn verdict(self, env: &impl Env, settings: &Settings) -> Verdict {
-        match self {
-            Self::Any(verdict) => verdict,
-            Self::Vip(address, verdict) => {
-                if service::is_vip(env, settings, address) {
-                    verdict
-                } else {
-                    Verdict::NotService
-                }
-            }
-        }
+    pub fn broken(flow: Flow<F>, l3: usize, fault: Verdict) -> Self {
+        Self { flow, l3, l4: l3, ip_len: 0, is_syn: false, fault: Some(fault) }
     }
+}
+
+/// Reads what follows the network header, of a packet that is no fragment and whose lengths hold together so far.
+#[inline(always)]
+pub fn transport<F: Family>(packet: &impl Packet, mut flow: Flow<F>, l3: usize, l4: usize, ip_len: u32) -> Parsed<F> {
+    if F::is_icmp(flow.protocol()) {
+        return Parsed { flow, l3, l4, ip_len, is_syn: false, fault: None };
+    }
+    let payload_len = ip_len - (l4 - l3) as u32;
+    let transport = transport::parse(packet, l4, flow.protocol(), payload_len);
+    flow.ports = transport.ports;
+    Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn, fault: transport.fault }
+}
+
+/// The verdict on a broken packet: what is not for a VIP is the host's own business, however broken.
+#[inline(always)]
+pub fn judge<F: Family>(env: &impl Env, flow: &Flow<F>, fault: Verdict) -> Verdict {
+    if matches!(fault, Verdict::NotService) || !service::is_vip::<F>(env, flow.vip) { Verdict::NotService } else { fault }
 }

@@ -6,7 +6,7 @@
 use lb_common::checksum::Delta;
 use lb_common::limits;
 use lb_common::records::{Backend, Service, Settings, link_flags, settings_flags};
-use lb_common::{Be16, Verdict};
+use lb_common::{Be16, PortProtocol, Verdict};
 
 use crate::env::{Env, Route, RouteQuery};
 use crate::ethernet;
@@ -28,7 +28,7 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &S
         source: service.vip,
         destination: F::to_addr(parsed.flow.vip),
         ingress: packet.ingress(),
-        protocol: parsed.flow.protocol,
+        protocol: parsed.flow.protocol(),
         ip_len: parsed.ip_len as u16,
     };
     let route = match env.route(&query) {
@@ -52,11 +52,11 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &S
 /// The NAT backend that sends from this endpoint, and its service.
 #[inline(always)]
 fn sender<'e, F: Family>(env: &'e impl Env, settings: &Settings, parsed: &Parsed<F>) -> Option<(&'e Backend, &'e Service)> {
-    let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.client_port());
+    let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.sender());
     if exact.is_some() || settings.flags & settings_flags::ANY_PORT == 0 {
         return exact;
     }
-    sender_exactly::<F>(env, settings, parsed, Be16::new(0))
+    sender_exactly::<F>(env, settings, parsed, PortProtocol::new(Be16::new(0), parsed.flow.protocol()))
 }
 
 #[inline(always)]
@@ -64,15 +64,16 @@ fn sender_exactly<'e, F: Family>(
     env: &'e impl Env,
     settings: &Settings,
     parsed: &Parsed<F>,
-    port: Be16,
+    sender: PortProtocol,
 ) -> Option<(&'e Backend, &'e Service)> {
     let directory = settings.replies;
-    let hash = F::endpoint_hash(directory.multiplier(), parsed.flow.client, port, parsed.flow.protocol);
-    let bucket = env.reply_bucket(directory.bucket(hash, limits::REPLY_BUCKETS))?;
+    let hash = F::endpoint_hash(directory.multiplier(), parsed.flow.client, sender);
+    let bucket = env.reply_bucket(directory.bucket(hash, limits::REPLY_BUCKETS));
     let id = look_up(bucket, hash)?;
-    let backend = env.backend(lb_common::BackendId(id))?;
-    let service = env.service(backend.service)?;
-    let is_it = backend.port == port && service.protocol == parsed.flow.protocol && F::is(&backend.address, parsed.flow.client);
+    let backend = env.backend(lb_common::BackendId(id));
+    let service = env.service(backend.service);
+    let is_it =
+        PortProtocol::new(backend.port, service.listens.protocol) == sender && F::is(&backend.address, parsed.flow.client);
     is_it.then_some((backend, service))
 }
 
@@ -84,7 +85,7 @@ fn takes_redirects(env: &impl Env, packet: &impl Packet, ifindex: u32) -> bool {
 #[inline(always)]
 fn rewrite<F: Family>(packet: &mut impl Packet, backend: &Backend, service: &Service, parsed: &Parsed<F>) -> Result<(), Verdict> {
     let (ip_delta, l4_delta): (Delta, Delta) = (backend.ip_delta.reversed(), backend.l4_delta.reversed());
-    let port = if service.port.raw() == 0 { parsed.flow.client_port() } else { service.port };
+    let port = if service.listens.port.raw() == 0 { parsed.flow.client_port() } else { service.listens.port };
     F::set_address(packet, parsed.l3, Side::Source, F::from_addr(&service.vip), ip_delta)?;
-    transport::rewrite(packet, parsed.l4, parsed.flow.protocol, Side::Source, port, l4_delta)
+    transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Source, port, l4_delta)
 }

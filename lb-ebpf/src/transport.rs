@@ -45,12 +45,38 @@ struct Udp {
     checksum: u16,
 }
 
-impl Ports {
-    /// Both in one word, the source in the lower half: what flows are hashed by. Two fields in a structure that is handed on
-    /// would be assembled from single bytes.
+/// The first bytes of either header, as many as TCP's has: for frames that have that many.
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Start {
+    /// Both ports as they stand in the packet, the source in the lower half: what flows are hashed by. Two fields in a structure
+    /// that is handed on would be assembled from single bytes.
+    pub ports: u32,
+    udp_len: Be16,
+    between: [u16; 3],
+    tcp_data_offset: u8,
+    tcp_flags: u8,
+    rest: [u16; 3],
+}
+
+const _: () = assert!(size_of::<Start>() == size_of::<Tcp>());
+
+impl Start {
+    /// Whether this is TCP or UDP, and its length field agrees with the `payload_len` bytes that the IP packet has after its own
+    /// header. A `payload_len` that wrapped below zero does not fit.
     #[inline(always)]
-    fn word(self) -> u32 {
-        u32::from(self.source.raw()) | u32::from(self.destination.raw()) << 16
+    pub fn fits(&self, protocol: u8, payload_len: u32) -> bool {
+        let (len, len_min) = match protocol {
+            TCP => (u32::from(self.tcp_data_offset >> 4) * 4, size_of::<Tcp>()),
+            UDP => (u32::from(self.udp_len.get()), size_of::<Udp>()),
+            _ => return false,
+        };
+        len >= len_min as u32 && len <= payload_len && payload_len <= u32::from(u16::MAX)
+    }
+
+    #[inline(always)]
+    pub fn is_syn(&self, protocol: u8) -> bool {
+        protocol == TCP && self.tcp_flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
     }
 }
 
@@ -60,41 +86,44 @@ pub struct Parsed {
     /// Both ports as they stand in the packet, the source in the lower half.
     pub ports: u32,
     pub is_syn: bool,
+    /// [`Verdict::Truncated`] if frame or IP packet end inside the header, [`Verdict::Malformed`] if its length field cannot be,
+    /// [`Verdict::NotService`] for any other protocol than TCP and UDP.
+    pub fault: Option<Verdict>,
+}
+
+impl Parsed {
+    const fn broken(fault: Verdict) -> Self {
+        Self { ports: 0, is_syn: false, fault: Some(fault) }
+    }
 }
 
 /// Reads the header at `l4` of an IP packet that has `payload_len` bytes after its own header.
-///
-/// # Errors
-/// [`Verdict::Truncated`] if frame or IP packet end inside the header, [`Verdict::Malformed`] if its length field cannot be,
-/// [`Verdict::NotService`] for any other protocol.
 #[inline(always)]
-pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) -> Result<Parsed, Verdict> {
+pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) -> Parsed {
     match protocol {
         TCP => {
-            let tcp: &Tcp = packet.get(l4).ok_or(Verdict::Truncated)?;
-            if payload_len < size_of::<Tcp>() as u32 {
-                return Err(Verdict::Truncated);
-            }
+            let Some(tcp) = packet.get::<Tcp>(l4).filter(|_| payload_len >= size_of::<Tcp>() as u32) else {
+                return Parsed::broken(Verdict::Truncated);
+            };
             let len = tcp.data_offset >> 4;
             if len < Tcp::LEN_MIN || u32::from(len) * 4 > payload_len {
-                return Err(Verdict::Malformed);
+                return Parsed::broken(Verdict::Malformed);
             }
             let is_syn = tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN;
-            Ok(Parsed { ports: tcp.ports.word(), is_syn })
+            Parsed { ports: zerocopy::transmute!(tcp.ports), is_syn, fault: None }
         }
         UDP => {
-            let udp: &Udp = packet.get(l4).ok_or(Verdict::Truncated)?;
-            if payload_len < size_of::<Udp>() as u32 {
-                return Err(Verdict::Truncated);
-            }
+            let Some(udp) = packet.get::<Udp>(l4).filter(|_| payload_len >= size_of::<Udp>() as u32) else {
+                return Parsed::broken(Verdict::Truncated);
+            };
             let len = u32::from(udp.len.get());
             // A length of 0 is a jumbogram's (RFC 2675 section 4), which no interface here carries.
             if len < size_of::<Udp>() as u32 || len > payload_len {
-                return Err(Verdict::Malformed);
+                return Parsed::broken(Verdict::Malformed);
             }
-            Ok(Parsed { ports: udp.ports.word(), is_syn: false })
+            Parsed { ports: zerocopy::transmute!(udp.ports), is_syn: false, fault: None }
         }
-        _ => Err(Verdict::NotService),
+        _ => Parsed::broken(Verdict::NotService),
     }
 }
 

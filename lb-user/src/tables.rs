@@ -174,7 +174,8 @@ mod tests {
             Arc::new(FilledDirectory { endpoints, ..FilledDirectory::default() })
         };
         let region = |bits| RegionSlots::adopted(bits, vec![Slot::at_rest(BackendId(1)); 1 << bits].into());
-        let service = |first_line| Service { protocol: 6, first_line, ..Service::default() };
+        let service =
+            |first_slot| Service { flags: 6, region: lb_common::slot::Region::new(first_slot, 10), ..Service::default() };
         let old = Tables {
             services: BTreeMap::from([(1, service(0))]),
             regions: BTreeMap::from([(0, region(10))]),

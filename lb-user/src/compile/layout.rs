@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::limits::SERVICES;
 use lb_common::limits::{self, REGION_BITS_MIN, SLOTS_PER_LINE};
-use lb_common::{BackendId, limits::SERVICES};
+use lb_common::{BackendId, records, slot};
 
 use crate::desired::{Desired, Forward, Protocol, Service, ServiceName};
 
@@ -17,6 +18,16 @@ pub struct Region {
 }
 
 impl Region {
+    /// The region that a service's record names.
+    pub fn of(record: &records::Service) -> Self {
+        Self { first_line: record.region.first() / SLOTS_PER_LINE, bits: record.region.bits() }
+    }
+
+    /// As a record names it.
+    pub fn in_record(self) -> slot::Region {
+        slot::Region::new(self.first_line * SLOTS_PER_LINE, self.bits)
+    }
+
     fn n_lines(bits: u32) -> u32 {
         (1 << bits) / SLOTS_PER_LINE
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use lb_common::checksum::Delta;
 use lb_common::directory::{self, Filled};
 use lb_common::records::{self, backend_flags, forward, service_flags, settings_flags};
-use lb_common::{Addr, BackendId, Be16, hash, limits};
+use lb_common::{Addr, BackendId, Be16, PortProtocol, hash, limits};
 
 pub use layout::{Layout, Region, Role};
 
@@ -100,11 +100,9 @@ fn add_service(
     };
     let record = records::Service {
         vip: service.vip.into(),
-        port: Be16::new(service.port),
-        protocol: service.protocol.number(),
+        listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
         flags,
-        first_line: region.first_line,
-        shift: 32 - region.bits,
+        region: region.in_record(),
         ..Default::default()
     };
     tables.services.insert(service_id, record);
@@ -170,7 +168,7 @@ fn flags(desired: &Desired) -> u32 {
 
 /// Where packets to services and VIPs are addressed.
 fn service_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
-    let endpoint = |service: &records::Service| (service.vip.into(), service.port.get(), service.protocol);
+    let endpoint = |service: &records::Service| (service.vip.into(), service.listens.port.get(), service.listens.protocol);
     tables.services.iter().map(|(&id, service)| (endpoint(service), id)).collect()
 }
 
@@ -178,7 +176,7 @@ fn service_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
 fn reply_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
     let nat = tables.backends.iter().filter(|(_, backend)| backend.forward == forward::NAT);
     nat.filter_map(|(id, backend)| {
-        let protocol = tables.services.get(&backend.service)?.protocol;
+        let protocol = tables.services.get(&backend.service)?.listens.protocol;
         Some(((backend.address.into(), backend.port.get(), protocol), id.0))
     })
     .collect()
@@ -194,7 +192,7 @@ fn fill(
         return Ok(previous.clone());
     }
     let hash = |multiplier, &(address, port, protocol): &Endpoint| {
-        hash::endpoint(multiplier, IpAddr::into(address), Be16::new(port), protocol)
+        hash::endpoint(multiplier, IpAddr::into(address), PortProtocol::new(Be16::new(port), protocol))
     };
     let filled: Filled = directory::fill(&endpoints, hash, n_buckets_max).map_err(|full| CompileError::Directory {
         what,

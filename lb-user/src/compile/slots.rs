@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::hash::{self, avalanche};
 use lb_common::maglev::{self, Candidate, NOBODY};
-use lb_common::{BackendId, Be16, Slot};
+use lb_common::{BackendId, Be16, PortProtocol, Slot};
 
 use crate::tables::RegionSlots;
 
@@ -67,7 +67,7 @@ fn candidates(owners: &[Owner]) -> Vec<(BackendId, Candidate)> {
     let is_twice = n_by_address.values().any(|&n| n > 1);
     let identity = |endpoint: SocketAddr| {
         let port = if is_twice { endpoint.port() } else { 0 };
-        avalanche(hash::endpoint(IDENTITY, endpoint.ip().into(), Be16::new(port), 0))
+        avalanche(hash::endpoint(IDENTITY, endpoint.ip().into(), PortProtocol::new(Be16::new(port), 0)))
     };
     owners
         .iter()

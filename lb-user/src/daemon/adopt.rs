@@ -10,17 +10,14 @@ use super::assemble::Findings;
 use crate::compile::{Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Forward, NextHop};
-use crate::maps::{KernelMaps, MapError, RecordsInUse};
+use crate::maps::{KernelMaps, RecordsInUse};
 use crate::tables::{RegionSlots, Tables};
 
 /// What the maps hold, as the tables that the next change starts from; ids go into `layout`, what is known of backends into `findings`.
-///
-/// # Errors
-/// If the maps cannot be read.
-pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Result<Tables, MapError> {
-    let in_use = maps.records()?;
+pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Tables {
+    let in_use = maps.records();
     let region = |region: Region| maps.region(region.first_line, region.bits);
-    Ok(Tables { flags: maps.settings().flags, ..take_over(in_use, region, config, layout, findings) })
+    Tables { flags: maps.settings().flags, ..take_over(in_use, region, config, layout, findings) }
 }
 
 fn take_over(
@@ -33,15 +30,15 @@ fn take_over(
     let configured = configured(&in_use, config);
     let mut tables = Tables::default();
     for (&id, service) in &in_use.services {
-        if service.protocol == 0 {
+        if service.listens.protocol == 0 {
             layout.adopt_vip(service.vip.into(), id);
         } else if let Some(configured) = configured.get(&id) {
-            let region = Region { first_line: service.first_line, bits: 32 - service.shift };
+            let region = Region::of(service);
             let forward = forward(id, &in_use).unwrap_or(configured.forward);
             layout.adopt_service(&configured.name, (configured.vip, configured.port, configured.protocol, forward), id, region);
             tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots(region)));
         } else {
-            layout.rest_service(id, Region { first_line: service.first_line, bits: 32 - service.shift });
+            layout.rest_service(id, Region::of(service));
         }
     }
     for (&id, backend) in &in_use.backends {
@@ -92,7 +89,7 @@ fn configured<'c>(in_use: &RecordsInUse, config: &'c Config) -> BTreeMap<u16, &'
     let find = |service: &records::Service| {
         config.services.iter().find(|configured| {
             let is_vip = configured.vip == std::net::IpAddr::from(service.vip);
-            is_vip && configured.port == service.port.get() && configured.protocol.number() == service.protocol
+            is_vip && configured.port == service.listens.port.get() && configured.protocol.number() == service.listens.protocol
         })
     };
     in_use.services.iter().filter_map(|(&id, service)| Some((id, find(service)?))).collect()

@@ -12,7 +12,7 @@ use super::assemble::{BackendKey, Findings, addresses, assemble};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::report;
-use crate::compile::{self, CompileError, Layout};
+use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::Config;
 use crate::desired::{Backend, Desired, Service, ServiceName};
 use crate::discovery::Discovered;
@@ -246,7 +246,7 @@ impl Control {
     fn view(&self, name: &ServiceName, service: &Service) -> ServiceView {
         let id = self.layout.find_service(name);
         let record = id.and_then(|id| self.tables.services.get(&id));
-        let region = record.and_then(|record| self.tables.regions.get(&record.first_line));
+        let region = record.and_then(|record| self.tables.regions.get(&Region::of(record).first_line));
         ServiceView {
             id,
             name: name.clone(),

@@ -94,7 +94,7 @@ async fn start(
     let mut findings = assemble::Findings::default();
     let tables = if datapath.adopted {
         info!(pin = %config.xdp.pin.display(), "taking over the tables of an earlier daemon");
-        adopt::adopt(&maps, config, &mut layout, &mut findings)?
+        adopt::adopt(&maps, config, &mut layout, &mut findings)
     } else {
         Tables::default()
     };

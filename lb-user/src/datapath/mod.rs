@@ -6,10 +6,9 @@ mod pins;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use aya::Ebpf;
 use aya::programs::{ProgramError, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use lb_common::hash::HashKeys;
-use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
 
@@ -17,7 +16,7 @@ pub use attach::{Attached, Attachment, Wanted};
 pub use pins::Pins;
 
 use crate::error;
-use crate::maps::{Counters, KernelMaps, MapError};
+use crate::maps::{self, Counters, KernelMaps, Loaded, MapError};
 
 /// The steering program's name in the object.
 const PROGRAM: &str = "xlb";
@@ -71,19 +70,18 @@ impl Datapath {
     /// If the kernel refuses, with what can be done about it; nothing is attached then.
     pub fn load(object: &[u8], pins: Pins, n_slots: u32, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
         raise_memlock_limit();
-        let n_lines = n_slots.div_ceil(SLOTS_PER_LINE);
-        if !pins.hold_maps_of_this_shape(n_lines) {
+        if !pins.hold_maps_of_this_shape(n_slots, maps::n_cpus()?) {
             pins.clear()?;
         }
-        let (mut ebpf, mut maps) = load_maps(object, &pins, n_lines)?;
-        let mut version = maps.settings().layout_version;
+        let mut loaded = load_maps(object, &pins, n_slots)?;
+        let mut version = loaded.maps.settings().layout_version;
         if version != 0 && version != LAYOUT_VERSION {
             tracing::warn!(version, wanted = LAYOUT_VERSION, "the pinned maps are of another version, starting with empty ones");
             pins.clear()?;
-            (ebpf, maps) = load_maps(object, &pins, n_lines)?;
+            loaded = load_maps(object, &pins, n_slots)?;
             version = 0;
         }
-        let counters = Counters::take(&mut ebpf)?;
+        let Loaded { mut ebpf, mut maps, counters } = loaded;
         let adopted = version == LAYOUT_VERSION;
         if let Some(keys) = secret {
             maps.set_hash_keys(keys);
@@ -143,17 +141,11 @@ impl Datapath {
 }
 
 /// The object's maps, those that are pinned among them.
-fn load_maps(object: &[u8], pins: &Pins, n_slot_lines: u32) -> Result<(Ebpf, KernelMaps), DatapathError> {
-    let mut loader = EbpfLoader::new();
-    loader.map_max_entries("SLOTS", n_slot_lines);
-    let paths = pins.map_paths();
-    for (name, path) in &paths {
-        loader.map_pin_path(name, path.as_path());
-    }
-    let mut ebpf =
-        loader.load(object).map_err(|source| DatapathError::Load { hint: load_hint(&source), source: Box::new(source) })?;
-    let maps = KernelMaps::take(&mut ebpf)?;
-    Ok((ebpf, maps))
+fn load_maps(object: &[u8], pins: &Pins, n_slots: u32) -> Result<Loaded, DatapathError> {
+    maps::load(object, n_slots, Some(pins.directory())).map_err(|error| match error {
+        MapError::Load { source } => DatapathError::Load { hint: load_hint(&source), source },
+        error => error.into(),
+    })
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {

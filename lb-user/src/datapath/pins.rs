@@ -7,29 +7,13 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
-use lb_common::directory::Bucket;
-use lb_common::limits;
-use lb_common::records::{Backend, Link, Service, Settings, SlotLine};
 use rustix::fs::{FlockOperation, flock, statfs};
 
 use super::DatapathError;
+use crate::maps::shape;
 
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
-
-/// Maps by name with the size of their values and the number of their elements; 0 stands for what the configuration says.
-const MAPS: &[(&str, usize, u32)] = &[
-    ("SETTINGS", size_of::<Settings>(), 1),
-    ("SERVICE_BUCKETS", size_of::<Bucket>(), 2 * limits::SERVICE_BUCKETS),
-    ("REPLY_BUCKETS", size_of::<Bucket>(), 2 * limits::REPLY_BUCKETS),
-    ("SERVICES", size_of::<Service>(), limits::SERVICE_RECORDS),
-    ("SLOTS", size_of::<SlotLine>(), 0),
-    ("BACKENDS", size_of::<Backend>(), limits::BACKEND_RECORDS),
-    ("LINKS", size_of::<Link>(), limits::LINKS),
-    ("TOTALS", size_of::<lb_common::counters::Totals>(), 1),
-    ("BACKEND_COUNTERS", size_of::<lb_common::counters::BackendCounters>(), limits::BACKEND_RECORDS),
-    ("SERVICE_COUNTERS", size_of::<lb_common::counters::ServiceCounters>(), limits::SERVICE_RECORDS),
-];
 
 /// One daemon's directory. Locked while it lives.
 pub struct Pins {
@@ -60,17 +44,16 @@ impl Pins {
         Ok(Self { directory: directory.to_owned(), _lock: lock })
     }
 
-    /// Where each map is pinned.
-    pub fn map_paths(&self) -> Vec<(&'static str, PathBuf)> {
-        MAPS.iter().map(|&(name, ..)| (name, self.directory.join(name))).collect()
+    /// Where the maps are pinned, each under its name.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Whether every map is there, as this version makes it.
-    pub fn hold_maps_of_this_shape(&self, n_slot_lines: u32) -> bool {
-        MAPS.iter().all(|&(name, value_len, n_elements)| {
-            let wanted = if n_elements == 0 { n_slot_lines } else { n_elements };
-            MapInfo::from_pin(self.directory.join(name))
-                .is_ok_and(|info| info.value_size() as usize == value_len && info.max_entries() == wanted)
+    pub fn hold_maps_of_this_shape(&self, n_slots: u32, n_cpus: u32) -> bool {
+        shape::all(n_slots, n_cpus).all(|shape| {
+            MapInfo::from_pin(self.directory.join(shape.name))
+                .is_ok_and(|info| info.value_size() == shape.len && info.max_entries() == 1)
         })
     }
 
@@ -115,10 +98,7 @@ impl Pins {
         for interface in self.linked_interfaces() {
             self.remove_link(&interface)?;
         }
-        for (_, path) in self.map_paths() {
-            remove_if_there(&path)?;
-        }
-        Ok(())
+        shape::all(0, 0).try_for_each(|shape| remove_if_there(&self.directory.join(shape.name)))
     }
 
     /// Removes all pins and the directory.

@@ -1,75 +1,71 @@
-//! What the packet path counts. Read-only, and each reader may have its own.
+//! What the packet path counts, from this process's memory. Read-only, and each reader may have its own.
+
+use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray};
 use lb_common::BackendId;
-use lb_common::counters::{BackendCounters, ServiceCounters, Totals};
+use lb_common::counters::{BackendCounters, Totals, Traffic};
+use lb_common::limits;
 
-use super::MapError;
-use super::typed::{Plain, Record};
+use super::mapped::Mapped;
+use super::{MapError, shape};
 
 /// Handles to the counter maps.
 pub struct Counters {
-    totals: PerCpu<Totals>,
-    backends: PerCpu<BackendCounters>,
-    services: PerCpu<ServiceCounters>,
+    n_cpus: u32,
+    totals: Mapped<Totals>,
+    traffic: Mapped<Traffic>,
+    connections: Mapped<u64>,
+    drops: Mapped<u64>,
 }
 
 impl Counters {
-    /// # Errors
-    /// If a map is missing or has another shape.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+    pub(super) fn take(ebpf: &mut Ebpf, n_cpus: u32, pins: Option<&Path>) -> Result<Self, MapError> {
+        let [totals, traffic, connections, drops] = shape::counters(n_cpus);
         Ok(Self {
-            totals: PerCpu::take(ebpf, "TOTALS")?,
-            backends: PerCpu::take(ebpf, "BACKEND_COUNTERS")?,
-            services: PerCpu::take(ebpf, "SERVICE_COUNTERS")?,
+            n_cpus,
+            totals: Mapped::take(ebpf, &totals, pins)?,
+            traffic: Mapped::take(ebpf, &traffic, pins)?,
+            connections: Mapped::take(ebpf, &connections, pins)?,
+            drops: Mapped::take(ebpf, &drops, pins)?,
         })
     }
 
     /// All packets, by verdict.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// None: the map is in memory.
     pub fn totals(&self) -> Result<Totals, MapError> {
-        self.totals.sum(0, Totals::add)
+        let mut sum = Totals::default();
+        self.totals.iter().for_each(|(_, cpu)| sum.add(&cpu));
+        Ok(sum)
     }
 
     /// Packets towards a backend, since its id was first used.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// None: the map is in memory.
     pub fn backend(&self, id: BackendId) -> Result<BackendCounters, MapError> {
-        self.backends.sum(u32::from(id.0), BackendCounters::add)
+        let mut sum = BackendCounters::default();
+        for index in self.copies(u32::from(id.0), limits::BACKEND_RECORDS) {
+            let Traffic { packets, bytes } = self.traffic.read(index).unwrap_or_default();
+            let connections = self.connections.read(index).unwrap_or_default();
+            sum.add(&BackendCounters { packets, bytes, connections });
+        }
+        Ok(sum)
     }
 
     /// Packets to a service that reached no backend, since its id was first used.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// None: the map is in memory.
     pub fn service_drops(&self, id: u16) -> Result<u64, MapError> {
-        let sum = self
-            .services
-            .sum(u32::from(id), |sum: &mut ServiceCounters, cpu| sum.dropped = sum.dropped.wrapping_add(cpu.dropped))?;
-        Ok(sum.dropped)
-    }
-}
-
-struct PerCpu<T: Record> {
-    name: &'static str,
-    array: PerCpuArray<MapData, Plain<T>>,
-}
-
-impl<T: Record + Default> PerCpu<T> {
-    fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, MapError> {
-        let map = ebpf.take_map(name).ok_or(MapError::Missing { name })?;
-        let array = PerCpuArray::try_from(map).map_err(|source| MapError::Open { name, source })?;
-        Ok(Self { name, array })
+        let copies = self.copies(u32::from(id), limits::SERVICE_RECORDS);
+        Ok(copies.filter_map(|index| self.drops.read(index)).fold(0, u64::wrapping_add))
     }
 
-    fn sum(&self, index: u32, add: impl Fn(&mut T, &T)) -> Result<T, MapError> {
-        let values = self.array.get(&index, 0).map_err(|source| MapError::Element { name: self.name, index, source })?;
-        let mut sum = T::default();
-        values.iter().for_each(|Plain(value)| add(&mut sum, value));
-        Ok(sum)
+    /// Where each CPU's copy of a record is.
+    fn copies(&self, id: u32, n_records: u32) -> impl Iterator<Item = usize> {
+        (0..self.n_cpus as usize).map(move |cpu| cpu * n_records as usize + id as usize)
     }
 }

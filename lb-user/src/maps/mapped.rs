@@ -1,69 +1,124 @@
-//! Array maps in the daemon's own memory (BPF_F_MMAPABLE, Linux 5.5): a slot changes with one store instead of one syscall,
-//! and a word changes as a whole.
+//! Tables in the daemon's own memory (BPF_F_MMAPABLE, Linux 5.5): a record changes with a few stores instead of one syscall, and
+//! a word changes as a whole.
 
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
+use aya_obj::generated::bpf_map_type;
+use rustix::io::{DupFlags, dup3};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::MapError;
-use super::typed::Record;
+use super::shape::Shape;
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// What a table may hold: plain bytes without padding, of any value.
+pub trait Record: FromBytes + IntoBytes + Immutable + Copy + 'static {}
+
+impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Record for T {}
+
+/// Makes a table, or opens the one that an earlier daemon left pinned. New ones are pinned where `pin` says.
+///
+/// # Errors
+/// If the kernel refuses.
+fn open(shape: &Shape, pin: Option<&Path>) -> Result<MapData, MapError> {
+    let name = shape.name;
+    if let Some(pin) = pin.filter(|pin| pin.exists()) {
+        return MapData::from_pin(pin).map_err(|source| MapError::Open { name, source });
+    }
+    let array = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let definition = aya_obj::Map::new_from_params(array, size_of::<u32>() as u32, shape.len, 1, BPF_F_MMAPABLE);
+    let map = MapData::create(definition, name, None).map_err(|source| MapError::Open { name, source })?;
+    if let Some(pin) = pin {
+        map.pin(pin).map_err(|source| MapError::Pin { name, source: Box::new(source) })?;
+    }
+    Ok(map)
+}
 
 /// An array of records that this process and the packet path share.
 pub struct Mapped<T: Record> {
+    name: &'static str,
     memory: NonNull<T>,
-    n_elements: usize,
-    // Keeps the map alive; the mapping alone would too, but a daemon that shows its maps wants the descriptor.
+    n_records: usize,
+    // The program is loaded by this descriptor's number, later.
     _map: MapData,
     _records: PhantomData<T>,
 }
 
-// SAFETY: the memory belongs to the mapping, not to a thread; writes need `&mut self` or are atomic.
+// SAFETY: the memory belongs to the mapping, not to a thread; writes need `&mut self`.
 unsafe impl<T: Record + Send> Send for Mapped<T> {}
+// SAFETY: `&self` only reads, and what this process does not write, the packet path changes in whole words.
+unsafe impl<T: Record + Sync> Sync for Mapped<T> {}
 
 impl<T: Record> Mapped<T> {
-    pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, MapError> {
-        let Some(Map::Array(map)) = ebpf.take_map(name) else { return Err(MapError::Missing { name }) };
-        let info = map.info().map_err(|source| MapError::Open { name, source })?;
-        let wanted_len = size_of::<T>() as u32;
-        let n_elements = info.max_entries();
-        if info.value_size() != wanted_len {
-            let (found, found_len) = (n_elements, info.value_size());
-            return Err(MapError::Shape { name, found, found_len, wanted: n_elements, wanted_len });
+    /// Makes a table, or opens the one pinned under its name in `pins`, and puts it in the place of the map that aya made for the
+    /// program's anchor.
+    ///
+    /// # Errors
+    /// If the program has no such anchor, the table has another shape, or the kernel refuses.
+    pub fn take(ebpf: &mut Ebpf, shape: &Shape, pins: Option<&Path>) -> Result<Self, MapError> {
+        let name = shape.name;
+        let table = open(shape, pins.map(|pins| pins.join(name)).as_deref())?;
+        let Some(Map::Array(map)) = ebpf.take_map(&format!(".bss.{name}")) else { return Err(MapError::Missing { name }) };
+        let info = table.info().map_err(|source| MapError::Open { name, source })?;
+        if info.value_size() != shape.len || info.max_entries() != 1 {
+            return Err(MapError::Shape { name, found: info.value_size(), wanted: shape.len });
         }
-        let len = n_elements as usize * size_of::<T>();
+        replace(&map, &table).map_err(|error| MapError::Mmap { name, source: error.into() })?;
         // SAFETY: a fresh mapping at an address that the kernel chooses; nothing of ours is there.
-        let memory =
-            unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, map.fd(), 0) };
+        let memory = unsafe {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            mmap(std::ptr::null_mut(), shape.len as usize, access, MapFlags::SHARED, map.fd(), 0)
+        };
         let memory = memory.map_err(|error| MapError::Mmap { name, source: error.into() })?;
         let memory = NonNull::new(memory.cast()).ok_or(MapError::Missing { name })?;
-        Ok(Self { memory, n_elements: n_elements as usize, _map: map, _records: PhantomData })
+        Ok(Self { name, memory, n_records: shape.len as usize / size_of::<T>(), _map: map, _records: PhantomData })
     }
 
     pub fn len(&self) -> usize {
-        self.n_elements
+        self.n_records
     }
 
     pub fn read(&self, index: usize) -> Option<T> {
         // SAFETY: the index is within the mapping, which is aligned to a page and holds plain records. The packet path writes to none of them.
-        (index < self.n_elements).then(|| unsafe { self.memory.add(index).read_volatile() })
+        (index < self.n_records).then(|| unsafe { self.memory.add(index).read_volatile() })
     }
 
-    /// Changes an element that nothing reads yet, or whose single words do not depend on each other.
-    pub fn with(&mut self, index: usize, change: impl FnOnce(&mut T)) {
-        if let Some(mut record) = self.read(index) {
-            change(&mut record);
-            // SAFETY: as in `read`, and this is the only writer.
-            unsafe { self.memory.add(index).write_volatile(record) };
+    /// All records with their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, T)> {
+        (0..self.n_records).filter_map(|index| Some((index as u32, self.read(index)?)))
+    }
+
+    /// Writes a record, each 64-bit word of it as a whole.
+    ///
+    /// # Errors
+    /// [`MapError::Index`] beyond the end.
+    pub fn set(&mut self, index: u32, record: &T) -> Result<(), MapError> {
+        const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>())) };
+        let n_words = size_of::<T>() / size_of::<u64>();
+        if index as usize >= self.n_records {
+            return Err(MapError::Index { name: self.name, index, n_records: self.n_records });
         }
+        let words = record.as_bytes().chunks_exact(size_of::<u64>());
+        for (offset, word) in words.enumerate() {
+            let mut bytes = [0; size_of::<u64>()];
+            bytes.copy_from_slice(word);
+            self.store_long((index as usize * n_words + offset) as u32, u64::from_ne_bytes(bytes));
+        }
+        Ok(())
     }
 
-    /// The 32-bit word at this position of the whole map.
+    /// The 32-bit word at this position of the whole table.
     fn word(&self, index: u32) -> Option<&AtomicU32> {
-        let n_words = self.n_elements * size_of::<T>() / size_of::<u32>();
+        let n_words = self.n_records * size_of::<T>() / size_of::<u32>();
         // SAFETY: within the mapping and aligned; all accesses to shared words in this process are atomic or under `&mut self`.
         ((index as usize) < n_words).then(|| unsafe { self.memory.cast::<AtomicU32>().add(index as usize).as_ref() })
     }
@@ -77,7 +132,7 @@ impl<T: Record> Mapped<T> {
 
     /// Changes one 64-bit word, after everything written before it. `index` counts such words.
     pub fn store_long(&mut self, index: u32, value: u64) {
-        let n_longs = self.n_elements * size_of::<T>() / size_of::<u64>();
+        let n_longs = self.n_records * size_of::<T>() / size_of::<u64>();
         if (index as usize) < n_longs {
             // SAFETY: within the mapping and aligned, as a page is; other accesses to it are atomic or under `&mut self`.
             let long = unsafe { self.memory.cast::<AtomicU64>().add(index as usize).as_ref() };
@@ -90,9 +145,17 @@ impl<T: Record> Mapped<T> {
     }
 }
 
+/// Makes `place`'s descriptor stand for `table`'s map. aya has written the number of that descriptor into the program, which the
+/// kernel has not seen yet, and offers no other way to give a section a map of our own making.
+fn replace(place: &MapData, table: &MapData) -> rustix::io::Result<()> {
+    // SAFETY: `place` owns the descriptor and goes on owning it; this second owner is never dropped, and nobody else uses it meanwhile.
+    let mut descriptor = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(place.fd().as_fd().as_raw_fd()) });
+    dup3(table.fd(), &mut descriptor, DupFlags::CLOEXEC)
+}
+
 impl<T: Record> Drop for Mapped<T> {
     fn drop(&mut self) {
-        let len = self.n_elements * size_of::<T>();
+        let len = self.n_records * size_of::<T>();
         // SAFETY: exactly what was mapped, and no reference into it outlives `self`.
         let unmapped = unsafe { munmap(self.memory.as_ptr().cast(), len) };
         if let Err(error) = unmapped {

@@ -5,21 +5,21 @@
 
 mod counters;
 mod mapped;
-mod typed;
+pub mod shape;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use aya::Ebpf;
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::directory::Bucket;
 use lb_common::hash::HashKeys;
-use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, SlotLine, link_flags};
-use lb_common::{BackendId, limits};
+use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags};
+use lb_common::{BackendId, Slot, limits};
 
 pub use counters::Counters;
 use mapped::Mapped;
-use typed::Records;
 
 use crate::tables::{FilledDirectory, Write};
 
@@ -27,49 +27,85 @@ use crate::tables::{FilledDirectory, Write};
 pub enum MapError {
     #[error("map {name} is not in the BPF object; the object and this binary are of different versions")]
     Missing { name: &'static str },
+    #[error("the BPF object does not load")]
+    Load { source: Box<EbpfError> },
     #[error("map {name}, element {index}")]
     Element { name: &'static str, index: u32, source: aya::maps::MapError },
+    #[error("map {name} has no record {index}, only {n_records}")]
+    Index { name: &'static str, index: u32, n_records: usize },
     #[error("map {name}")]
     Open { name: &'static str, source: aya::maps::MapError },
+    #[error("map {name} cannot be pinned")]
+    Pin { name: &'static str, source: Box<aya::pin::PinError> },
     #[error("map {name} cannot be mapped into memory")]
     Mmap { name: &'static str, source: std::io::Error },
-    #[error("map {name} has {found} elements of {found_len} bytes, this version needs {wanted} of {wanted_len}")]
-    Shape { name: &'static str, found: u32, found_len: u32, wanted: u32, wanted_len: u32 },
+    #[error("map {name} has {found} bytes, this version needs {wanted}")]
+    Shape { name: &'static str, found: u32, wanted: u32 },
+    #[error("the number of this machine's CPUs is not to be had")]
+    Cpus { source: std::io::Error },
+    #[error("this machine may have {n_cpus} CPUs, and xlb counts on {} at most", limits::CPUS)]
+    TooManyCpus { n_cpus: u32 },
 }
 
 /// The control plane's maps, to be written by one task.
 pub struct KernelMaps {
     settings: Mapped<Settings>,
-    slots: Mapped<SlotLine>,
-    service_buckets: Records<Bucket>,
-    reply_buckets: Records<Bucket>,
-    services: Records<Service>,
-    backends: Records<Backend>,
-    links: Records<Link>,
+    slots: Mapped<Slot>,
+    service_buckets: Mapped<Bucket>,
+    reply_buckets: Mapped<Bucket>,
+    services: Mapped<Service>,
+    backends: Mapped<Backend>,
+    links: Mapped<Link>,
     known_links: BTreeMap<u32, bool>,
 }
 
+/// An object with its maps, whose programs are still to be loaded. The maps must live until then.
+pub struct Loaded {
+    pub ebpf: Ebpf,
+    pub maps: KernelMaps,
+    pub counters: Counters,
+}
+
+/// Makes the maps of an object, or opens those that are pinned under their names in `pins`. New ones are pinned there.
+///
+/// # Errors
+/// If the kernel refuses, or a pinned map has another shape.
+pub fn load(object: &[u8], n_slots: u32, pins: Option<&Path>) -> Result<Loaded, MapError> {
+    let n_cpus = n_cpus()?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("N_SLOTS", &n_slots, true).override_global("N_CPUS", &n_cpus, true);
+    let mut ebpf = loader.load(object).map_err(|source| MapError::Load { source: Box::new(source) })?;
+    let maps = KernelMaps::take(&mut ebpf, n_slots, pins)?;
+    let counters = Counters::take(&mut ebpf, n_cpus, pins)?;
+    Ok(Loaded { ebpf, maps, counters })
+}
+
+/// How many CPUs this machine may have, now or later.
+///
+/// # Errors
+/// More than the packet path counts on, or the kernel does not say.
+pub fn n_cpus() -> Result<u32, MapError> {
+    let n_cpus = aya::util::nr_cpus().map_err(|(_, source)| MapError::Cpus { source })? as u32;
+    if n_cpus <= limits::CPUS { Ok(n_cpus) } else { Err(MapError::TooManyCpus { n_cpus }) }
+}
+
 impl KernelMaps {
-    /// Takes the maps out of a loaded object.
-    ///
-    /// # Errors
-    /// If one is missing or has another shape, as a pinned one of another version may have.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+    fn take(ebpf: &mut Ebpf, n_slots: u32, pins: Option<&Path>) -> Result<Self, MapError> {
         Ok(Self {
-            settings: Mapped::take(ebpf, "SETTINGS")?,
-            slots: Mapped::take(ebpf, "SLOTS")?,
-            service_buckets: Records::take(ebpf, "SERVICE_BUCKETS", 2 * limits::SERVICE_BUCKETS)?,
-            reply_buckets: Records::take(ebpf, "REPLY_BUCKETS", 2 * limits::REPLY_BUCKETS)?,
-            services: Records::take(ebpf, "SERVICES", limits::SERVICE_RECORDS)?,
-            backends: Records::take(ebpf, "BACKENDS", limits::BACKEND_RECORDS)?,
-            links: Records::take(ebpf, "LINKS", limits::LINKS)?,
+            settings: Mapped::take(ebpf, &shape::SETTINGS, pins)?,
+            slots: Mapped::take(ebpf, &shape::slots(n_slots), pins)?,
+            service_buckets: Mapped::take(ebpf, &shape::SERVICE_BUCKETS, pins)?,
+            reply_buckets: Mapped::take(ebpf, &shape::REPLY_BUCKETS, pins)?,
+            services: Mapped::take(ebpf, &shape::SERVICES, pins)?,
+            backends: Mapped::take(ebpf, &shape::BACKENDS, pins)?,
+            links: Mapped::take(ebpf, &shape::LINKS, pins)?,
             known_links: BTreeMap::new(),
         })
     }
 
     /// Number of slots that the map was made with.
     pub fn n_slots(&self) -> u32 {
-        self.slots.len() as u32 * limits::SLOTS_PER_LINE
+        self.slots.len() as u32
     }
 
     /// The layout version and keys that a running program uses; a version of 0 is a fresh map.
@@ -79,20 +115,20 @@ impl KernelMaps {
 
     /// Sets the secret. Before the first service, or flows move.
     pub fn set_hash_keys(&mut self, keys: HashKeys) {
-        self.settings.with(0, |settings| {
-            settings.hash_keys = keys;
-            settings.layout_version = LAYOUT_VERSION;
-        });
+        let settings = Settings { hash_keys: keys, layout_version: LAYOUT_VERSION, ..self.settings() };
+        if let Err(error) = self.settings.set(0, &settings) {
+            tracing::error!(%error, "the settings have no room");
+        }
     }
 
     /// Carries out one change.
     ///
     /// # Errors
-    /// If the kernel refuses, which it does for no index within the limits.
+    /// [`MapError::Index`] beyond the limits.
     pub fn write(&mut self, write: &Write) -> Result<(), MapError> {
         match write {
-            Write::Backend(id, record) => self.backends.set(u32::from(id.0), *record),
-            Write::Service(id, record) => self.services.set(u32::from(*id), *record),
+            Write::Backend(id, record) => self.backends.set(u32::from(id.0), record),
+            Write::Service(id, record) => self.services.set(u32::from(*id), record),
             Write::Slots(slots) => {
                 for &(number, slot) in slots {
                     self.slots.store_word(number, slot.raw());
@@ -121,14 +157,14 @@ impl KernelMaps {
     /// Notes which interfaces take redirected frames; those not named do not.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// None: indices beyond the table are left out.
     pub fn set_links(&mut self, links: &BTreeMap<u32, bool>) -> Result<(), MapError> {
         for &ifindex in self.known_links.keys().filter(|ifindex| !links.contains_key(ifindex)) {
-            self.links.set(ifindex, Link::default())?;
+            self.links.set(ifindex, &Link::default())?;
         }
         for (&ifindex, &takes_redirects) in links.iter().filter(|(ifindex, _)| **ifindex < limits::LINKS) {
             let flags = if takes_redirects { link_flags::REDIRECT } else { 0 };
-            self.links.set(ifindex, Link { flags, pad: 0 })?;
+            self.links.set(ifindex, &Link { flags, pad: 0 })?;
         }
         self.known_links = links.clone();
         self.known_links.retain(|&ifindex, _| ifindex < limits::LINKS);
@@ -136,16 +172,13 @@ impl KernelMaps {
     }
 
     /// What a running program's records say: services and backends in use, by id.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn records(&self) -> Result<RecordsInUse, MapError> {
-        let services = self.services.iter()?.filter(|(_, service)| *service != Service::default());
-        let backends = self.backends.iter()?.filter(|(_, backend)| *backend != Backend::default());
-        Ok(RecordsInUse {
+    pub fn records(&self) -> RecordsInUse {
+        let services = self.services.iter().filter(|(_, service)| *service != Service::default());
+        let backends = self.backends.iter().filter(|(_, backend)| *backend != Backend::default());
+        RecordsInUse {
             services: services.map(|(id, service)| (id as u16, service)).collect(),
             backends: backends.map(|(id, backend)| (BackendId(id as u16), backend)).collect(),
-        })
+        }
     }
 
     /// The slots of a region.
@@ -169,6 +202,6 @@ impl RecordsInUse {
     }
 }
 
-fn fill_half(buckets: &mut Records<Bucket>, first: u32, directory: &FilledDirectory) -> Result<(), MapError> {
-    (first..).zip(&directory.filled.buckets).try_for_each(|(index, bucket)| buckets.set(index, *bucket))
+fn fill_half(buckets: &mut Mapped<Bucket>, first: u32, directory: &FilledDirectory) -> Result<(), MapError> {
+    (first..).zip(&directory.filled.buckets).try_for_each(|(index, bucket)| buckets.set(index, bucket))
 }

@@ -30,7 +30,7 @@ fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView 
 }
 
 fn counted(packets: u64) -> BackendCounters {
-    BackendCounters { packets, bytes: packets * 100, connections: packets / 10, pad: 0 }
+    BackendCounters { packets, bytes: packets * 100, connections: packets / 10 }
 }
 
 #[test]

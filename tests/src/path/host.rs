@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lb_common::counters::{BackendCounters, Totals};
 use lb_common::directory::{Bucket, Directory};
 use lb_common::hash::HashKeys;
-use lb_common::limits::{self, SLOTS_PER_LINE};
+use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::{Env, Packet, Route, RouteQuery, Wire};
@@ -56,6 +56,10 @@ impl Packet for Frame {
         len <= self.len
     }
 
+    fn has_linear_len(&self, len: usize) -> bool {
+        len <= self.len
+    }
+
     fn ingress(&self) -> u32 {
         self.ingress
     }
@@ -70,7 +74,9 @@ pub struct Host {
     service_buckets: Vec<Bucket>,
     reply_buckets: Vec<Bucket>,
     services: BTreeMap<u16, Service>,
+    no_service: Service,
     backends: BTreeMap<BackendId, Backend>,
+    no_backend: Backend,
     slots: Vec<Slot>,
     links: BTreeMap<u32, bool>,
     routes: Routes,
@@ -87,7 +93,9 @@ impl Host {
             service_buckets: vec![Bucket::default(); 2 * limits::SERVICE_BUCKETS as usize],
             reply_buckets: vec![Bucket::default(); 2 * limits::REPLY_BUCKETS as usize],
             services: BTreeMap::new(),
+            no_service: Service::default(),
             backends: BTreeMap::new(),
+            no_backend: Backend::default(),
             slots: vec![Slot::default(); n_slots as usize],
             links: BTreeMap::new(),
             routes,
@@ -152,28 +160,28 @@ fn fill_half(buckets: &mut [Bucket], half: u32, directory: &FilledDirectory) -> 
 }
 
 impl Env for Host {
-    fn settings(&self) -> Option<&Settings> {
-        Some(&self.settings)
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 
-    fn service_bucket(&self, index: u32) -> Option<&Bucket> {
-        self.service_buckets.get(index as usize)
+    fn service_bucket(&self, index: u32) -> &Bucket {
+        &self.service_buckets[index as usize]
     }
 
-    fn reply_bucket(&self, index: u32) -> Option<&Bucket> {
-        self.reply_buckets.get(index as usize)
+    fn reply_bucket(&self, index: u32) -> &Bucket {
+        &self.reply_buckets[index as usize]
     }
 
-    fn service(&self, id: u16) -> Option<&Service> {
-        self.services.get(&id)
+    fn service(&self, id: u16) -> &Service {
+        self.services.get(&id).unwrap_or(&self.no_service)
     }
 
-    fn slot(&self, first_line: u32, number: u32) -> Option<Slot> {
-        self.slots.get((first_line * SLOTS_PER_LINE + number) as usize).copied()
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(index as usize).copied()
     }
 
-    fn backend(&self, id: BackendId) -> Option<&Backend> {
-        self.backends.get(&id)
+    fn backend(&self, id: BackendId) -> &Backend {
+        self.backends.get(&id).unwrap_or(&self.no_backend)
     }
 
     fn link(&self, ifindex: u32) -> Option<Link> {

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::Ebpf;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use lb_common::Verdict;
 use lb_common::counters::Totals;
-use lb_common::limits::SLOTS_PER_LINE;
-use lb_user::maps::{Counters, KernelMaps};
+use lb_user::maps::{self, Counters, KernelMaps, Loaded};
 use nix::sched::{CloneFlags, unshare};
 
 use super::fixture::{self, Interfaces};
@@ -49,9 +48,7 @@ impl Kernel {
     pub fn new() -> Result<Self> {
         own_network_namespace()?;
         let interfaces = set_up_network()?;
-        let mut ebpf = EbpfLoader::new().map_max_entries("SLOTS", fixture::N_SLOTS / SLOTS_PER_LINE).load(&object()?)?;
-        let mut maps = KernelMaps::take(&mut ebpf)?;
-        let counters = Counters::take(&mut ebpf)?;
+        let Loaded { mut ebpf, mut maps, counters } = maps::load(&object()?, fixture::N_SLOTS, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);
         for write in plan.writes.iter().chain(&plan.retire) {

@@ -7,7 +7,7 @@ use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::records;
 use lb_common::{BackendId, Slot};
 use lb_ebpf::Env;
-use lb_user::compile::{Layout, compile};
+use lb_user::compile::{Layout, Region, compile};
 use lb_user::desired::{Desired, Service, ServiceName};
 use lb_user::tables::{Tables, Write, diff};
 use xlb_tests::path::fixture;
@@ -107,7 +107,8 @@ impl Balancer {
             if self.layout.find_service(name) != layout.find_service(name) {
                 return Err(format!("service {name} got another id"));
             }
-            if before.shift == after.shift && before.first_line != after.first_line || before.shift < after.shift {
+            let (before, after) = (Region::of(&before), Region::of(&after));
+            if before.bits == after.bits && before != after || before.bits > after.bits {
                 return Err(format!("service {name}: its region went from {before:?} to {after:?}"));
             }
         }
@@ -123,8 +124,9 @@ impl Balancer {
         }
         for name in desired.services.keys() {
             let record = find(layout, tables, name);
-            let lines = (1u32 << (32 - record.shift)) / SLOTS_PER_LINE;
-            for line in record.first_line..record.first_line + lines {
+            let region = Region::of(&record);
+            let lines = (1u32 << region.bits) / SLOTS_PER_LINE;
+            for line in region.first_line..region.first_line + lines {
                 let holder = self.slot_holders.insert(line, name.clone());
                 if holder.as_ref().is_some_and(|holder| holder != name) {
                     return Err(format!("line {line} of {name} was {holder:?}'s a moment ago"));
@@ -172,19 +174,20 @@ impl Balancer {
         let is_retiring_backend =
             |id| self.retiring.iter().any(|write| matches!(write, Write::Backend(retiring, _) if *retiring == id));
         for id in (1..=u16::MAX).map(BackendId).take_while(|id| id.0 < 512) {
-            let held = self.host.backend(id).copied().unwrap_or_default();
+            let held = *self.host.backend(id);
             let wanted = self.tables.backends.get(&id).copied().unwrap_or_default();
             if held != wanted && !(wanted == records::Backend::default() && is_retiring_backend(id)) {
                 return Err(format!("backend {id:?} is {held:?}, not {wanted:?}"));
             }
         }
         for (&id, service) in &self.tables.services {
-            if self.host.service(id) != Some(service) {
+            if self.host.service(id) != service {
                 return Err(format!("service {id} is {:?}, not {service:?}", self.host.service(id)));
             }
         }
         for (&first_line, region) in &self.tables.regions {
-            let held: Vec<Slot> = (0..1 << region.bits).filter_map(|number| self.host.slot(first_line, number)).collect();
+            let held: Vec<Slot> =
+                (first_line * SLOTS_PER_LINE..).take(1 << region.bits).filter_map(|index| self.host.slot(index)).collect();
             if held != *region.slots {
                 return Err(format!("the slots from line {first_line} are not those of the table"));
             }

@@ -6,12 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use aya::EbpfLoader;
-use lb_common::MacAddr;
 use lb_common::hash::HashKeys;
+use lb_common::{MacAddr, limits};
 use lb_user::compile::{Layout, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
-use lb_user::maps::KernelMaps;
+use lb_user::maps;
 use lb_user::tables::{Tables, diff};
 
 use super::measure::Loaded;
@@ -43,8 +42,8 @@ pub enum Options {
 /// The kernel refuses the program or its maps.
 pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     let object = std::fs::read(object).with_context(|| object.display().to_string())?;
-    let mut ebpf = EbpfLoader::new().load(&object)?;
-    let mut maps = KernelMaps::take(&mut ebpf)?;
+    // The counters must live until the program is loaded.
+    let maps::Loaded { ebpf, mut maps, counters: _counters } = maps::load(&object, limits::SLOTS_DEFAULT, None)?;
     maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
     let (tables, _) = compile(&desired(options), &Layout::new(maps.n_slots()), &Tables::default())?;
     for write in &diff(&Tables::default(), &tables).writes {

@@ -4,15 +4,14 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action,
     xdp_md,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_redirect};
 use lb_common::directory::Bucket;
-use lb_common::limits::SLOTS_PER_LINE;
+use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, MacAddr, Slot, Verdict};
 use lb_ebpf::{Env, Route, RouteQuery};
 
-use crate::maps;
+use crate::maps::{self, Table};
 
 /// Address families as `bpf_fib_lookup` wants them.
 const AF_INET: u8 = 2;
@@ -20,54 +19,65 @@ const AF_INET6: u8 = 10;
 
 pub struct Kernel {
     ctx: *mut xdp_md,
+    cpu: u32,
 }
 
 impl Kernel {
+    #[inline(always)]
     pub fn new(ctx: *mut xdp_md) -> Self {
-        Self { ctx }
+        // SAFETY: takes no pointers.
+        Self { ctx, cpu: unsafe { bpf_get_smp_processor_id() } }
+    }
+
+    /// Changes this CPU's copy of a counter record.
+    #[inline(always)]
+    fn bump<T>(&self, counters: &'static Table<T>, change: impl FnOnce(&mut T)) {
+        if let Some(record) = maps::of_cpu(counters, self.cpu) {
+            // SAFETY: the record is this CPU's own, and XDP programs are not preempted by others on the same CPU.
+            change(unsafe { &mut *record });
+        }
     }
 }
 
 impl Env for Kernel {
     #[inline(always)]
-    fn settings(&self) -> Option<&Settings> {
-        maps::SETTINGS.get(0)
+    fn settings(&self) -> &Settings {
+        maps::SETTINGS.at::<1>(0)
     }
 
     #[inline(always)]
-    fn service_bucket(&self, index: u32) -> Option<&Bucket> {
-        maps::SERVICE_BUCKETS.get(index)
+    fn service_bucket(&self, index: u32) -> &Bucket {
+        maps::SERVICE_BUCKETS.at::<{ 2 * limits::SERVICE_BUCKETS }>(index)
     }
 
     #[inline(always)]
-    fn reply_bucket(&self, index: u32) -> Option<&Bucket> {
-        maps::REPLY_BUCKETS.get(index)
+    fn reply_bucket(&self, index: u32) -> &Bucket {
+        maps::REPLY_BUCKETS.at::<{ 2 * limits::REPLY_BUCKETS }>(index)
     }
 
     #[inline(always)]
-    fn service(&self, id: u16) -> Option<&Service> {
-        maps::SERVICES.get(u32::from(id))
+    fn service(&self, id: u16) -> &Service {
+        maps::SERVICES.at::<{ limits::SERVICE_RECORDS }>(u32::from(id))
     }
 
     #[inline(always)]
-    fn slot(&self, first_line: u32, number: u32) -> Option<Slot> {
-        let line = maps::SLOTS.get(first_line + number / SLOTS_PER_LINE)?;
-        Some(line.slots[(number % SLOTS_PER_LINE) as usize])
+    fn slot(&self, index: u32) -> Option<Slot> {
+        maps::slot(index)
     }
 
     #[inline(always)]
-    fn backend(&self, id: BackendId) -> Option<&Backend> {
-        maps::BACKENDS.get(u32::from(id.0))
+    fn backend(&self, id: BackendId) -> &Backend {
+        maps::BACKENDS.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0))
     }
 
     #[inline(always)]
     fn link(&self, ifindex: u32) -> Option<Link> {
-        maps::LINKS.get(ifindex).copied()
+        maps::LINKS.below(ifindex, limits::LINKS).copied()
     }
 
     #[inline(always)]
     fn count(&self, verdict: Verdict) {
-        bump(&maps::TOTALS, 0, |totals| {
+        self.bump(&maps::TOTALS, |totals| {
             totals.received += 1;
             totals.verdicts[verdict as usize] += 1;
         });
@@ -75,18 +85,19 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn count_backend(&self, id: BackendId, bytes: u32, is_new_connection: bool) {
-        bump(&maps::BACKEND_COUNTERS, u32::from(id.0), |counters| {
-            counters.packets += 1;
-            counters.bytes += u64::from(bytes);
-            if is_new_connection {
-                counters.connections += 1;
-            }
+        self.bump(&maps::BACKEND_TRAFFIC, |backends| {
+            let traffic = &mut backends[usize::from(id.0)];
+            traffic.packets += 1;
+            traffic.bytes += u64::from(bytes);
         });
+        if is_new_connection {
+            self.bump(&maps::BACKEND_CONNECTIONS, |backends| backends[usize::from(id.0)] += 1);
+        }
     }
 
     #[inline(always)]
     fn count_service_drop(&self, id: u16) {
-        bump(&maps::SERVICE_COUNTERS, u32::from(id), |counters| counters.dropped += 1);
+        self.bump(&maps::SERVICE_DROPS, |services| services[usize::from(id) % services.len()] += 1);
     }
 
     #[inline(always)]
@@ -123,14 +134,5 @@ impl Env for Kernel {
             BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Local,
             _ => Route::Host,
         }
-    }
-}
-
-/// Changes this CPU's copy of a counter record.
-#[inline(always)]
-fn bump<T>(counters: &PerCpuArray<T>, index: u32, change: impl FnOnce(&mut T)) {
-    if let Some(record) = counters.get_ptr_mut(index) {
-        // SAFETY: the pointer is to this CPU's copy, and XDP programs are not preempted by others on the same CPU.
-        change(unsafe { &mut *record });
     }
 }

@@ -47,8 +47,13 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn has_linear_len(&self, len: usize) -> bool {
+        self.data + len <= self.data_end
+    }
+
+    #[inline(always)]
     fn has_len(&self, len: usize) -> bool {
-        if self.data + len <= self.data_end {
+        if self.has_linear_len(len) {
             return true;
         }
         // SAFETY: the context is valid.

@@ -2,6 +2,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod env;
 mod frame;
@@ -22,6 +23,9 @@ pub fn xlb(ctx: XdpContext) -> u32 {
     let verdict = lb_ebpf::process(&mut frame, &env);
     if let Verdict::Internal = verdict {
         error!(&ctx, "a packet found the tables contradicting themselves; dropped, please report this");
+    }
+    if let Verdict::Tx = verdict {
+        return xdp_action::XDP_TX;
     }
     match verdict {
         Verdict::Tx | Verdict::EchoReply => xdp_action::XDP_TX,

@@ -66,7 +66,7 @@ fn discovered_backends_serve_until_dns_says_otherwise() {
 fn slots_of_backends_that_are_configured_no_more_are_nobodys() {
     for gone in ["backend = []", "backend = [{ address = \"10.0.0.1\", weight = 0 }]"] {
         let (left, layout) = left_behind(&config("backend = [{ address = \"10.0.0.1\" }]"), &[]);
-        let first_line = left.services[&layout.find_service(&"web".into()).unwrap()].first_line;
+        let first_line = Region::of(&left.services[&layout.find_service(&"web".into()).unwrap()]).first_line;
         let (_, tables, _) = taken_over(&left, &config(gone));
         let slots = &tables.regions[&first_line].slots;
         assert!(slots.iter().all(|slot| slot.current().is_none()), "{gone}: {:?}", slots[0]);
