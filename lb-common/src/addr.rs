@@ -91,10 +91,12 @@ impl Addr {
         self.words[0].raw() == 0 && self.words[1].raw() == 0 && self.words[2] == Self::V4_MAPPED
     }
 
-    /// The bytes as two native words: how the packet path compares and hashes IPv6 addresses.
+    /// The bytes as two native words: how the packet path compares, hashes and writes IPv6 addresses.
     #[inline(always)]
     pub fn longs(&self) -> [u64; 2] {
-        zerocopy::transmute!(self.words)
+        // Word by word: an array that is copied from a record to a packet as a whole is a call of memmove.
+        let [a, b, c, d] = &self.words;
+        [zerocopy::transmute!([a.0, b.0]), zerocopy::transmute!([c.0, d.0])]
     }
 
     #[inline(always)]
@@ -179,6 +181,63 @@ impl MacAddr {
     }
 }
 
+/// Both addresses of an Ethernet header, destination first, as native words of it: what forwarding writes.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct LinkAddresses([u32; 3]);
+
+impl LinkAddresses {
+    #[inline(always)]
+    pub const fn new(destination: MacAddr, source: MacAddr) -> Self {
+        let ([a, b, c], [d, e, f]) = (destination.0, source.0);
+        Self([word(a, b), word(c, d), word(e, f)])
+    }
+
+    pub const fn destination(self) -> MacAddr {
+        MacAddr([first(self.0[0]), second(self.0[0]), first(self.0[1])])
+    }
+
+    pub const fn source(self) -> MacAddr {
+        MacAddr([second(self.0[1]), first(self.0[2]), second(self.0[2])])
+    }
+
+    /// Source and destination exchanged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self::new(self.source(), self.destination())
+    }
+
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 3] {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 3]) -> Self {
+        Self(words)
+    }
+}
+
+/// Two 16-bit words of memory as one of 32.
+const fn word(first: u16, second: u16) -> u32 {
+    if cfg!(target_endian = "little") { first as u32 | (second as u32) << 16 } else { (first as u32) << 16 | second as u32 }
+}
+
+const fn first(word: u32) -> u16 {
+    if cfg!(target_endian = "little") { word as u16 } else { (word >> 16) as u16 }
+}
+
+const fn second(word: u32) -> u16 {
+    if cfg!(target_endian = "little") { (word >> 16) as u16 } else { word as u16 }
+}
+
+impl fmt::Debug for LinkAddresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} > {}", self.source(), self.destination())
+    }
+}
+
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.octets();
@@ -202,6 +261,15 @@ mod tests {
             let address: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::from(Addr::from(address)), address);
         }
+    }
+
+    #[test]
+    fn link_addresses_stand_as_in_an_ethernet_header() {
+        let (destination, source) = (MacAddr::new([1, 2, 3, 4, 5, 6]), MacAddr::new([7, 8, 9, 10, 11, 12]));
+        let link = LinkAddresses::new(destination, source);
+        assert_eq!(link.as_bytes(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!((link.destination(), link.source()), (destination, source));
+        assert_eq!(link.reversed(), LinkAddresses::new(source, destination));
     }
 
     #[test]

@@ -22,6 +22,6 @@ pub mod records;
 pub mod slot;
 pub mod verdict;
 
-pub use addr::{Addr, Be16, Be32, MacAddr, PortProtocol};
+pub use addr::{Addr, Be16, Be32, LinkAddresses, MacAddr, PortProtocol};
 pub use slot::{BackendId, Slot};
 pub use verdict::Verdict;

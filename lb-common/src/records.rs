@@ -6,7 +6,7 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::addr::{Addr, Be16, MacAddr, PortProtocol};
+use crate::addr::{Addr, Be16, LinkAddresses, PortProtocol};
 use crate::checksum::Delta;
 use crate::directory::Directory;
 use crate::hash::HashKeys;
@@ -76,9 +76,8 @@ pub mod service_flags {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Backend {
     pub address: Addr,
-    /// Link-layer destination and source, in the order of an Ethernet header.
-    pub next_hop: MacAddr,
-    pub source: MacAddr,
+    /// From the egress interface to the next hop.
+    pub link: LinkAddresses,
     /// Where the next hop is; 0 while it is not known.
     pub ifindex: u32,
     /// Port that NAT rewrites to; 0 keeps the packet's.

@@ -2,7 +2,7 @@
 
 use lb_common::directory::Bucket;
 use lb_common::records::{Backend, Link, Service, Settings};
-use lb_common::{Addr, BackendId, MacAddr, Slot, Verdict};
+use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
@@ -47,7 +47,7 @@ pub struct RouteQuery {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
     /// Out of this interface, with these link-layer addresses.
-    Forward { ifindex: u32, source: MacAddr, next_hop: MacAddr },
+    Forward { ifindex: u32, link: LinkAddresses },
     /// To this host itself, or nowhere: there is no route, or the host forwards nothing.
     Local,
     /// The host's stack must look after it: no neighbour yet, a tunnel, too big, or a route that refuses.

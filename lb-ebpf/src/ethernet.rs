@@ -1,7 +1,7 @@
 //! Ethernet (IEEE 802.3) with 802.1Q and 802.1ad tags.
 
 use lb_common::limits::VLAN_TAGS;
-use lb_common::{Be16, MacAddr, Verdict};
+use lb_common::{Be16, LinkAddresses, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::packet::Packet;
@@ -9,16 +9,9 @@ use crate::packet::Packet;
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 struct Header {
-    addresses: Addresses,
+    /// All that forwarding changes. Tags stay as they are.
+    addresses: [u32; 3],
     ethertype: Be16,
-}
-
-/// The link-layer addresses: all of an Ethernet header that forwarding changes. Tags stay as they are.
-#[repr(C, packed(2))]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Addresses {
-    pub destination: MacAddr,
-    pub source: MacAddr,
 }
 
 #[repr(C, packed(2))]
@@ -66,16 +59,18 @@ pub fn parse(packet: &impl Packet) -> Result<Parsed, Verdict> {
 
 /// Writes both link-layer addresses.
 #[inline(always)]
-pub fn readdress(packet: &mut impl Packet, source: MacAddr, destination: MacAddr) -> Result<(), Verdict> {
-    let addresses: &mut Addresses = packet.get_mut(0).ok_or(Verdict::Internal)?;
-    *addresses = Addresses { destination, source };
+pub fn readdress(packet: &mut impl Packet, link: LinkAddresses) -> Result<(), Verdict> {
+    let header: &mut Header = packet.get_mut(0).ok_or(Verdict::Internal)?;
+    let [a, b, c] = link.words();
+    header.addresses[0] = a;
+    header.addresses[1] = b;
+    header.addresses[2] = c;
     Ok(())
 }
 
 /// Sends the frame back to where it came from.
 #[inline(always)]
 pub fn turn_back(packet: &mut impl Packet) -> Result<(), Verdict> {
-    let addresses: &mut Addresses = packet.get_mut(0).ok_or(Verdict::Internal)?;
-    *addresses = Addresses { destination: addresses.source, source: addresses.destination };
-    Ok(())
+    let header: &Header = packet.get(0).ok_or(Verdict::Internal)?;
+    readdress(packet, LinkAddresses::from_words(header.addresses).reversed())
 }

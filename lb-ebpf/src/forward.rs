@@ -33,7 +33,7 @@ pub fn send<F: Family>(
 #[inline(always)]
 fn direct(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {
     let ingress = packet.ingress();
-    ethernet::readdress(packet, backend.source, backend.next_hop)?;
+    ethernet::readdress(packet, backend.link)?;
     leave(env, ingress, backend.ifindex)
 }
 
@@ -59,7 +59,7 @@ fn translate<F: Family>(
         // The host counts the hop and finds the next one itself.
         return Ok(Verdict::Routed);
     }
-    ethernet::readdress(packet, backend.source, backend.next_hop)?;
+    ethernet::readdress(packet, backend.link)?;
     leave(env, packet.ingress(), backend.ifindex)
 }
 

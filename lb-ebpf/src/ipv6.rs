@@ -163,9 +163,11 @@ impl Family for V6 {
     #[inline(always)]
     fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: [u64; 2], _: Delta) -> Result<(), Verdict> {
         let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
+        // Word by word: see `Addr::longs`.
+        let [first, second] = address;
         match side {
-            Side::Source => header.source = address,
-            Side::Destination => header.destination = address,
+            Side::Source => (header.source[0], header.source[1]) = (first, second),
+            Side::Destination => (header.destination[0], header.destination[1]) = (first, second),
         }
         Ok(())
     }

@@ -34,15 +34,13 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &S
     let route = match env.route(&query) {
         // Answers to the host itself, to its health checks for one, are nobody's replies.
         Route::Local => return Verdict::NotService,
-        Route::Forward { ifindex, source, next_hop } if takes_redirects(env, packet, ifindex) => {
-            Some((ifindex, source, next_hop))
-        }
+        Route::Forward { ifindex, link } if takes_redirects(env, packet, ifindex) => Some((ifindex, link)),
         _ => None,
     };
     let restored = match route {
-        Some((ifindex, source, next_hop)) => F::count_hop(packet, parsed.l3)
+        Some((ifindex, link)) => F::count_hop(packet, parsed.l3)
             .and_then(|()| rewrite::<F>(packet, backend, service, parsed))
-            .and_then(|()| ethernet::readdress(packet, source, next_hop))
+            .and_then(|()| ethernet::readdress(packet, link))
             .and_then(|()| if env.redirect(ifindex) { Ok(Verdict::Reply) } else { Err(Verdict::Internal) }),
         None => rewrite::<F>(packet, backend, service, parsed).map(|()| Verdict::ReplyRouted),
     };

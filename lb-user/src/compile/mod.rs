@@ -13,7 +13,7 @@ use std::sync::Arc;
 use lb_common::checksum::Delta;
 use lb_common::directory::{self, Filled};
 use lb_common::records::{self, backend_flags, forward, service_flags, settings_flags};
-use lb_common::{Addr, BackendId, Be16, PortProtocol, hash, limits};
+use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
 
 pub use layout::{Layout, Region, Role};
 
@@ -151,8 +151,7 @@ fn backend_record(
     }
     if let Some(hop) = backend.next_hop {
         record.ifindex = hop.ifindex;
-        record.source = hop.source;
-        record.next_hop = hop.destination;
+        record.link = LinkAddresses::new(hop.destination, hop.source);
         if !hop.takes_redirects {
             record.flags |= backend_flags::VIA_HOST;
         }

@@ -73,7 +73,7 @@ fn adopt_backend(
     }
     if backend.ifindex != 0 {
         let takes_redirects = backend.flags & backend_flags::VIA_HOST == 0;
-        let (source, destination) = (backend.source, backend.next_hop);
+        let (source, destination) = (backend.link.source(), backend.link.destination());
         findings.last_next_hops.insert(endpoint.ip(), NextHop { ifindex: backend.ifindex, source, destination, takes_redirects });
     }
 }

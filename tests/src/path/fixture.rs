@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::MacAddr;
 use lb_common::hash::HashKeys;
+use lb_common::{LinkAddresses, MacAddr};
 use lb_ebpf::{Route, RouteQuery};
 use lb_user::compile::{Layout, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
@@ -108,7 +108,7 @@ pub fn route(interfaces: Interfaces, query: &RouteQuery) -> Route {
         IpAddr::V6(address) => (address.segments()[..4] == [0xfd09, 0, 0, 0], address.to_bits() as u64 <= 1),
     };
     if destination.to_string() == CLIENT || destination.to_string() == CLIENT_V6 {
-        Route::Forward { ifindex: interfaces.outside, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) }
+        Route::Forward { ifindex: interfaces.outside, link: LinkAddresses::new(MacAddr::new(GATEWAY), MacAddr::new(OURS)) }
     } else if is_outside && !is_ours {
         Route::Host
     } else {

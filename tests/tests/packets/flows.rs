@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::{MacAddr, Verdict};
+use lb_common::{LinkAddresses, MacAddr, Verdict};
 use lb_ebpf::Route;
 use lb_user::compile::{Layout, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
@@ -89,7 +89,7 @@ fn host() -> Host {
     let named = kinds().enumerate().map(|(n, kind)| (ServiceName::from(format!("s{n}")), kind.service()));
     let desired = Desired { services: named.collect::<BTreeMap<_, _>>(), ingress: BTreeSet::from([INGRESS]) };
     let (tables, _) = compile(&desired, &Layout::new(1 << 18), &Tables::default()).unwrap();
-    let route = Route::Forward { ifindex: INGRESS, source: MacAddr::new(OURS), next_hop: MacAddr::new(GATEWAY) };
+    let route = Route::Forward { ifindex: INGRESS, link: LinkAddresses::new(MacAddr::new(GATEWAY), MacAddr::new(OURS)) };
     let mut host = Host::new(fixture::keys(), 1 << 18, Box::new(move |_| route));
     host.carry_out(&diff(&Tables::default(), &tables));
     host

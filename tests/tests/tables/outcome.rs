@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
-use lb_common::Verdict;
+use lb_common::{LinkAddresses, MacAddr, Verdict};
 use lb_ebpf::{Route, RouteQuery};
 use lb_user::compile::serves;
 use lb_user::desired::{Desired, Forward, Protocol, Service};
@@ -61,7 +61,7 @@ pub static REPLIES: LazyLock<Vec<Probe>> = LazyLock::new(|| {
 
 /// Everybody but the balancer is behind the gateway.
 pub fn route(_: &RouteQuery) -> Route {
-    Route::Forward { ifindex: INGRESS, source: lb_common::MacAddr::new(OURS), next_hop: lb_common::MacAddr::new(GATEWAY) }
+    Route::Forward { ifindex: INGRESS, link: LinkAddresses::new(MacAddr::new(GATEWAY), MacAddr::new(OURS)) }
 }
 
 /// Where a packet to a service ended.
