@@ -55,8 +55,8 @@ pub fn change(
     took: Duration,
     since: Option<Instant>,
 ) {
-    let took_ms = took.as_secs_f64() * 1e3;
-    let after_ms = since.map(|since| since.elapsed().as_secs_f64() * 1e3);
+    let took_ms = tenths_of_ms(took);
+    let after_ms = since.map(|since| tenths_of_ms(since.elapsed()));
     let mut by_service: BTreeMap<&ServiceName, (usize, Vec<String>)> = BTreeMap::new();
     let name = |id: &BackendId| names.get(id).map_or_else(|| "nobody".to_owned(), |(_, endpoint)| endpoint.to_string());
     for ((from, to), &n_slots) in moves {
@@ -73,6 +73,11 @@ pub fn change(
     }
 }
 
+/// Milliseconds to one decimal: what comes after it is noise, and nobody reads it.
+fn tenths_of_ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
+}
+
 /// The first few of a list: a line of log is not a table.
 fn shortened(list: &[String]) -> String {
     const SHOWN: usize = 8;
@@ -81,4 +86,17 @@ fn shortened(list: &[String]) -> String {
         text.push_str(&format!(", and {} more", list.len() - SHOWN));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_logged_in_milliseconds_with_one_decimal() {
+        let cases = [(0, "0.0"), (49, "0.0"), (50, "0.1"), (1_249, "1.2"), (2_500_000, "2500.0")];
+        for (micros, expected) in cases {
+            assert_eq!(format!("{:?}", tenths_of_ms(Duration::from_micros(micros))), expected, "{micros} us");
+        }
+    }
 }
