@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::paint::{DIM, Paint};
+
 /// `cargo` as this process was started by: the toolchain that the user chose, not another from `PATH`.
 pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -17,7 +19,7 @@ pub fn cargo() -> Command {
 /// # Errors
 /// The program cannot be started, or ends with another status than zero.
 pub fn run(command: &mut Command) -> Result<()> {
-    eprintln!("\x1b[2m$ {}\x1b[0m", shown(command));
+    eprintln!("{}", Paint::of(&std::io::stderr()).painted(DIM, &format!("$ {}", shown(command))));
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
         bail!("{} failed: {status}", shown(command));

@@ -8,6 +8,7 @@ mod ci;
 mod command;
 mod demo;
 mod ebpf;
+mod paint;
 mod setup;
 mod test;
 mod workspace;
@@ -15,6 +16,8 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::paint::{Paint, RED};
 
 /// Build, test and show xlb
 #[derive(Parser)]
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The chain of causes, without the backtrace that RUST_BACKTRACE would have anyhow add.
-            eprintln!("\x1b[1;31merror\x1b[0m: {error}");
+            eprintln!("{}: {error}", Paint::of(&std::io::stderr()).painted(RED, "error"));
             error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
             ExitCode::FAILURE
         }

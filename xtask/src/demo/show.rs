@@ -1,20 +1,15 @@
 //! How the demo looks: titles, claims with a check mark, notes, and small bars.
 
-use std::io::IsTerminal;
+use crate::paint::{BOLD, DIM, GREEN, Paint, RED};
 
 /// Bars are full at twice an even share of five.
 const BAR_FULL: f64 = 0.4;
 const BAR_CELLS: f64 = 6.0;
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-const BOLD: &str = "1";
-const DIM: &str = "2";
-const RED: &str = "1;31";
-const GREEN: &str = "32";
-
 /// Prints, and keeps what did not hold.
 pub struct Show {
-    is_coloured: bool,
+    paint: Paint,
     section: String,
     n_claims: usize,
     failed: Vec<String>,
@@ -22,20 +17,19 @@ pub struct Show {
 
 impl Show {
     pub fn new() -> Self {
-        let is_coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { is_coloured, section: String::new(), n_claims: 0, failed: Vec::new() }
+        Self { paint: Paint::of(&std::io::stdout()), section: String::new(), n_claims: 0, failed: Vec::new() }
     }
 
     /// Begins a section.
     pub fn title(&mut self, title: &str) {
         self.section = title.to_owned();
-        println!("\n{}", self.painted(BOLD, title));
+        println!("\n{}", self.paint.painted(BOLD, title));
     }
 
     /// Something that has to hold, with the figures that show it.
     pub fn claim(&mut self, holds: bool, text: &str) {
         self.n_claims += 1;
-        let mark = if holds { self.painted(GREEN, "✓") } else { self.painted(RED, "✗") };
+        let mark = if holds { self.paint.painted(GREEN, "✓") } else { self.paint.painted(RED, "✗") };
         println!("  {mark} {}", text.trim_end());
         if !holds {
             self.failed.push(format!("  {}: {}", self.section, text.trim()));
@@ -45,18 +39,18 @@ impl Show {
     /// Something worth knowing that need not hold.
     pub fn note(&self, text: &str) {
         for line in text.lines() {
-            println!("{}", format!("    {}", self.painted(DIM, line.trim_end())).trim_end());
+            println!("{}", format!("    {}", self.paint.painted(DIM, line.trim_end())).trim_end());
         }
     }
 
     /// A command to paste, below what it does.
     pub fn suggestion(&self, what: &str, command: &str) {
-        println!("  {}\n    {command}", self.painted(DIM, &format!("# {what}")));
+        println!("  {}\n    {command}", self.paint.painted(DIM, &format!("# {what}")));
     }
 
     /// The last line.
     pub fn end(&self, text: &str) {
-        println!("\n{} {text}", self.painted(GREEN, "✓"));
+        println!("\n{} {text}", self.paint.painted(GREEN, "✓"));
     }
 
     pub fn n_claims(&self) -> usize {
@@ -66,10 +60,6 @@ impl Show {
     /// The claims that did not hold, each with its section.
     pub fn failed(&self) -> Vec<String> {
         self.failed.clone()
-    }
-
-    fn painted(&self, colour: &str, text: &str) -> String {
-        if self.is_coloured && !text.is_empty() { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
