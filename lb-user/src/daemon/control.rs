@@ -164,6 +164,7 @@ impl Control {
         // An outgrown region rests too, and leaves no record to be cleared.
         let rests_more = layout.n_resting() > self.layout.n_resting();
         self.layout = layout;
+        self.ledger.sums.follow(desired.services.keys());
         self.ledger.note_plan(&plan, &self.tables, &names);
         // Should a write fail, the remembered tables still say what was there before, and the next change writes all of it again.
         for write in &plan.writes {
@@ -174,7 +175,6 @@ impl Control {
         if rests_more || !plan.retire.is_empty() {
             self.retire(plan.retire, &names);
         }
-        self.ledger.retain(|name| desired.services.contains_key(name));
         if n_writes > 0 {
             self.ledger.note_change(since.unwrap_or(started).elapsed());
             report::change(&plan.moves, &names, n_writes, started.elapsed(), since);

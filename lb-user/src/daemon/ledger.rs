@@ -27,7 +27,23 @@ pub struct Sums {
     /// From the observation that made a change necessary to the last write.
     pub change_time: Duration,
     pub change_time_max: Duration,
+    /// Of every service that is wanted, and of no other.
     pub services: BTreeMap<ServiceName, ServiceSums>,
+}
+
+impl Sums {
+    /// Begins with services that are new, and forgets those that are no more.
+    pub fn follow<'n>(&mut self, wanted: impl Iterator<Item = &'n ServiceName>) {
+        let mut before = std::mem::take(&mut self.services);
+        self.services = wanted.map(|name| (name.clone(), before.remove(name).unwrap_or_default())).collect();
+    }
+
+    /// Adds to a service's sums. What is still heard of a service that is gone, as its last backends are cleared, counts for nobody.
+    fn add(&mut self, service: &ServiceName, add: impl FnOnce(&mut ServiceSums)) {
+        if let Some(sums) = self.services.get_mut(service) {
+            add(sums);
+        }
+    }
 }
 
 /// Sums of one service.
@@ -64,7 +80,7 @@ impl Ledger {
     }
 
     pub fn note_transition(&mut self, service: &ServiceName, to: State) {
-        *self.service(service).n_transitions.entry(to).or_default() += 1;
+        self.sums.add(service, |sums| *sums.n_transitions.entry(to).or_default() += 1);
     }
 
     /// Takes note of a plan before it is carried out: ids that change hands start counting anew.
@@ -91,7 +107,7 @@ impl Ledger {
         }
         for ((from, to), n_slots) in &plan.moves {
             if let Some((service, _)) = names.get(to).or_else(|| names.get(from)) {
-                self.service(service).n_slots_moved += *n_slots as u64;
+                self.sums.add(service, |sums| sums.n_slots_moved += *n_slots as u64);
             }
         }
         self.sums.n_writes += (plan.writes.len() + plan.retire.len()) as u64;
@@ -103,7 +119,7 @@ impl Ledger {
         let Some((service, _)) = names.get(id) else { return };
         self.with_counters(*id, |ledger, counted| {
             let since = counted.since(&ledger.base(*id));
-            ledger.service(service).left.add(&since);
+            ledger.sums.add(service, |sums| sums.left.add(&since));
             ledger.bases.insert(*id, counted);
         });
     }
@@ -114,15 +130,6 @@ impl Ledger {
         self.sums.change_time_max = self.sums.change_time_max.max(took);
     }
 
-    /// Forgets services that are no more.
-    pub fn retain(&mut self, is_wanted: impl Fn(&ServiceName) -> bool) {
-        self.sums.services.retain(|name, _| is_wanted(name));
-    }
-
-    fn service(&mut self, name: &ServiceName) -> &mut ServiceSums {
-        self.sums.services.entry(name.clone()).or_default()
-    }
-
     /// A counter that cannot be read makes a sum too small, and is no reason to stop balancing.
     fn with_counters(&mut self, id: BackendId, note: impl FnOnce(&mut Self, BackendCounters)) {
         let counted: Result<BackendCounters, MapError> = self.counters.backend(id);
@@ -130,5 +137,26 @@ impl Ledger {
             Ok(counted) => note(self, counted),
             Err(error) => debug!(error = crate::error::chain(&error), "reading a backend's counters"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_is_gone_leaves_no_sums_and_gets_none_any_more() {
+        let (web, shop): (ServiceName, ServiceName) = ("web".into(), "shop".into());
+        let mut sums = Sums::default();
+        sums.follow([&web, &shop].into_iter());
+        sums.add(&web, |sums| sums.n_slots_moved += 1);
+        sums.add(&shop, |sums| sums.n_slots_moved += 2);
+        sums.follow([&shop].into_iter());
+        // The record of its last backend is cleared a second later.
+        sums.add(&web, |sums| sums.left.packets += 7);
+        assert_eq!(sums.services.keys().collect::<Vec<_>>(), [&shop]);
+        assert_eq!(sums.services[&shop].n_slots_moved, 2);
+        sums.follow([&web, &shop].into_iter());
+        assert_eq!((sums.services[&web].left.packets, sums.services[&web].n_slots_moved), (0, 0));
     }
 }
