@@ -92,7 +92,7 @@ fn add_service(
         free: free * limits::SLOTS_PER_LINE,
         limit: layout.n_slots(),
     })?;
-    let slots = slots::assign(&owners, region.bits, previous.regions.get(&region.first_line));
+    let slots = slots::assign(service.port, &owners, region.bits, previous.regions.get(&region.first_line));
     tables.regions.insert(region.first_line, slots);
     let flags = match service.algorithm {
         Algorithm::Maglev => 0,

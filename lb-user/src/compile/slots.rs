@@ -1,7 +1,6 @@
 //! Who owns which slot of a service's region.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use lb_common::hash::{self, avalanche};
 use lb_common::maglev::{self, Candidate, NOBODY};
@@ -28,11 +27,11 @@ pub fn region_bits(owners: &[Owner]) -> u32 {
     maglev::region_bits(&all)
 }
 
-/// The slots of a region, shared with `previous` if nothing that they depend on has changed.
+/// The slots of the region of the service at `port`, shared with `previous` if nothing that they depend on has changed.
 ///
 /// Health decides nothing about the population, only who stands in for whom: a failure and a recovery move that backend's slots.
-pub fn assign(owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
-    let candidates = candidates(owners);
+pub fn assign(port: u16, owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
+    let candidates = candidates(port, owners);
     let serving: Vec<bool> = owners.iter().filter(|owner| owner.weight > 0).map(|owner| owner.serves).collect();
     // Of adopted slots the population is not known, not even that it was nobody's.
     let is_known = |previous: &RegionSlots| previous.bits == bits && previous.population.len() == 1 << bits;
@@ -55,23 +54,18 @@ pub fn assign(owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> Re
     RegionSlots { bits, candidates, serving, population, slots }
 }
 
-/// Backends with a weight and what identifies them on every node: the address, and the port only where one address serves twice.
+/// Backends with a weight and what identifies them on every node.
+fn candidates(port: u16, owners: &[Owner]) -> Vec<(BackendId, Candidate)> {
+    let candidate = |owner: &Owner| Candidate { identity: identity(port, owner.endpoint), weight: owner.weight };
+    owners.iter().filter(|owner| owner.weight > 0).map(|owner| (owner.id, candidate(owner))).collect()
+}
+
+/// What identifies a backend of the service at `port`: its address, and how far its port is from the service's.
 ///
-/// Without the port, services with the same backends have the same table, and under ip-hash a client meets the same backend
-/// on ports 80 and 443.
-fn candidates(owners: &[Owner]) -> Vec<(BackendId, Candidate)> {
-    let mut n_by_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    for owner in owners {
-        *n_by_address.entry(owner.endpoint.ip()).or_default() += 1;
-    }
-    let is_twice = n_by_address.values().any(|&n| n > 1);
-    let identity = |endpoint: SocketAddr| {
-        let port = if is_twice { endpoint.port() } else { 0 };
-        avalanche(hash::endpoint(IDENTITY, endpoint.ip().into(), PortProtocol::new(Be16::new(port), 0)))
-    };
-    owners
-        .iter()
-        .filter(|owner| owner.weight > 0)
-        .map(|owner| (owner.id, Candidate { identity: identity(owner.endpoint), weight: owner.weight }))
-        .collect()
+/// Nothing that another backend has a part in, or one that comes would move the flows of the others. The port itself is
+/// left out: so services with the same backends have the same table, and under ip-hash a client meets the same backend on
+/// 80 and 443, be they 80 and 443 there too, or 8080 and 8443.
+fn identity(port: u16, backend: SocketAddr) -> u64 {
+    let distance = Be16::new(backend.port().wrapping_sub(port));
+    avalanche(hash::endpoint(IDENTITY, backend.ip().into(), PortProtocol::new(distance, 0)))
 }

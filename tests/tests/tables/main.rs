@@ -11,6 +11,7 @@
 mod balancer;
 mod health;
 mod limits;
+mod membership;
 mod outcome;
 mod sequences;
 mod world;
