@@ -1,12 +1,13 @@
 //! Who has which id and which region of slots. Stable over changes; what is freed rests before it is given to another.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::limits::SERVICES;
 use lb_common::limits::{self, REGION_BITS_MIN, SLOTS_PER_LINE};
 use lb_common::{BackendId, records, slot};
 
+use super::ids::Ids;
 use crate::desired::{Desired, Forward, Protocol, Service, ServiceName};
 
 /// A service's region in the `SLOTS` map.
@@ -108,7 +109,7 @@ impl Layout {
 
     /// How many ids and regions wait for [`recycle`](Self::recycle).
     pub fn n_resting(&self) -> usize {
-        let n_ids = self.services.resting.len() + self.vips.resting.len() + self.backends.resting.len();
+        let n_ids = self.services.n_resting() + self.vips.n_resting() + self.backends.n_resting();
         n_ids + self.resting_regions.len()
     }
 
@@ -126,16 +127,16 @@ impl Layout {
 
     /// The id that a backend has, if it has one.
     pub fn find_backend(&self, service: &ServiceName, endpoint: SocketAddr) -> Option<BackendId> {
-        self.backends.assigned.get(&(service.clone(), endpoint)).copied().map(BackendId)
+        self.backends.find(&(service.clone(), endpoint)).map(BackendId)
     }
 
     /// The id that a service has, if it has one.
     pub fn find_service(&self, service: &ServiceName) -> Option<u16> {
-        self.services.assigned.get(service).copied()
+        self.services.find(service)
     }
 
     pub fn backends(&self) -> impl Iterator<Item = (&ServiceName, SocketAddr, BackendId)> {
-        self.backends.assigned.iter().map(|((name, endpoint), &id)| (name, *endpoint, BackendId(id)))
+        self.backends.iter().map(|((name, endpoint), id)| (name, *endpoint, BackendId(id)))
     }
 
     /// The service's region, at least of this size. It never shrinks: that would merge slots with different histories.
@@ -204,99 +205,12 @@ impl Layout {
     }
 }
 
-/// Ids of one kind, from `first` to `last`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Ids<K> {
-    assigned: BTreeMap<K, u16>,
-    /// Never assigned so far: from here to `last`.
-    fresh: u32,
-    last: u16,
-    /// Free to be assigned again, the longest free first.
-    free: VecDeque<u16>,
-    resting: Vec<u16>,
-}
-
-impl<K: Ord + Clone> Ids<K> {
-    fn new(first: u16, last: u16) -> Self {
-        Self { assigned: BTreeMap::new(), fresh: u32::from(first), last, free: VecDeque::new(), resting: Vec::new() }
-    }
-
-    fn get_or_assign(&mut self, key: &K) -> Option<u16> {
-        if let Some(&id) = self.assigned.get(key) {
-            return Some(id);
-        }
-        let id = if let Some(id) = self.free.pop_front() {
-            id
-        } else if self.fresh <= u32::from(self.last) {
-            self.fresh += 1;
-            (self.fresh - 1) as u16
-        } else {
-            return None;
-        };
-        self.assigned.insert(key.clone(), id);
-        Some(id)
-    }
-
-    fn retain(&mut self, keep: impl Fn(&K) -> bool) {
-        let resting = &mut self.resting;
-        self.assigned.retain(|key, id| {
-            let kept = keep(key);
-            if !kept {
-                resting.push(*id);
-            }
-            kept
-        });
-    }
-
-    fn recycle(&mut self) {
-        self.free.extend(self.resting.drain(..));
-    }
-
-    /// Takes an id out of the free ones. All below it that were never assigned become free.
-    fn adopt(&mut self, key: K, id: u16) {
-        self.claim(id);
-        self.assigned.insert(key, id);
-    }
-
-    /// Lets an id that is not assigned rest.
-    fn rest(&mut self, id: u16) {
-        self.claim(id);
-        self.resting.push(id);
-    }
-
-    fn claim(&mut self, id: u16) {
-        while self.fresh <= u32::from(id) {
-            self.free.push_back(self.fresh as u16);
-            self.fresh += 1;
-        }
-        self.free.retain(|&free| free != id);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn name(text: &str) -> ServiceName {
         text.into()
-    }
-
-    #[test]
-    fn an_id_is_not_given_to_another_before_it_has_rested() {
-        let mut ids = Ids::new(1, 2);
-        assert_eq!((ids.get_or_assign(&'a'), ids.get_or_assign(&'b')), (Some(1), Some(2)));
-        ids.retain(|&key| key == 'b');
-        assert_eq!(ids.get_or_assign(&'c'), None);
-        ids.recycle();
-        assert_eq!((ids.get_or_assign(&'c'), ids.get_or_assign(&'b')), (Some(1), Some(2)));
-    }
-
-    #[test]
-    fn an_adopted_id_is_nobody_elses() {
-        let mut ids = Ids::new(1, 5);
-        ids.adopt('x', 3);
-        let others: Vec<_> = "abcd".chars().map(|key| ids.get_or_assign(&key)).collect();
-        assert_eq!(others, [Some(1), Some(2), Some(4), Some(5)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Ids and slot regions are stable: [`Layout`] remembers who has which, so that a change of one backend changes that
 //! backend's slots and nothing else.
 
+mod ids;
 mod layout;
 mod slots;
 
