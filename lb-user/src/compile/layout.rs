@@ -1,4 +1,5 @@
-//! Who has which id and which region of slots. Stable over changes; what is freed rests before it is given to another.
+//! Who has which id and which region of slots, and who is among the owners of slots. Stable over changes; what is freed rests
+//! before it is given to another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +9,7 @@ use lb_common::limits::{self, REGION_BITS_MIN, SLOTS_PER_LINE};
 use lb_common::{BackendId, records, slot};
 
 use super::ids::Ids;
+use super::members::{Members, Standing};
 use crate::desired::{Desired, Forward, Protocol, Service, ServiceName};
 
 /// A service's region in the `SLOTS` map.
@@ -57,7 +59,10 @@ pub struct Layout {
     services: Ids<ServiceName>,
     vips: Ids<IpAddr>,
     backends: Ids<(ServiceName, SocketAddr)>,
+    members: Members,
     regions: BTreeMap<ServiceName, Region>,
+    /// Where services go that will outgrow their regions once all their backends are members. No packet has seen them.
+    reserved_regions: BTreeMap<ServiceName, Region>,
     resting_regions: Vec<Region>,
     n_lines: u32,
 }
@@ -70,7 +75,9 @@ impl Layout {
             services: Ids::new(1, SERVICES as u16),
             vips: Ids::new(1 + SERVICES as u16, (limits::SERVICE_RECORDS - 1) as u16),
             backends: Ids::new(1, limits::BACKENDS as u16),
+            members: Members::default(),
             regions: BTreeMap::new(),
+            reserved_regions: BTreeMap::new(),
             resting_regions: Vec::new(),
             n_lines: n_slots / SLOTS_PER_LINE,
         }
@@ -93,6 +100,8 @@ impl Layout {
             desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint))
         };
         self.backends.retain(|(name, endpoint)| stays(name) && has(name, endpoint));
+        self.members.retain(|name, endpoint| stays(name) && has(name, endpoint));
+        self.reserved_regions.retain(|name, _| stays(name));
         let (kept, gone): (BTreeMap<ServiceName, Region>, BTreeMap<ServiceName, Region>) =
             std::mem::take(&mut self.regions).into_iter().partition(|(name, _)| stays(name));
         self.regions = kept;
@@ -139,21 +148,40 @@ impl Layout {
         self.backends.iter().map(|((name, endpoint), id)| (name, *endpoint, BackendId(id)))
     }
 
-    /// The service's region, at least of this size. It never shrinks: that would merge slots with different histories.
+    /// Makes members of those who may be, of all the backends that a service has, each with whether it can serve now.
+    pub fn admit(&mut self, service: &ServiceName, backends: impl Iterator<Item = (SocketAddr, bool)> + Clone) {
+        self.members.admit(service, backends);
+    }
+
+    /// Whether a backend is among those that own slots.
+    pub fn is_member(&self, service: &ServiceName, endpoint: SocketAddr) -> bool {
+        self.members.contains(service, endpoint)
+    }
+
+    /// The service's region, at least of `bits`. It never shrinks: that would merge slots with different histories.
+    ///
+    /// A region of `bits_at_last`, for when all backends are members, is reserved beside it: what does not fit is refused when
+    /// backends are added, and not when they come up, which is too late to say so.
     ///
     /// # Errors
     /// The number of lines in the largest free piece, if that is too small.
-    pub fn region(&mut self, service: &ServiceName, bits: u32) -> Result<Region, u32> {
-        if let Some(&region) = self.regions.get(service)
-            && region.bits >= bits
-        {
+    pub fn region(&mut self, service: &ServiceName, bits: u32, bits_at_last: u32) -> Result<Region, u32> {
+        let reserved = self.reserved_regions.remove(service).filter(|reserved| reserved.bits == bits_at_last);
+        let current = self.regions.get(service).copied();
+        if let Some(region) = current.filter(|region| region.bits >= bits_at_last) {
             return Ok(region);
         }
-        let region = Region { first_line: self.first_fit(Region::n_lines(bits))?, bits };
-        if let Some(outgrown) = self.regions.insert(service.clone(), region) {
-            self.resting_regions.push(outgrown);
+        let larger = match reserved {
+            Some(reserved) => reserved,
+            None => Region { first_line: self.first_fit(Region::n_lines(bits_at_last))?, bits: bits_at_last },
+        };
+        if let Some(region) = current.filter(|region| region.bits >= bits) {
+            self.reserved_regions.insert(service.clone(), larger);
+            return Ok(region);
         }
-        Ok(region)
+        self.resting_regions.extend(current);
+        self.regions.insert(service.clone(), larger);
+        Ok(larger)
     }
 
     /// Start of the first gap with this many lines.
@@ -161,6 +189,7 @@ impl Layout {
         let mut taken: Vec<(u32, u32)> = self
             .regions
             .values()
+            .chain(self.reserved_regions.values())
             .chain(&self.resting_regions)
             .map(|region| (region.first_line, region.first_line + Region::n_lines(region.bits)))
             .collect();
@@ -200,7 +229,10 @@ impl Layout {
         self.vips.adopt(vip, id);
     }
 
-    pub fn adopt_backend(&mut self, service: &ServiceName, endpoint: SocketAddr, id: BackendId) {
+    /// Claims the id of a running program's backend. It is a member, served or not: of one that does not, it cannot be told
+    /// whether it has failed or was never up, and it has failed more often than not.
+    pub fn adopt_backend(&mut self, service: &ServiceName, endpoint: SocketAddr, id: BackendId, serves: bool) {
+        self.members.adopt(service, endpoint, if serves { Standing::Proven } else { Standing::Founder });
         self.backends.adopt((service.clone(), endpoint), id.0);
     }
 }
@@ -216,24 +248,38 @@ mod tests {
     #[test]
     fn regions_grow_but_never_overlap_and_never_shrink() {
         let mut layout = Layout::new(1 << 14);
-        let a = layout.region(&name("a"), 10).unwrap();
-        let b = layout.region(&name("b"), 12).unwrap();
+        let a = layout.region(&name("a"), 10, 10).unwrap();
+        let b = layout.region(&name("b"), 12, 12).unwrap();
         assert_eq!((a.first_line, b.first_line), (0, 64));
-        let grown = layout.region(&name("a"), 11).unwrap();
+        let grown = layout.region(&name("a"), 11, 11).unwrap();
         assert_eq!((grown.first_line, grown.bits), (64 + 256, 11));
-        assert_eq!(layout.region(&name("a"), 10).unwrap(), grown);
+        assert_eq!(layout.region(&name("a"), 10, 10).unwrap(), grown);
         // The outgrown region rests: packets may still be on their way to it.
-        assert_eq!(layout.region(&name("c"), 10).unwrap().first_line, 64 + 256 + 128);
+        assert_eq!(layout.region(&name("c"), 10, 10).unwrap().first_line, 64 + 256 + 128);
         assert_eq!(layout.n_resting(), 1);
         layout.recycle();
         assert_eq!(layout.n_resting(), 0);
-        assert_eq!(layout.region(&name("d"), 10).unwrap().first_line, 0);
+        assert_eq!(layout.region(&name("d"), 10, 10).unwrap().first_line, 0);
     }
 
     #[test]
     fn a_region_that_fits_nowhere_is_refused_with_the_largest_gap() {
         let mut layout = Layout::new(1 << 12);
-        layout.region(&name("a"), 11).unwrap();
-        assert_eq!(layout.region(&name("b"), 12), Err(128));
+        layout.region(&name("a"), 11, 11).unwrap();
+        assert_eq!(layout.region(&name("b"), 12, 12), Err(128));
+    }
+
+    #[test]
+    fn a_region_to_grow_into_is_nobody_elses_and_free_again_when_it_is_not_needed() {
+        let mut layout = Layout::new(1 << 13);
+        let a = layout.region(&name("a"), 10, 10).unwrap();
+        assert_eq!(layout.region(&name("a"), 10, 12).unwrap(), a);
+        assert_eq!(layout.region(&name("b"), 12, 12), Err(192));
+        // Half of those who were to come have left, and then the others are up.
+        assert_eq!(layout.region(&name("a"), 10, 11).unwrap(), a);
+        let b = layout.region(&name("b"), 12, 12).unwrap();
+        assert_eq!((b.first_line, b.bits), (192, 12));
+        let grown = layout.region(&name("a"), 11, 11).unwrap();
+        assert_eq!((grown.first_line, grown.bits, layout.n_resting()), (64, 11, 1));
     }
 }

@@ -5,6 +5,7 @@
 
 mod ids;
 mod layout;
+mod members;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -76,6 +77,7 @@ fn add_service(
 ) -> Result<(), CompileError> {
     let too_many = CompileError::TooManyServices { n_services: desired.services.len(), limit: limits::SERVICES };
     let service_id = layout.service_id(name).ok_or(too_many)?;
+    layout.admit(name, service.backends.iter().map(|(&endpoint, backend)| (endpoint, can_serve(desired, service, backend))));
     let mut owners = Vec::with_capacity(service.backends.len());
     for (&endpoint, backend) in &service.backends {
         let id = layout.backend_id(name, endpoint).ok_or_else(|| CompileError::TooManyBackends {
@@ -86,10 +88,11 @@ fn add_service(
         tables.backends.insert(id, backend_record(desired, service, service_id, endpoint, backend));
         owners.push(slots::Owner { id, endpoint, weight: backend.weight, serves: serves(desired, service, backend) });
     }
-    let bits = slots::region_bits(&owners);
-    let region = layout.region(name, bits).map_err(|free| CompileError::OutOfSlots {
+    let bits_at_last = slots::region_bits(&owners);
+    owners.retain(|owner| layout.is_member(name, owner.endpoint));
+    let region = layout.region(name, slots::region_bits(&owners), bits_at_last).map_err(|free| CompileError::OutOfSlots {
         service: name.clone(),
-        wanted: 1 << bits,
+        wanted: 1 << bits_at_last,
         free: free * limits::SLOTS_PER_LINE,
         limit: layout.n_slots(),
     })?;
@@ -112,7 +115,12 @@ fn add_service(
 
 /// Whether new flows may go to a backend: it is healthy, wanted, and there is a way to it.
 pub fn serves(desired: &Desired, service: &Service, backend: &Backend) -> bool {
-    backend.alive && backend.weight > 0 && is_reachable(desired, service, backend)
+    backend.weight > 0 && can_serve(desired, service, backend)
+}
+
+/// Whether it only takes a weight for new flows to go to a backend.
+fn can_serve(desired: &Desired, service: &Service, backend: &Backend) -> bool {
+    backend.alive && is_reachable(desired, service, backend)
 }
 
 /// Whether packets can be sent to a backend at all. A rewritten packet may go through the host's routing; one that keeps

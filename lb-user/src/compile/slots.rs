@@ -21,7 +21,7 @@ pub struct Owner {
     pub serves: bool,
 }
 
-/// The size that all owners need, serving or not: one that comes back needs no larger region.
+/// The size that these owners need, serving or not: one that comes back needs no larger region.
 pub fn region_bits(owners: &[Owner]) -> u32 {
     let all: Vec<Candidate> = owners.iter().map(|owner| Candidate { identity: 0, weight: owner.weight }).collect();
     maglev::region_bits(&all)
@@ -29,7 +29,8 @@ pub fn region_bits(owners: &[Owner]) -> u32 {
 
 /// The slots of the region of the service at `port`, shared with `previous` if nothing that they depend on has changed.
 ///
-/// Health decides nothing about the population, only who stands in for whom: a failure and a recovery move that backend's slots.
+/// Of its members, health decides nothing about the population, only who stands in for whom: a failure and a recovery move that
+/// backend's slots.
 pub fn assign(port: u16, owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
     let candidates = candidates(port, owners);
     let serving: Vec<bool> = owners.iter().filter(|owner| owner.weight > 0).map(|owner| owner.serves).collect();

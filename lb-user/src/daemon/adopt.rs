@@ -62,13 +62,14 @@ fn adopt_backend(
 ) {
     let endpoint = in_use.endpoint(backend);
     let name = &service.name;
-    layout.adopt_backend(name, endpoint, id);
+    let serves = backend.flags & backend_flags::ALIVE != 0;
+    layout.adopt_backend(name, endpoint, id, serves);
     // Until DNS answers, its earlier answer holds: otherwise the service would have nobody for that long.
     let is_fixed = service.backends.iter().any(|fixed| fixed.endpoint == endpoint);
     if !is_fixed && service.dns.as_ref().is_some_and(|dns| dns.port == endpoint.port()) {
         findings.discovered.entry(name.clone()).or_default().insert(endpoint);
     }
-    if backend.flags & backend_flags::ALIVE != 0 {
+    if serves {
         findings.adopted_alive.insert((name.clone(), endpoint));
     }
     if backend.ifindex != 0 {

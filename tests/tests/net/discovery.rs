@@ -47,6 +47,29 @@ fn addresses_that_appear_serve_after_their_check_and_those_that_vanish_leave() -
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn an_address_that_was_never_up_has_no_slots() -> Result<()> {
+    let network = Network::dsr(3, &[vip()])?;
+    let _backends = [Backend::start_nth(&network, 0, 80, &[])?, Backend::start_nth(&network, 1, 80, &[])?];
+    let mut dns = Dnsmasq::start(&network.client.netns, network.client.v4.into(), 1, &records(&network, 0..2))?;
+    let services = Service::new("api", vip(), 80).dns(&dns_toml(&dns)).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    wait_serving(&daemon, "api", 2)?;
+    let moved = || daemon.metric("xlb_service_slots_moved_total{service=\"api\"}");
+    let before = moved()?;
+    dns.set(&records(&network, 0..3))?;
+    until(LIMIT, "the third address to be checked and found down", || {
+        Ok((service(&daemon.status()?, "api")?["backends"][2]["state"] == "down").then_some(()))
+    })?;
+    ensure!(moved()? == before, "slots moved\n{}", daemon.log());
+    let _third = Backend::start_nth(&network, 2, 80, &[])?;
+    wait_serving(&daemon, "api", 3)?;
+    let share = service(&daemon.status()?, "api")?["backends"][2]["share"].as_f64().unwrap_or_default();
+    ensure!((share - 1.0 / 3.0).abs() < 0.01, "{share}");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn a_server_that_is_gone_or_has_nothing_leaves_the_last_good_answer() -> Result<()> {
     let network = Network::dsr(2, &[vip()])?;
     let _backends = Backend::start_all(&network, 80, &[vip()])?;

@@ -144,7 +144,8 @@ impl Balancer {
     /// What stands in memory is the tables, and packets see what a start from nothing would show them.
     fn check_after(&self) -> Result<(), String> {
         self.check_memory()?;
-        let (tables, _) = compile(&self.desired, &Layout::new(N_SLOTS), &Tables::default()).map_err(|error| error.to_string())?;
+        let (tables, _) =
+            compile(&self.members(), &Layout::new(N_SLOTS), &Tables::default()).map_err(|error| error.to_string())?;
         let mut fresh = empty_host();
         fresh.carry_out(&diff(&Tables::default(), &tables));
         let mut rewritten = empty_host();
@@ -168,6 +169,16 @@ impl Balancer {
             }
         }
         Ok(())
+    }
+
+    /// What is desired, without the weight of those who own no slots yet: a start from nothing would make members of them.
+    fn members(&self) -> Desired {
+        let mut desired = self.desired.clone();
+        for (name, service) in &mut desired.services {
+            let others = service.backends.iter_mut().filter(|(endpoint, _)| !self.layout.is_member(name, **endpoint));
+            others.for_each(|(_, backend)| backend.weight = 0);
+        }
+        desired
     }
 
     fn check_memory(&self) -> Result<(), String> {

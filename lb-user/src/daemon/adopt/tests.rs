@@ -8,6 +8,8 @@ use crate::health::State;
 use crate::tables::diff;
 
 const N_SLOTS: u32 = 1 << 16;
+const HOP: NextHop =
+    NextHop { ifindex: 2, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
 
 fn config(backends: &str) -> Config {
     let text = format!(
@@ -21,10 +23,9 @@ fn config(backends: &str) -> Config {
 fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
     let mut findings = Findings::default();
     findings.discovered.insert("web".into(), discovered.iter().map(|endpoint| endpoint.parse().unwrap()).collect());
-    let hop = NextHop { ifindex: 2, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
     for (name, service) in assemble(config, &findings).services {
         for endpoint in service.backends.into_keys() {
-            findings.last_next_hops.insert(endpoint.ip(), hop);
+            findings.last_next_hops.insert(endpoint.ip(), HOP);
             findings.health.insert((name.clone(), endpoint), State::Up);
         }
     }
@@ -50,6 +51,24 @@ fn nothing_moves_when_the_configuration_is_the_same() {
     let plan = diff(&adopted, &tables);
     assert!(plan.moves.is_empty() && plan.retire.is_empty(), "{:?}", plan.moves);
     assert_eq!((tables.services, tables.backends), (left.services, left.backends));
+}
+
+#[test]
+fn one_that_had_failed_keeps_its_place_and_one_that_is_new_gets_none_before_it_is_up() {
+    let before = config("backend = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }, { address = \"10.0.0.3\" }]");
+    let (mut left, layout) = left_behind(&before, &[]);
+    let mut desired = assemble(&before, &Findings::default());
+    for service in desired.services.values_mut() {
+        for (endpoint, backend) in &mut service.backends {
+            backend.alive = endpoint.to_string() != "10.0.0.2:80";
+            backend.next_hop = Some(HOP);
+        }
+    }
+    (left, _) = compile(&desired, &layout, &left).unwrap();
+    let list = (1..=4).map(|host| format!("{{ address = \"10.0.0.{host}\" }}")).collect::<Vec<_>>().join(", ");
+    let (adopted, tables, _) = taken_over(&left, &config(&format!("backend = [{list}]")));
+    let plan = diff(&adopted, &tables);
+    assert!(plan.moves.is_empty() && plan.retire.is_empty(), "{:?}", plan.moves);
 }
 
 #[test]
