@@ -1,6 +1,6 @@
 //! The contents of the control-plane maps, and what to write to get from one to another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -90,70 +90,80 @@ impl Plan {
 
 /// The plan that leads from `old` to `new`.
 pub fn diff(old: &Tables, new: &Tables) -> Plan {
+    diff_in_doubt(&[old], new)
+}
+
+/// The plan that leads to `new` from maps whose every element is as in one of `olds`, it is not known in which: a plan was
+/// carried out in part. The first is the last one that held in all; slots count as moved from there.
+pub fn diff_in_doubt(olds: &[&Tables], new: &Tables) -> Plan {
     let mut plan = Plan::default();
     let writes = &mut plan.writes;
-    let changed_flags = (old.flags != new.flags).then_some(new.flags);
+    let is_any = |differs: &dyn Fn(&Tables) -> bool| olds.iter().any(|old| differs(old));
+    let flags_before = olds.iter().fold(0, |flags, old| flags | old.flags);
+    let changed_flags = is_any(&|old| old.flags != new.flags).then_some(new.flags);
     // A flag that is needed by what follows comes first, one that nothing needs any more goes last.
-    writes.extend(changed_flags.map(|flags| Write::Flags(old.flags | flags)));
-    writes.extend(changed(&old.backends, &new.backends).map(|(&id, &record)| Write::Backend(id, record)));
-    // Nobody sees a new service's record before the service directory names it, but replies of its backends need it.
-    let (added, amended): (Vec<_>, Vec<_>) =
-        changed(&old.services, &new.services).partition(|(id, _)| !old.services.contains_key(id));
-    writes.extend(added.into_iter().map(write_service));
-    if old.reply_directory != new.reply_directory {
+    writes.extend(changed_flags.map(|flags| Write::Flags(flags_before | flags)));
+    let is_changed = |(id, record): &(&BackendId, &Backend)| is_any(&|old| old.backends.get(id) != Some(record));
+    writes.extend(new.backends.iter().filter(is_changed).map(|(&id, &record)| Write::Backend(id, record)));
+    // Nobody sees a new service's record before the service directory names it, but replies of its backends need it. One that
+    // may be there, and seen, begins as it may be: with the region that was complete when it came to be seen.
+    let added = new.services.iter().filter(|(id, _)| is_any(&|old| !old.services.contains_key(id)));
+    let first_record = |id: &u16| olds.iter().find_map(|old| old.services.get(id));
+    writes.extend(added.map(|(id, record)| Write::Service(*id, *first_record(id).unwrap_or(record))));
+    if is_any(&|old| old.reply_directory != new.reply_directory) {
         writes.push(Write::ReplyDirectory(new.reply_directory.clone()));
     }
     for (&first_line, region) in &new.regions {
-        let slots = changed_slots(first_line, old.regions.get(&first_line), region, &mut plan.moves);
+        let befores: Vec<_> = olds.iter().map(|old| old.regions.get(&first_line)).collect();
+        let slots = changed_slots(first_line, &befores, region, &mut plan.moves);
         if !slots.is_empty() {
             writes.push(Write::Slots(slots));
         }
     }
     // A region that has grown is complete before its service leads to it.
-    writes.extend(amended.into_iter().map(write_service));
-    if old.service_directory != new.service_directory {
+    let is_amended = |(id, record): &(&u16, &Service)| is_any(&|old| old.services.get(id).is_some_and(|old| old != *record));
+    writes.extend(new.services.iter().filter(is_amended).map(|(&id, &record)| Write::Service(id, record)));
+    if is_any(&|old| old.service_directory != new.service_directory) {
         writes.push(Write::ServiceDirectory(new.service_directory.clone()));
     }
-    writes.extend(changed_flags.filter(|&flags| flags != old.flags | flags).map(Write::Flags));
-    plan.retire.extend(gone(&old.services, &new.services).map(|&id| Write::Service(id, Service::default())));
-    plan.retire.extend(gone(&old.backends, &new.backends).map(|&id| Write::Backend(id, Backend::default())));
+    writes.extend(changed_flags.filter(|&flags| flags != flags_before | flags).map(Write::Flags));
+    let services = gone(olds.iter().map(|old| &old.services), &new.services);
+    plan.retire.extend(services.into_iter().map(|id| Write::Service(id, Service::default())));
+    let backends = gone(olds.iter().map(|old| &old.backends), &new.backends);
+    plan.retire.extend(backends.into_iter().map(|id| Write::Backend(id, Backend::default())));
     plan
 }
 
-fn write_service((&id, &record): (&u16, &Service)) -> Write {
-    Write::Service(id, record)
-}
-
-/// Entries of `new` that `old` has not, or otherwise.
-fn changed<'n, K: Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &'n BTreeMap<K, V>) -> impl Iterator<Item = (&'n K, &'n V)> {
-    new.iter().filter(|(key, value)| old.get(key) != Some(value))
-}
-
-/// Keys of `old` that `new` has not.
-fn gone<'o, K: Ord, V>(old: &'o BTreeMap<K, V>, new: &BTreeMap<K, V>) -> impl Iterator<Item = &'o K> {
-    old.keys().filter(|key| !new.contains_key(key))
+/// Keys of any of `olds` that `new` has not.
+fn gone<'o, K: Ord + Copy + 'o, V: 'o>(olds: impl Iterator<Item = &'o BTreeMap<K, V>>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
+    olds.flat_map(BTreeMap::keys).filter(|key| !new.contains_key(key)).copied().collect()
 }
 
 fn changed_slots(
     first_line: u32,
-    old: Option<&RegionSlots>,
+    olds: &[Option<&RegionSlots>],
     new: &RegionSlots,
     moves: &mut BTreeMap<(BackendId, BackendId), usize>,
 ) -> Vec<(u32, Slot)> {
     let first_slot = first_line * SLOTS_PER_LINE;
-    let numbered = || (first_slot..).zip(new.slots.iter().copied());
     // Of a region of another size nothing is known about single slots.
-    let Some(old) = old.filter(|old| old.bits == new.bits) else { return numbered().collect() };
-    if Arc::ptr_eq(&old.slots, &new.slots) {
+    let known = olds.iter().map(|old| old.filter(|old| old.bits == new.bits));
+    let Some(olds) = known.collect::<Option<Vec<&RegionSlots>>>() else {
+        return (first_slot..).zip(new.slots.iter().copied()).collect();
+    };
+    if olds.iter().all(|old| Arc::ptr_eq(&old.slots, &new.slots)) {
         return Vec::new();
     }
     let mut slots = Vec::new();
-    for ((number, slot), before) in numbered().zip(old.slots.iter()) {
-        if slot != *before {
-            slots.push((number, slot));
-        }
-        if slot.current() != before.current() {
+    for (n, &slot) in new.slots.iter().enumerate() {
+        let mut befores = olds.iter().filter_map(|old| old.slots.get(n)).peekable();
+        if let Some(before) = befores.peek()
+            && before.current() != slot.current()
+        {
             *moves.entry((before.current(), slot.current())).or_default() += 1;
+        }
+        if befores.any(|before| *before != slot) {
+            slots.push((first_slot + n as u32, slot));
         }
     }
     slots

@@ -20,10 +20,13 @@ use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError};
 use crate::nexthop::{Changes, Unresolved};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
-use crate::tables::{Tables, Write, diff};
+use crate::tables::{Tables, Write, diff_in_doubt};
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
 pub const REST: Duration = Duration::from_secs(1);
+
+/// How long after a failed write it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the maps were not brought to what should hold.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +44,13 @@ pub struct Control {
     maps: KernelMaps,
     desired: Desired,
     layout: Layout,
+    /// What the maps hold, if nothing is in doubt.
     tables: Tables,
+    /// What else single elements may be as in, after writes that failed.
+    doubted: Vec<Tables>,
+    /// Which interfaces take redirected frames, as long as it is not written.
+    unwritten_links: Option<BTreeMap<u32, bool>>,
+    retry_at: Option<Instant>,
     retiring: Option<Retiring>,
     ledger: Ledger,
     interfaces: Vec<Interface>,
@@ -78,6 +87,9 @@ impl Control {
             desired: Desired::default(),
             layout,
             tables,
+            doubted: Vec::new(),
+            unwritten_links: None,
+            retry_at: None,
             retiring: None,
             ledger,
             interfaces: Vec::new(),
@@ -108,15 +120,10 @@ impl Control {
         self.findings.discovered.insert(discovered.service, discovered.backends);
     }
 
-    /// # Errors
-    /// If the kernel refuses to write which interfaces take redirected frames.
-    pub fn note_next_hops(&mut self, changes: Changes) -> Result<(), MapError> {
-        if let Some(redirects) = &changes.redirects {
-            self.maps.set_links(redirects)?;
-        }
+    pub fn note_next_hops(&mut self, mut changes: Changes) {
+        self.unwritten_links = changes.redirects.take().or(self.unwritten_links.take());
         report::next_hops(&changes, &self.findings);
         self.findings.note_next_hops(changes);
-        Ok(())
     }
 
     /// Interfaces that the program now runs on.
@@ -133,20 +140,40 @@ impl Control {
     /// Another configuration, if the maps can hold it.
     ///
     /// # Errors
-    /// If they cannot; nothing has changed then.
+    /// If they cannot, or the kernel refuses: the earlier one holds then, and what was written of this one is undone by the next
+    /// [`reconcile`](Self::reconcile).
     pub fn reload(&mut self, config: Config) -> Result<(), ControlError> {
         compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables)?;
-        self.config = config;
-        self.reconcile(None)
+        let before = std::mem::replace(&mut self.config, config);
+        let done = self.reconcile(None);
+        if done.is_err() {
+            self.config = before;
+        }
+        done
     }
 
     /// Brings checks, watches, next hops and maps to what should hold now. `since` is when the reason for it was observed.
     ///
     /// # Errors
-    /// If the maps cannot hold it or the kernel refuses; the next call tries again.
+    /// If the maps cannot hold it or the kernel refuses; the next call tries again, and [`next_due`](Self::next_due) says when.
     pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
+        let done = self.write_links().and(self.try_reconcile(since));
+        let is_half_done = !self.doubted.is_empty() || self.unwritten_links.is_some();
+        self.retry_at = is_half_done.then(|| Instant::now() + RETRY);
+        done
+    }
+
+    fn write_links(&mut self) -> Result<(), ControlError> {
+        if let Some(links) = &self.unwritten_links {
+            self.maps.set_links(links)?;
+            self.unwritten_links = None;
+        }
+        Ok(())
+    }
+
+    fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let desired = assemble(&self.config, &self.findings);
-        if desired != self.desired || !self.is_settled {
+        if desired != self.desired || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
             self.findings.retain(&desired);
             self.followers.follow(&self.config, &desired, addresses(&desired));
@@ -159,18 +186,24 @@ impl Control {
     fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
         let started = Instant::now();
         let (tables, layout) = compile::compile(desired, &self.layout, &self.tables)?;
-        let plan = diff(&self.tables, &tables);
+        let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
+        let plan = diff_in_doubt(&befores, &tables);
         let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();
-        // An outgrown region rests too, and leaves no record to be cleared.
-        let rests_more = layout.n_resting() > self.layout.n_resting();
+        // An outgrown region rests too, and leaves no record to be cleared. What a failed round has put to rest waits for this one.
+        let rests_more = layout.n_resting() > if self.doubted.is_empty() { self.layout.n_resting() } else { 0 };
         self.layout = layout;
         self.ledger.sums.follow(desired.services.keys());
         self.ledger.note_plan(&plan, &self.tables, &names);
-        // Should a write fail, the remembered tables still say what was there before, and the next change writes all of it again.
-        for write in &plan.writes {
-            self.maps.write(write)?;
+        if let Err(error) = plan.writes.iter().try_for_each(|write| self.maps.write(write)) {
+            // Each element is now as before or as it was to be. The next round writes what differs from either.
+            if !self.doubted.contains(&tables) {
+                self.doubted.push(tables);
+            }
+            return Err(error.into());
         }
         self.tables = tables;
+        self.doubted.clear();
+        self.ledger.note_done(&plan, &names);
         let n_writes = plan.writes.len();
         if rests_more || !plan.retire.is_empty() {
             self.retire(plan.retire, &names);
@@ -196,14 +229,15 @@ impl Control {
         retiring.writes.extend(retire);
     }
 
-    /// When something waits to be cleared.
-    pub fn next_retirement(&self) -> Option<Instant> {
-        self.retiring.as_ref().map(|retiring| retiring.due)
+    /// When something is to be tried again, or waits to be cleared.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.retry_at.or(self.retiring.as_ref().map(|retiring| retiring.due))
     }
 
-    /// Clears what no packet can reach any more.
+    /// Clears what no packet can reach any more. While it is in doubt what they can reach, nothing.
     pub fn finish_retirement(&mut self) {
-        let Some(retiring) = self.retiring.take() else { return };
+        let is_due = self.retry_at.is_none();
+        let Some(retiring) = self.retiring.take_if(|_| is_due) else { return };
         for write in &retiring.writes {
             if self.is_in_use_again(write) {
                 continue;

@@ -105,6 +105,10 @@ impl Ledger {
         for write in &plan.retire {
             self.note_left(write, names);
         }
+    }
+
+    /// Takes note of a plan that was carried out.
+    pub fn note_done(&mut self, plan: &Plan, names: &Names) {
         for ((from, to), n_slots) in &plan.moves {
             if let Some((service, _)) = names.get(to).or_else(|| names.get(from)) {
                 self.sums.add(service, |sums| sums.n_slots_moved += *n_slots as u64);

@@ -122,7 +122,7 @@ async fn start(
 /// The loop.
 async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, datapath: &mut Datapath, config_path: &Path) {
     loop {
-        let retirement = control.next_retirement();
+        let due = control.next_due();
         // In this order: what came first to those who wait longest. Answers to the API come last, they are of the state after the rest.
         let since = tokio::select! {
             biased;
@@ -138,7 +138,7 @@ async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, 
             }
             Some(changes) = inbox.next_hops.recv() => {
                 let now = Instant::now();
-                note_next_hops(control, changes);
+                control.note_next_hops(changes);
                 Some(now)
             }
             Some(discovered) = inbox.discovered.recv() => {
@@ -146,7 +146,7 @@ async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, 
                 control.note_discovered(discovered);
                 Some(now)
             }
-            () = sleep_until(retirement.unwrap_or_else(Instant::now)), if retirement.is_some() => {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 control.finish_retirement();
                 None
             }
@@ -158,7 +158,7 @@ async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, 
         };
         take_in_the_rest(control, inbox);
         if let Err(error) = control.reconcile(since) {
-            error!(error = chain(&error), "the tables stay as they are");
+            error!(error = chain(&error), "the tables are not what they should be");
         }
     }
 }
@@ -169,16 +169,10 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
         control.note_transition(&transition);
     }
     while let Ok(changes) = inbox.next_hops.try_recv() {
-        note_next_hops(control, changes);
+        control.note_next_hops(changes);
     }
     while let Ok(discovered) = inbox.discovered.try_recv() {
         control.note_discovered(discovered);
-    }
-}
-
-fn note_next_hops(control: &mut Control, changes: Changes) {
-    if let Err(error) = control.note_next_hops(changes) {
-        error!(error = chain(&error), "noting which interfaces take redirected frames");
     }
 }
 

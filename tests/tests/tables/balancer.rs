@@ -9,7 +9,8 @@ use lb_common::{BackendId, Slot};
 use lb_ebpf::Env;
 use lb_user::compile::{Layout, Region, compile};
 use lb_user::desired::{Desired, Service, ServiceName};
-use lb_user::tables::{Tables, Write, diff};
+use lb_user::tables::{Plan, Tables, Write, diff, diff_in_doubt};
+use proptest::sample::Index;
 use xlb_tests::path::fixture;
 use xlb_tests::path::host::Host;
 
@@ -26,6 +27,8 @@ pub struct Balancer {
     pub layout: Layout,
     pub tables: Tables,
     pub host: Host,
+    /// What was to be brought about when a write failed, since the last time that none did.
+    doubted: Vec<(Desired, Tables)>,
     retiring: Vec<Write>,
     /// Who had an id or a slot since it was last recycled.
     holders: BTreeMap<BackendId, (ServiceName, SocketAddr)>,
@@ -39,14 +42,18 @@ impl Balancer {
             layout: Layout::new(N_SLOTS),
             tables: Tables::default(),
             host: empty_host(),
+            doubted: Vec::new(),
             retiring: Vec::new(),
             holders: BTreeMap::new(),
             slot_holders: BTreeMap::new(),
         }
     }
 
-    /// What the daemon does once packets on their way have passed.
+    /// What the daemon does once packets on their way have passed, unless a write has failed.
     pub fn recycle(&mut self) {
+        if !self.doubted.is_empty() {
+            return;
+        }
         for write in std::mem::take(&mut self.retiring) {
             self.host.write(&write);
         }
@@ -57,29 +64,57 @@ impl Balancer {
 
     /// Brings the tables to `desired`, one write at a time.
     pub fn bring_about(&mut self, desired: &Desired) -> Result<(), String> {
-        let (tables, layout) = compile(desired, &self.layout, &self.tables).map_err(|error| error.to_string())?;
-        let plan = diff(&self.tables, &tables);
-        for (n, write) in plan.writes.iter().enumerate() {
-            self.host.write(write);
-            self.check_between(desired).map_err(|error| format!("{error}\nafter write {n} of {:#?}", summary(&plan.writes)))?;
-        }
+        let (plan, layout, tables) = self.plan(desired)?;
+        self.carry_out(&plan, plan.writes.len(), desired)?;
         self.check_ids(desired, &layout, &tables)?;
         self.retiring.extend(plan.retire);
+        self.doubted.clear();
         (self.desired, self.layout, self.tables) = (desired.clone(), layout, tables);
         self.check_after()
     }
 
-    /// Every packet ends where the old or the new state says, and nothing that both have is lost.
+    /// The same, but after some of the writes one fails; `which` chooses it.
+    pub fn bring_about_in_part(&mut self, desired: &Desired, which: Index) -> Result<(), String> {
+        let (plan, layout, tables) = self.plan(desired)?;
+        if plan.writes.is_empty() {
+            return self.bring_about(desired);
+        }
+        self.carry_out(&plan, which.index(plan.writes.len()), desired)?;
+        self.check_ids(desired, &layout, &tables)?;
+        self.layout = layout;
+        self.doubted.push((desired.clone(), tables));
+        Ok(())
+    }
+
+    fn plan(&self, desired: &Desired) -> Result<(Plan, Layout, Tables), String> {
+        let (tables, layout) = compile(desired, &self.layout, &self.tables).map_err(|error| error.to_string())?;
+        let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(self.doubted.iter().map(|(_, tables)| tables)).collect();
+        Ok((diff_in_doubt(&befores, &tables), layout, tables))
+    }
+
+    fn carry_out(&mut self, plan: &Plan, n_writes: usize, desired: &Desired) -> Result<(), String> {
+        for (n, write) in plan.writes[..n_writes].iter().enumerate() {
+            self.host.write(write);
+            self.check_between(desired).map_err(|error| format!("{error}\nafter write {n} of {:#?}", summary(&plan.writes)))?;
+        }
+        Ok(())
+    }
+
+    /// Every packet ends where the old or the new state says, and nothing that both have is lost. After a failure there are
+    /// several old states.
     fn check_between(&self, desired: &Desired) -> Result<(), String> {
+        let doubted = self.doubted.iter().map(|(desired, _)| desired);
+        let all: Vec<&Desired> = std::iter::once(&self.desired).chain(doubted).chain([desired]).collect();
         for probe in &*REQUESTS {
-            let wanted = ends_between(&self.desired, desired, probe);
+            let wanted = ends_between(&all, probe);
             let end = request(&self.host, probe).map_err(|error| format!("to {}: {error}", probe.endpoint))?;
             // A backend that has just become unreachable keeps its slots until they are written.
-            let lost_way = end == End::NoNextHop && ends(&self.desired, probe) != ends(desired, probe);
+            let lost_way = end == End::NoNextHop && all.iter().any(|other| ends(other, probe) != ends(desired, probe));
             if !wanted.contains(&end) && !lost_way {
                 return Err(format!("to {}/{}: {end:?}, not of {wanted:?}", probe.endpoint, probe.protocol));
             }
-            if ends(desired, probe).contains(&end)
+            if self.doubted.is_empty()
+                && ends(desired, probe).contains(&end)
                 && let Some((replying, source)) = restored_to(desired, probe, &end)
                 && reply(&self.host, replying)? != Some(source)
             {
@@ -87,10 +122,10 @@ impl Balancer {
             }
         }
         for probe in &*REPLIES {
-            let (before, after) = (restored(&self.desired, probe), restored(desired, probe));
+            let wanted: Vec<_> = all.iter().map(|desired| restored(desired, probe)).collect();
             let source = reply(&self.host, probe).map_err(|error| format!("from {}: {error}", probe.endpoint))?;
-            if source != before && source != after {
-                return Err(format!("from {}: as {source:?}, neither {before:?} nor {after:?}", probe.endpoint));
+            if !wanted.contains(&source) {
+                return Err(format!("from {}: as {source:?}, none of {wanted:?}", probe.endpoint));
             }
         }
         Ok(())
@@ -98,12 +133,14 @@ impl Balancer {
 
     /// Ids and regions of those who stay do not change, and nobody gets what another has had since the last rest.
     fn check_ids(&mut self, desired: &Desired, layout: &Layout, tables: &Tables) -> Result<(), String> {
+        let (last, last_tables) =
+            self.doubted.last().map_or((&self.desired, &self.tables), |(desired, tables)| (desired, tables));
         let stays = |name: &ServiceName| {
             let role = |desired: &Desired| desired.services.get(name).map(Service::role);
-            role(desired).is_some() && role(desired) == role(&self.desired)
+            role(desired).is_some() && role(desired) == role(last)
         };
         for name in desired.services.keys().filter(|name| stays(name)) {
-            let (before, after) = (self.record(name), find(layout, tables, name));
+            let (before, after) = (find(&self.layout, last_tables, name), find(layout, tables, name));
             if self.layout.find_service(name) != layout.find_service(name) {
                 return Err(format!("service {name} got another id"));
             }
@@ -135,10 +172,6 @@ impl Balancer {
         }
         let ids: BTreeSet<BackendId> = layout.backends().map(|(_, _, id)| id).collect();
         if ids.len() == layout.backends().count() { Ok(()) } else { Err("two backends with one id".into()) }
-    }
-
-    fn record(&self, name: &ServiceName) -> records::Service {
-        find(&self.layout, &self.tables, name)
     }
 
     /// What stands in memory is the tables, and packets see what a start from nothing would show them.

@@ -113,14 +113,14 @@ pub fn reply(host: &Host, probe: &Probe) -> Result<Option<SocketAddr>, String> {
     if seen.checksums.hold() { Ok(Some(seen.source)) } else { Err(format!("{:?} from {}", seen.checksums, seen.source)) }
 }
 
-/// Where packets may end while one state is turned into the other.
-pub fn ends_between(before: &Desired, after: &Desired, probe: &Probe) -> BTreeSet<End> {
+/// Where packets may end while the first of these states is turned into the last, by way of those between.
+pub fn ends_between(states: &[&Desired], probe: &Probe) -> BTreeSet<End> {
     let port = probe.endpoint.port();
-    let has_own = |desired| service_at(desired, probe, port).is_some();
-    let mut all = &ends(before, probe) | &ends(after, probe);
-    if !has_own(before) || !has_own(after) {
+    let has_own = |desired: &&Desired| service_at(desired, probe, port).is_some();
+    let mut all: BTreeSet<End> = states.iter().flat_map(|desired| ends(desired, probe)).collect();
+    if !states.iter().all(has_own) {
         // The service of every port changes too, and has the packet until its own service comes, or from when that leaves.
-        let every_port = [before, after].into_iter().filter_map(|desired| Some((desired, service_at(desired, probe, 0)?)));
+        let every_port = states.iter().filter_map(|desired| Some((desired, service_at(desired, probe, 0)?)));
         all.extend(every_port.flat_map(|(desired, service)| ends_at(desired, service, probe)));
     }
     all

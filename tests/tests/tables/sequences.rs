@@ -16,9 +16,14 @@ fn live_through(steps: Vec<Step>) -> Result<Balancer, TestCaseError> {
             balancer.recycle();
         }
         step.ops.into_iter().for_each(|op| world.change(op));
-        let done = balancer.bring_about(&world.desired());
+        let done = match step.fails {
+            Some(which) => balancer.bring_about_in_part(&world.desired(), which),
+            None => balancer.bring_about(&world.desired()),
+        };
         done.map_err(|error| TestCaseError::fail(format!("step {n}: {error}")))?;
     }
+    // Whatever failed, the next round that does not makes everything right.
+    balancer.bring_about(&world.desired()).map_err(|error| TestCaseError::fail(format!("at last: {error}")))?;
     Ok(balancer)
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::MacAddr;
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
 use proptest::prelude::*;
+use proptest::sample::Index;
 use xlb_tests::path::fixture::OURS;
 use xlb_tests::path::packets::Mac;
 
@@ -90,10 +91,11 @@ pub enum Op {
     Algorithm(Name, Algorithm),
 }
 
-/// Changes that happen at once, and whether what rested is given away before them.
+/// Changes that happen at once, whether what rested is given away before them, and whether a write fails.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub recycle: bool,
+    pub fails: Option<Index>,
     pub ops: Vec<Op>,
 }
 
@@ -130,7 +132,9 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 pub fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (any::<bool>(), prop::collection::vec(ops(), 1..5)).prop_map(|(recycle, ops)| Step { recycle, ops });
+    let fails = prop::option::weighted(0.3, any::<Index>());
+    let step = (any::<bool>(), fails, prop::collection::vec(ops(), 0..5));
+    let step = step.prop_map(|(recycle, fails, ops)| Step { recycle, fails, ops });
     prop::collection::vec(step, 1..7)
 }
 
