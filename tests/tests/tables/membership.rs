@@ -63,7 +63,7 @@ impl Tabled {
     fn owners(&self) -> Vec<Option<SocketAddr>> {
         let names: BTreeMap<BackendId, SocketAddr> = self.layout.backends().map(|(_, endpoint, id)| (id, endpoint)).collect();
         let record = self.tables.services[&self.layout.find_service(&"web".into()).unwrap()];
-        let slots = &self.tables.regions[&record.first_line].slots;
+        let slots = &self.tables.regions[&lb_user::compile::Region::of(&record).first_line].slots;
         slots.iter().map(|slot| names.get(&slot.current()).copied()).collect()
     }
 }

@@ -469,9 +469,9 @@ slots = 16
              --> xlb.toml:5:9
               |
             5 | slots = 16
-              |         ^^ expected a whole number from 4096 to 268435456, found the number 16
+              |         ^^ expected a whole number from 4096 to 67108864, found the number 16
               |
-              = help: write a whole number from 4096 to 268435456, without quotes
+              = help: write a whole number from 4096 to 67108864, without quotes
 
             error: xlb.toml: 1 problem"#]],
     );
