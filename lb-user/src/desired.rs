@@ -40,7 +40,7 @@ pub struct Backend {
     pub weight: u16,
     /// Passed its health check, or needs none.
     pub alive: bool,
-    /// Where its packets go; `None` while unresolved.
+    /// Where its packets go; `None` while unresolved, and where no packet may go as its service forwards.
     pub next_hop: Option<NextHop>,
 }
 

@@ -11,6 +11,7 @@ use crate::compile::{Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Forward, NextHop};
 use crate::maps::{KernelMaps, RecordsInUse};
+use crate::nexthop::Way;
 use crate::tables::{RegionSlots, Tables};
 
 /// What the maps hold, as the tables that the next change starts from; ids go into `layout`, what is known of backends into `findings`.
@@ -75,7 +76,8 @@ fn adopt_backend(
     if backend.ifindex != 0 {
         let takes_redirects = backend.flags & backend_flags::VIA_HOST == 0;
         let (source, destination) = (backend.link.source(), backend.link.destination());
-        findings.last_next_hops.insert(endpoint.ip(), NextHop { ifindex: backend.ifindex, source, destination, takes_redirects });
+        let hop = NextHop { ifindex: backend.ifindex, source, destination, takes_redirects };
+        findings.last_ways.insert(endpoint.ip(), Way { hop, gateway: None });
     }
 }
 

@@ -8,7 +8,7 @@ use lb_common::MacAddr;
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
 use crate::health::State;
-use crate::nexthop::{Answer, Changes, Unresolved};
+use crate::nexthop::{Answer, Changes, Unresolved, Way};
 
 /// A backend of a service.
 pub type BackendKey = (ServiceName, SocketAddr);
@@ -23,7 +23,7 @@ pub struct Findings {
     pub adopted_alive: BTreeSet<BackendKey>,
     pub answers: BTreeMap<IpAddr, Answer>,
     /// The last way known to an address, which holds while the neighbour is only being asked again.
-    pub last_next_hops: BTreeMap<IpAddr, NextHop>,
+    pub last_ways: BTreeMap<IpAddr, Way>,
     pub ingress: BTreeSet<u32>,
 }
 
@@ -32,15 +32,15 @@ impl Findings {
     pub fn note_next_hops(&mut self, changes: Changes) {
         for (address, answer) in changes.next_hops {
             match &answer {
-                Ok(hop) => drop(self.last_next_hops.insert(address, *hop)),
+                Ok(way) => drop(self.last_ways.insert(address, *way)),
                 Err(Unresolved::NeighbourPending { .. }) => {}
                 // Nothing to address there, but the host's routing can send what NAT has rewritten.
                 Err(Unresolved::NoLinkLayerAddress { ifindex, .. }) => {
                     let (source, destination) = (MacAddr::default(), MacAddr::default());
                     let hop = NextHop { ifindex: *ifindex, source, destination, takes_redirects: false };
-                    self.last_next_hops.insert(address, hop);
+                    self.last_ways.insert(address, Way { hop, gateway: None });
                 }
-                Err(_) => drop(self.last_next_hops.remove(&address)),
+                Err(_) => drop(self.last_ways.remove(&address)),
             }
             self.answers.insert(address, answer);
         }
@@ -63,7 +63,7 @@ impl Findings {
         self.discovered.retain(|name, _| desired.services.contains_key(name));
         let addresses = addresses(desired);
         self.answers.retain(|address, _| addresses.contains(address));
-        self.last_next_hops.retain(|address, _| addresses.contains(address));
+        self.last_ways.retain(|address, _| addresses.contains(address));
     }
 }
 
@@ -113,7 +113,8 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
     let fixed = service.backends.iter().map(|backend| (backend.endpoint, backend.weight));
     let backends = discovered.chain(fixed).map(|(endpoint, weight)| {
         let key = (service.name.clone(), endpoint);
-        let next_hop = findings.last_next_hops.get(&endpoint.ip()).copied();
+        let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
+        let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);
         (endpoint, Backend { weight, alive: findings.is_alive(&key), next_hop })
     });
     Service {
@@ -124,6 +125,20 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
         forward: service.forward,
         backends: backends.collect(),
     }
+}
+
+/// The router before a backend that is forwarded to by DSR: it would send each packet back, to the VIP that it is for.
+pub fn behind_gateway(forward: Forward, backend: IpAddr, findings: &Findings) -> Option<IpAddr> {
+    findings.last_ways.get(&backend).filter(|_| forward == Forward::Dsr)?.gateway
+}
+
+/// All backends that DSR cannot reach for a router that is between, with that router.
+pub fn behind_gateways(desired: &Desired, findings: &Findings) -> BTreeMap<BackendKey, IpAddr> {
+    let backends = desired
+        .services
+        .iter()
+        .flat_map(|(name, service)| service.backends.keys().map(move |endpoint| ((name.clone(), *endpoint), service.forward)));
+    backends.filter_map(|(key, forward)| behind_gateway(forward, key.1.ip(), findings).map(|gateway| (key, gateway))).collect()
 }
 
 /// Every backend's address.

@@ -1,24 +1,24 @@
 //! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lb_common::BackendId;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::assemble::{BackendKey, Findings, addresses, assemble};
+use super::assemble::{BackendKey, Findings, addresses, assemble, behind_gateways};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::report;
 use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::Config;
-use crate::desired::{Backend, Desired, Service, ServiceName};
+use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::Discovered;
 use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError};
-use crate::nexthop::{Changes, Unresolved};
+use crate::nexthop::{Changes, Unresolved, Way};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
 use crate::tables::{Tables, Write, diff_in_doubt};
 
@@ -54,6 +54,8 @@ pub struct Control {
     retiring: Option<Retiring>,
     ledger: Ledger,
     interfaces: Vec<Interface>,
+    /// Backends that DSR cannot reach, as it was said.
+    behind_gateways: BTreeMap<BackendKey, IpAddr>,
     /// Whether the tables were written at least once.
     is_settled: bool,
 }
@@ -93,6 +95,7 @@ impl Control {
             retiring: None,
             ledger,
             interfaces: Vec::new(),
+            behind_gateways: BTreeMap::new(),
             is_settled: false,
         }
     }
@@ -173,6 +176,9 @@ impl Control {
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let desired = assemble(&self.config, &self.findings);
+        let behind_gateways = behind_gateways(&desired, &self.findings);
+        report::behind_gateways(&behind_gateways, &self.behind_gateways);
+        self.behind_gateways = behind_gateways;
         if desired != self.desired || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
             self.findings.retain(&desired);
@@ -305,9 +311,10 @@ impl Control {
         let serves = compile::serves(&self.desired, service, backend);
         let unreachable = match self.findings.answers.get(&endpoint.ip()) {
             Some(Err(reason)) if backend.next_hop.is_none() => Some(reason.to_string()),
-            Some(Ok(hop)) if backend.alive && backend.weight > 0 && !serves => Some(format!(
+            Some(Ok(Way { gateway: Some(gateway), .. })) if service.forward == Forward::Dsr => Some(report::behind(*gateway)),
+            Some(Ok(way)) if backend.alive && backend.weight > 0 && !serves => Some(format!(
                 "its interface (index {}) takes no redirected frames, and dsr needs that; use nat, or attach xdp there",
-                hop.ifindex
+                way.hop.ifindex
             )),
             _ => None,
         };

@@ -1,14 +1,14 @@
 //! What changed, in words for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lb_common::BackendId;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::assemble::Findings;
+use super::assemble::{BackendKey, Findings};
 use super::control::Names;
 use crate::desired::ServiceName;
 use crate::discovery::Discovered;
@@ -38,12 +38,25 @@ pub fn discovered(discovered: &Discovered, before: Option<&BTreeSet<SocketAddr>>
 pub fn next_hops(changes: &Changes, before: &Findings) {
     for (address, answer) in &changes.next_hops {
         match answer {
-            Ok(hop) if before.last_next_hops.get(address) != Some(hop) => {
+            Ok(way) if before.last_ways.get(address) != Some(way) => {
+                let hop = &way.hop;
                 info!(%address, mac = %hop.destination, ifindex = hop.ifindex, redirect = hop.takes_redirects, "next hop found");
             }
             Ok(_) | Err(Unresolved::NeighbourPending { .. }) => {}
             Err(reason) => warn!(%address, %reason, "no next hop"),
         }
+    }
+}
+
+/// Why DSR cannot reach a backend.
+pub fn behind(gateway: IpAddr) -> String {
+    format!("not reachable by DSR: behind gateway {gateway}; use nat")
+}
+
+/// Backends that DSR cannot reach, but those of which it was said before.
+pub fn behind_gateways(now: &BTreeMap<BackendKey, IpAddr>, said: &BTreeMap<BackendKey, IpAddr>) {
+    for (key, &gateway) in now.iter().filter(|(key, gateway)| said.get(key) != Some(gateway)) {
+        warn!(service = %key.0, backend = %key.1, "{}", behind(gateway));
     }
 }
 

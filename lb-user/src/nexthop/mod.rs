@@ -37,7 +37,18 @@ use crate::desired::NextHop;
 pub use links::{Advice, LinkFacts, advise, facts};
 
 /// The way to one address, or why there is none.
-pub type Answer = Result<NextHop, Unresolved>;
+pub type Answer = Result<Way, Unresolved>;
+
+/// The way to one address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    pub hop: NextHop,
+    /// The router that the hop leads to. `None` where it is the address itself, in a network of the interface's.
+    ///
+    /// A router sends a packet on by its destination: right for what NAT has rewritten, but one that still is for the VIP
+    /// would come back.
+    pub gateway: Option<IpAddr>,
+}
 
 /// What became different since the last time.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

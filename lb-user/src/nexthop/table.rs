@@ -11,7 +11,7 @@ use super::links::{LinkFacts, takes_redirects};
 use super::neighbours::{Key, Neighbour};
 use super::probe::{self, Queue};
 use super::routes::Route;
-use super::{Answer, Changes, RedirectMode, Unresolved};
+use super::{Answer, Changes, RedirectMode, Unresolved, Way};
 use crate::desired::NextHop;
 
 /// Everything known. Neighbours are only followed where a wanted address needs them.
@@ -248,7 +248,7 @@ impl Table {
     pub fn take_changes(&mut self) -> Changes {
         let mut changes = Changes::default();
         for address in std::mem::take(&mut self.touched) {
-            let answer = self.wanted.get(&address).and_then(|wanted| self.answer(wanted));
+            let answer = self.wanted.get(&address).and_then(|wanted| self.answer(address, wanted));
             let (Some(answer), Some(wanted)) = (answer, self.wanted.get_mut(&address)) else { continue };
             if wanted.sent.as_ref() != Some(&answer) {
                 wanted.sent = Some(answer.clone());
@@ -267,7 +267,7 @@ impl Table {
     }
 
     /// `None` while the kernel has not been asked, or has named a link that is only about to be announced.
-    fn answer(&self, wanted: &Wanted) -> Option<Answer> {
+    fn answer(&self, address: IpAddr, wanted: &Wanted) -> Option<Answer> {
         let key = match wanted.route? {
             Route::None => return Some(Err(Unresolved::NoRoute)),
             Route::Local => return Some(Err(Unresolved::LocalAddress)),
@@ -275,7 +275,7 @@ impl Table {
             Route::Via { ifindex, neighbour } => Key { ifindex, address: neighbour },
         };
         let link = self.links.get(&key.ifindex)?;
-        let (interface, gateway) = (link.name.clone(), key.address);
+        let (interface, neighbour) = (link.name.clone(), key.address);
         if !link.up {
             return Some(Err(Unresolved::InterfaceDown { interface }));
         }
@@ -284,14 +284,13 @@ impl Table {
             return Some(Err(Unresolved::NoLinkLayerAddress { ifindex: link.ifindex, interface, kind }));
         }
         Some(match self.neighbours.get(&key)?.view {
-            View::Pending => Err(Unresolved::NeighbourPending { interface, gateway }),
-            View::Failed => Err(Unresolved::NeighbourFailed { interface, gateway }),
-            View::Resolved(destination) => Ok(NextHop {
-                ifindex: link.ifindex,
-                source: link.mac,
-                destination,
-                takes_redirects: takes_redirects(link, self.mode),
-            }),
+            View::Pending => Err(Unresolved::NeighbourPending { interface, gateway: neighbour }),
+            View::Failed => Err(Unresolved::NeighbourFailed { interface, gateway: neighbour }),
+            View::Resolved(destination) => {
+                let takes_redirects = takes_redirects(link, self.mode);
+                let hop = NextHop { ifindex: link.ifindex, source: link.mac, destination, takes_redirects };
+                Ok(Way { hop, gateway: (neighbour != address).then_some(neighbour) })
+            }
         })
     }
 

@@ -19,7 +19,7 @@ const SECOND: MacAddr = MacAddr::new([2, 0, 0, 0, 0xaa, 2]);
 
 /// Resolved to this link-layer address.
 fn leads_to(mac: MacAddr) -> impl Fn(&Answer) -> bool {
-    move |answer| answer.as_ref().is_ok_and(|hop| hop.destination == mac)
+    move |answer| answer.as_ref().is_ok_and(|way| way.hop.destination == mac)
 }
 
 fn is(unresolved: &Unresolved) -> impl Fn(&Answer) -> bool {
@@ -47,7 +47,7 @@ fn neighbours_of_both_families_resolve_within_a_second_and_the_task_ends_with_th
     println!("resolved within {took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     let ours = facts_of(&net, "lb", "eth0").unwrap();
-    let hop = follower.answers[&ip("10.0.0.2")].clone().unwrap();
+    let hop = follower.answers[&ip("10.0.0.2")].clone().unwrap().hop;
     assert_eq!((hop.ifindex, hop.source), (ours.ifindex, ours.mac));
     assert_eq!(follower.resolver().snapshot(), follower.answers);
     follower.resolver().want([ip("fd00::2")].into());
@@ -68,8 +68,9 @@ fn addresses_behind_gateways_lead_to_the_gateway() {
     net.ip("lb", "route add fd01::/64 via fd00::2");
     net.ip("lb", "route add 10.2.0.0/16 via inet6 fd00::2");
     let mut follower = Follower::start(&net, "lb", RedirectMode::Native, &["10.1.0.7", "fd01::7", "10.2.0.7"]);
-    for address in ["10.1.0.7", "fd01::7", "10.2.0.7"] {
+    for (address, gateway) in [("10.1.0.7", "10.0.0.2"), ("fd01::7", "fd00::2"), ("10.2.0.7", "fd00::2")] {
         follower.wait_for(address, leads_to(theirs));
+        assert_eq!(follower.answers[&ip(address)].clone().unwrap().gateway, Some(ip(gateway)), "{address}");
     }
 }
 
@@ -178,7 +179,7 @@ fn an_entry_that_the_administrator_made_permanent_stays_so() {
     net.ip("backend", &format!("link set eth0 address {SECOND}"));
     follower.wait_for("fd00::2", Result::is_ok);
     assert!(net.ip("lb", "neigh show 10.0.0.2").contains("PERMANENT"));
-    assert!(follower.answers[&ip("10.0.0.2")].as_ref().is_ok_and(|hop| hop.destination == FIRST));
+    assert!(follower.answers[&ip("10.0.0.2")].as_ref().is_ok_and(|way| way.hop.destination == FIRST));
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn a_route_that_moves_to_another_interface_takes_the_next_hop_with_it() {
     net.ip("lb", "route add 10.1.0.0/24 via 10.9.0.2");
     follower.wait_for("10.1.0.7", leads_to(mac(&net, "backend", "eth1")));
     let other = facts_of(&net, "lb", "eth1").unwrap();
-    let hop = follower.answers[&ip("10.1.0.7")].clone().unwrap();
+    let hop = follower.answers[&ip("10.1.0.7")].clone().unwrap().hop;
     assert_eq!((hop.ifindex, hop.source), (other.ifindex, other.mac));
     net.ip("lb", "route del 10.1.0.0/24");
     follower.wait_for("10.1.0.7", leads_to(mac(&net, "backend", "eth0")));
@@ -280,7 +281,7 @@ fn a_bridge_takes_redirects_from_generic_programs_only() {
     let net = bridged();
     for (mode, takes) in [(RedirectMode::Native, false), (RedirectMode::Generic, true)] {
         let mut follower = Follower::start(&net, "lb", mode, &["10.0.0.2"]);
-        follower.wait_for("10.0.0.2", |answer| answer.as_ref().is_ok_and(|hop| hop.takes_redirects == takes));
+        follower.wait_for("10.0.0.2", |answer| answer.as_ref().is_ok_and(|way| way.hop.takes_redirects == takes));
         let bridge = facts_of(&net, "lb", "br0").unwrap();
         assert_eq!(bridge.kind.as_deref(), Some("bridge"));
         assert_eq!(follower.redirects.get(&bridge.ifindex), Some(&takes));
@@ -317,7 +318,7 @@ fn a_tap_takes_redirects_and_a_tun_never_does() {
 fn a_veth_takes_redirects_while_its_other_end_has_gro_or_a_program() {
     let net = Net::with_backend();
     let mut follower = Follower::start(&net, "lb", RedirectMode::Native, &["10.0.0.2"]);
-    let takes = |takes| move |answer: &Answer| answer.as_ref().is_ok_and(|hop| hop.takes_redirects == takes);
+    let takes = |takes| move |answer: &Answer| answer.as_ref().is_ok_and(|way| way.hop.takes_redirects == takes);
     follower.wait_for("10.0.0.2", takes(false));
     net.run("backend", "ethtool -K eth0 gro on");
     follower.wait_for("10.0.0.2", takes(true));

@@ -1,10 +1,12 @@
 //! Direct server return: the backends answer the client themselves.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 use xlb_tests::{Backend, Daemon, Network, http, udp};
 
-use super::support::{both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6};
+use super::support::{
+    Service, both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6, wait_serving,
+};
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
@@ -28,6 +30,29 @@ fn tcp_and_udp_reach_all_backends_over_both_families() -> Result<()> {
     }
     // Every packet left on the interface that it came from.
     ensure!(verdict(&daemon, "tx")? > 0 && verdict(&daemon, "redirect")? == 0, "{:#}", status["verdicts"]);
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_backend_behind_a_router_is_refused_and_the_others_serve() -> Result<()> {
+    let network = Network::dsr(1, &[vip()])?;
+    let _near = Backend::start_all(&network, 80, &[vip()])?;
+    let client = &network.client.netns;
+    let _far = Backend::start(client, "far", &[("http", (std::net::Ipv6Addr::UNSPECIFIED, 80).into())])?;
+    let far = network.client.v4;
+    let services = Service::new("web", vip(), 80).backends(&network.backends, true).backend(far, "").toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    wait_serving(&daemon, "web", 1)?;
+    let names = tally(http::names(client, &url(vip(), 80), 50)?);
+    ensure!(names.keys().eq(["backend0"]), "{names:?}");
+    let reason = "not reachable by DSR: behind gateway 10.2.0.1; use nat";
+    let web = service(&daemon.status()?, "web")?;
+    let refused = web["backends"].as_array().into_iter().flatten().find(|backend| backend["address"] == far.to_string());
+    let refused = refused.context("both backends are shown")?;
+    ensure!(refused["unreachable"] == reason && refused["state"] == "up" && refused["serving"] == false, "{refused:#}");
+    ensure!(daemon.log().matches(reason).count() == 1, "said once:\n{}", daemon.log());
+    ensure!(verdict(&daemon, "no_next_hop")? == 0, "{:#}", daemon.status()?["verdicts"]);
     daemon.stop()
 }
 

@@ -25,7 +25,7 @@ fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
     findings.discovered.insert("web".into(), discovered.iter().map(|endpoint| endpoint.parse().unwrap()).collect());
     for (name, service) in assemble(config, &findings).services {
         for endpoint in service.backends.into_keys() {
-            findings.last_next_hops.insert(endpoint.ip(), HOP);
+            findings.last_ways.insert(endpoint.ip(), Way { hop: HOP, gateway: None });
             findings.health.insert((name.clone(), endpoint), State::Up);
         }
     }

@@ -35,6 +35,10 @@ fn hop(last_byte: u8) -> NextHop {
     }
 }
 
+fn direct(last_byte: u8) -> Answer {
+    Ok(Way { hop: hop(last_byte), gateway: None })
+}
+
 fn note(findings: &mut Findings, address: &str, answer: Answer) {
     let next_hops = BTreeMap::from([(address.parse().unwrap(), answer)]);
     findings.note_next_hops(Changes { next_hops, redirects: None });
@@ -123,11 +127,11 @@ fn a_neighbour_that_is_only_asked_again_keeps_its_way_and_one_that_failed_loses_
     let pending = || Err(Unresolved::NeighbourPending { interface: interface.clone(), gateway });
     note(&mut findings, "10.0.0.1", pending());
     assert_eq!(way(&findings), None);
-    note(&mut findings, "10.0.0.1", Ok(hop(1)));
+    note(&mut findings, "10.0.0.1", direct(1));
     assert_eq!(way(&findings), Some(hop(1)));
     note(&mut findings, "10.0.0.1", pending());
     assert_eq!(way(&findings), Some(hop(1)));
-    note(&mut findings, "10.0.0.1", Ok(hop(2)));
+    note(&mut findings, "10.0.0.1", direct(2));
     assert_eq!(way(&findings), Some(hop(2)));
     note(&mut findings, "10.0.0.1", Err(Unresolved::NeighbourFailed { interface: interface.clone(), gateway }));
     assert_eq!(way(&findings), None);
@@ -140,8 +144,27 @@ fn a_way_without_link_layer_addresses_is_left_to_the_hosts_routing() {
     let mut findings = Findings::default();
     let tunnel = Unresolved::NoLinkLayerAddress { ifindex: 9, interface: "wg0".into(), kind: "wireguard".into() };
     note(&mut findings, "10.0.0.1", Err(tunnel));
-    let hop = findings.last_next_hops.values().next().unwrap();
+    let hop = findings.last_ways.values().next().unwrap().hop;
     assert_eq!((hop.ifindex, hop.takes_redirects), (9, false));
+}
+
+#[test]
+fn a_backend_behind_a_gateway_is_out_of_reach_by_dsr_and_in_reach_by_nat() {
+    let backend = "backend = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }]";
+    let nat = format!("forward = \"nat\"\n{}", backend.replace("10.0.0", "10.0.1"));
+    let config = config(&(service("dsr", "10.200.1.1", 80, backend) + &service("nat", "10.200.1.2", 80, &nat)));
+    let mut findings = Findings::default();
+    let gateway = "10.0.0.254".parse().unwrap();
+    for network in ["10.0.0", "10.0.1"] {
+        note(&mut findings, &format!("{network}.1"), Ok(Way { hop: hop(1), gateway: Some(gateway) }));
+        note(&mut findings, &format!("{network}.2"), direct(2));
+    }
+    let desired = assemble(&config, &findings);
+    let ways = |name: &str| desired.services[name].backends.values().map(|backend| backend.next_hop).collect::<Vec<_>>();
+    assert_eq!(ways("dsr"), [None, Some(hop(2))]);
+    assert_eq!(ways("nat"), [Some(hop(1)), Some(hop(2))]);
+    let refused = BTreeMap::from([(("dsr".into(), "10.0.0.1:80".parse().unwrap()), gateway)]);
+    assert_eq!(behind_gateways(&desired, &findings), refused);
 }
 
 #[test]
@@ -149,12 +172,12 @@ fn what_concerns_no_backend_any_more_is_forgotten() {
     let config = config(&service("web", "10.200.1.1", 80, "backend = [{ address = \"10.0.0.1\" }]"));
     let mut findings = discovered(&[("web", "10.0.0.1:80"), ("gone", "10.0.0.2:80")]);
     for host in ["10.0.0.1", "10.0.0.2"] {
-        note(&mut findings, host, Ok(hop(1)));
+        note(&mut findings, host, direct(1));
         let key = (ServiceName::from("web"), SocketAddr::new(host.parse().unwrap(), 80));
         findings.health.insert(key.clone(), State::Up);
         findings.adopted_alive.insert(key);
     }
     findings.retain(&assemble(&config, &findings));
     let lens = [findings.discovered.len(), findings.health.len(), findings.adopted_alive.len(), findings.answers.len()];
-    assert_eq!((lens, findings.last_next_hops.len()), ([1; 4], 1));
+    assert_eq!((lens, findings.last_ways.len()), ([1; 4], 1));
 }

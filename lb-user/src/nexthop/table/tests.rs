@@ -32,7 +32,11 @@ fn via(ifindex: u32, neighbour: &str) -> Route {
 }
 
 fn hop(ifindex: u32, destination: MacAddr) -> Answer {
-    Ok(NextHop { ifindex, source: OURS, destination, takes_redirects: true })
+    Ok(Way { hop: NextHop { ifindex, source: OURS, destination, takes_redirects: true }, gateway: None })
+}
+
+fn behind(gateway: &str, direct: Answer) -> Answer {
+    direct.map(|way| Way { gateway: Some(ip(gateway)), ..way })
 }
 
 /// A table with one link, which wants the addresses by the given routes.
@@ -92,7 +96,7 @@ fn a_gateways_new_address_reaches_all_who_go_through_it_and_nobody_else() {
     fixture.neighbour("10.0.0.9", Neighbour::Usable(THEIRS));
     assert_eq!(fixture.changes().len(), 3);
     fixture.neighbour("10.0.0.1", Neighbour::Usable(OTHERS));
-    let expected = ["10.1.0.1", "10.1.0.2"].map(|address| (address.to_owned(), hop(ETH, OTHERS)));
+    let expected = ["10.1.0.1", "10.1.0.2"].map(|address| (address.to_owned(), behind("10.0.0.1", hop(ETH, OTHERS))));
     assert_eq!(fixture.changes(), expected);
 }
 
@@ -152,7 +156,7 @@ fn an_interface_that_no_longer_takes_redirects_changes_answers_and_the_map_of_li
     fixture.table.set_features(ETH, 0);
     let changes = fixture.table.take_changes();
     assert_eq!(changes.redirects, Some(BTreeMap::from([(ETH, false)])));
-    assert!(!changes.next_hops[&ip("10.0.0.9")].as_ref().unwrap().takes_redirects);
+    assert!(!changes.next_hops[&ip("10.0.0.9")].as_ref().unwrap().hop.takes_redirects);
     // A later message about the link, which tells no features, does not bring them back.
     assert!(!fixture.table.set_link(LinkFacts { xdp_features: None, ..link(ETH) }, fixture.now));
     assert!(fixture.table.take_changes().is_empty());
@@ -167,7 +171,7 @@ fn a_new_mtu_is_no_change_and_a_new_mac_is() {
     assert!(fixture.table.take_changes().is_empty());
     assert!(!fixture.table.set_link(LinkFacts { mac: OTHERS, ..link(ETH) }, fixture.now));
     let changes = fixture.table.take_changes();
-    assert_eq!(changes.next_hops[&ip("10.0.0.9")].as_ref().unwrap().source, OTHERS);
+    assert_eq!(changes.next_hops[&ip("10.0.0.9")].as_ref().unwrap().hop.source, OTHERS);
 }
 
 #[test]
