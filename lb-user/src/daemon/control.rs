@@ -18,7 +18,7 @@ use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::Discovered;
 use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError};
-use crate::nexthop::{Changes, Unresolved, Way};
+use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
 use crate::tables::{Tables, Write, diff_in_doubt};
 
@@ -129,8 +129,9 @@ impl Control {
         self.findings.note_next_hops(changes);
     }
 
-    /// Interfaces that the program now runs on.
-    pub fn set_interfaces(&mut self, interfaces: Vec<Interface>) {
+    /// Interfaces that the program now runs on, and what that means for its redirects.
+    pub fn set_interfaces(&mut self, interfaces: Vec<Interface>, mode: RedirectMode) {
+        self.followers.set_redirect_mode(mode);
         self.findings.ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
         self.interfaces = interfaces;
     }

@@ -10,7 +10,7 @@ use crate::config::{Config, Dns};
 use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, AddressFamily, Discovered, Watcher};
 use crate::health::{self, Check, Checker, Transition};
-use crate::nexthop::Resolver;
+use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
     checkers: BTreeMap<BackendKey, (Check, Checker)>,
@@ -59,6 +59,11 @@ impl Followers {
                 (dns.clone(), vip, watcher)
             });
         }
+    }
+
+    /// How the program is attached from now on, which decides who takes what it redirects.
+    pub fn set_redirect_mode(&self, mode: RedirectMode) {
+        self.resolver.set_mode(mode);
     }
 
     pub fn checks(&self, key: &BackendKey) -> bool {

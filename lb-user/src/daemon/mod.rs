@@ -112,7 +112,7 @@ async fn start(
     let followers = Followers::new(resolver, to_transitions, to_discovered);
     let ledger = ledger::Ledger::new(counters.clone());
     let mut control = Control::new(Start { config: config.clone(), findings, followers, maps, layout, tables, ledger });
-    control.set_interfaces(interfaces(datapath.attached()));
+    set_interfaces(&mut control, datapath);
     control.reconcile(None)?;
     info!(listen = %config.api.listen, "serving the API");
     tokio::spawn(api::serve(listener, api::Source { inquiries: to_inquiries, counters }));
@@ -203,18 +203,25 @@ async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path)
     let added: Vec<&String> = new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)).collect();
     let mut done = attach_all(datapath, &added, new.xdp.mode).await;
     if done.is_ok() {
+        set_interfaces(control, datapath);
         done = control.reload(new.clone()).map_err(Into::into);
     }
     if let Err(error) = done {
         added.into_iter().try_for_each(|interface| datapath.detach(interface))?;
+        set_interfaces(control, datapath);
         return Err(error);
     }
     for interface in old.xdp.interfaces.iter().filter(|interface| !new.xdp.interfaces.contains(interface)) {
         datapath.detach(interface)?;
         info!(interface, "detached");
     }
-    control.set_interfaces(interfaces(datapath.attached()));
+    set_interfaces(control, datapath);
     Ok(())
+}
+
+/// Lets the control loop know where the program runs now, and how.
+fn set_interfaces(control: &mut Control, datapath: &Datapath) {
+    control.set_interfaces(interfaces(datapath.attached()), redirect_mode(datapath.attached()));
 }
 
 async fn attach_all(datapath: &mut Datapath, interfaces: &[&String], mode: Mode) -> Result<()> {

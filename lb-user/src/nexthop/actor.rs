@@ -46,6 +46,7 @@ pub struct Actor {
     /// Where the kernel tells XDP features, and their changes.
     netdev: Option<(Netdev, Events)>,
     wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    mode: watch::Receiver<RedirectMode>,
     changes: mpsc::Sender<Changes>,
     answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
     /// Whose routes are to be asked for.
@@ -59,23 +60,25 @@ pub struct Actor {
 impl Actor {
     /// Opens its sockets, in the calling thread's network namespace, and reads the links.
     pub async fn open(
-        mode: RedirectMode,
+        mut mode: watch::Receiver<RedirectMode>,
         wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
         changes: mpsc::Sender<Changes>,
         answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
     ) -> Result<Self, NextHopError> {
+        let first_mode = *mode.borrow_and_update();
         let mut generic = Requests::open(NETLINK_GENERIC)?;
         let netdev = match Netdev::find(&mut generic).await? {
             Some(netdev) => Some((netdev, Events::open(NETLINK_GENERIC, netdev.group.as_slice())?)),
             None => None,
         };
         let mut actor = Self {
-            table: Table::new(mode),
+            table: Table::new(first_mode),
             routing: Requests::open(NETLINK_ROUTE)?,
             generic,
             events: Events::open(NETLINK_ROUTE, &GROUPS)?,
             netdev,
             wanted,
+            mode,
             changes,
             answers,
             to_ask: BTreeSet::new(),
@@ -100,6 +103,10 @@ impl Actor {
                 biased;
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.apply_wanted(),
+                    Err(_) => return,
+                },
+                changed = self.mode.changed() => match changed {
+                    Ok(()) => self.table.set_mode(*self.mode.borrow_and_update()),
                     Err(_) => return,
                 },
                 () = self.changes.closed() => return,

@@ -116,6 +116,7 @@ pub enum NextHopError {
 #[derive(Debug)]
 pub struct Resolver {
     wanted: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    mode: watch::Sender<RedirectMode>,
     answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
 }
 
@@ -127,10 +128,16 @@ impl Resolver {
     /// No netlink socket, or the kernel refuses to list its links.
     pub async fn start(mode: RedirectMode, changes: mpsc::Sender<Changes>) -> Result<Self, NextHopError> {
         let (wanted, wanted_seen) = watch::channel(Arc::default());
+        let (mode, mode_seen) = watch::channel(mode);
         let answers = Arc::<RwLock<BTreeMap<IpAddr, Answer>>>::default();
-        let actor = actor::Actor::open(mode, wanted_seen, changes, Arc::clone(&answers)).await?;
+        let actor = actor::Actor::open(mode_seen, wanted_seen, changes, Arc::clone(&answers)).await?;
         tokio::spawn(actor.run());
-        Ok(Self { wanted, answers })
+        Ok(Self { wanted, mode, answers })
+    }
+
+    /// How the program is attached from now on. Returns at once; what becomes different by it is sent as a change.
+    pub fn set_mode(&self, mode: RedirectMode) {
+        self.mode.send_if_modified(|before| std::mem::replace(before, mode) != mode);
     }
 
     /// Replaces the set of addresses to follow. Returns at once.

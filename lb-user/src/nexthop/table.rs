@@ -77,6 +77,14 @@ impl Table {
         }
     }
 
+    /// Another way in which the program is attached: other interfaces may take what it redirects.
+    pub fn set_mode(&mut self, mode: RedirectMode) {
+        if std::mem::replace(&mut self.mode, mode) != mode {
+            self.links_touched = true;
+            self.touched.extend(self.wanted.keys());
+        }
+    }
+
     /// Replaces the wanted addresses. Yields the new ones, whose routes are to be asked for.
     pub fn want(&mut self, addresses: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
         let unwanted: Vec<_> = self.wanted.keys().filter(|address| !addresses.contains(address)).copied().collect();

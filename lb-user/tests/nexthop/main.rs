@@ -291,6 +291,11 @@ fn a_bridge_takes_redirects_from_generic_programs_only() {
         net.ip("lb", "link set br0 mtu 1400");
         let port = facts_of(&net, "lb", "port0").unwrap();
         assert!(follower.redirects.contains_key(&port.ifindex));
+        // Another program is attached, the other way.
+        let other = if takes { RedirectMode::Native } else { RedirectMode::Generic };
+        follower.resolver().set_mode(other);
+        follower.wait_for("10.0.0.2", |answer| answer.as_ref().is_ok_and(|way| way.hop.takes_redirects != takes));
+        assert_eq!(follower.redirects.get(&bridge.ifindex), Some(&!takes));
     }
     assert!(!advise(&facts_of(&net, "lb", "br0").unwrap()).native);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use xlb_tests::{Backend, Connections, Daemon, Network, http, until};
 
-use super::support::{LIMIT, Service, tally, url, vip, wait_answer, wait_serving};
+use super::support::{LIMIT, Service, tally, url, verdict, vip, wait_answer, wait_serving};
 
 fn web(network: &Network, n: usize) -> String {
     Service::new("web", vip(), 80).backends(&network.backends[..n], true).toml()
@@ -29,6 +29,29 @@ fn services_and_backends_come_and_go() -> Result<()> {
     daemon.reload(other)?;
     until(LIMIT, "web to be gone", || Ok((daemon.status()?["services"].as_array().map(Vec::len) == Some(1)).then_some(())))?;
     ensure!(http::get(client, &url(vip(), 80)).is_err(), "a service that is gone serves nobody");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn an_interface_in_native_mode_that_comes_redirects_no_frames_to_where_they_vanish() -> Result<()> {
+    let network = Network::nat(1)?;
+    let _backends = Backend::start_all(&network, 80, &[])?;
+    let lb = &network.lb.netns;
+    lb.ip(&["addr flush dev backend0", "link add br0 type bridge", "link set br0 up", "link set backend0 master br0"])?;
+    lb.ip(&["addr add 10.2.0.1/24 dev br0"])?;
+    let service = Service::new("web", vip(), 80).with("forward", "nat").backend(network.backends[0].v4, "").toml();
+    // A bridge is generic only, and generic programs may redirect to it; native ones may not.
+    let mut daemon = Daemon::new(lb, &["br0"]).mode("auto").services(service).start()?;
+    wait_serving(&daemon, "web", 1)?;
+    let config = std::fs::read_to_string(daemon.config())?;
+    std::fs::write(daemon.config(), config.replace("interfaces = [\"br0\"]", "interfaces = [\"br0\", \"client\"]"))?;
+    daemon.process().signal(nix::sys::signal::Signal::SIGHUP)?;
+    daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    ensure!(daemon.status()?["interfaces"][1]["mode"] == "native", "{:#}", daemon.status()?["interfaces"]);
+    wait_answer(&network.client.netns, &url(vip(), 80))?;
+    http::names(&network.client.netns, &url(vip(), 80), 20)?;
+    ensure!(verdict(&daemon, "routed")? > 0, "{:#}\n{}", daemon.status()?["verdicts"], daemon.log());
     daemon.stop()
 }
 

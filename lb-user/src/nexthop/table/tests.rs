@@ -248,3 +248,20 @@ fn ranges_name_the_wanted_addresses_within() {
     let v4: Vec<_> = fixture.table.wanted_in(ip("0.0.0.0")..=ip("255.255.255.255")).collect();
     assert_eq!(v4.len(), 2);
 }
+
+#[test]
+fn another_way_of_being_attached_changes_who_takes_redirected_frames_and_nothing_else() {
+    let mut fixture = Fixture::new(&[("10.0.0.9", via(ETH, "10.0.0.9"))]);
+    fixture.table.set_link(LinkFacts { xdp_features: Some(0), ..link(ETH) }, fixture.now);
+    fixture.neighbour("10.0.0.9", Neighbour::Usable(THEIRS));
+    fixture.table.take_changes();
+    for (mode, takes_redirects) in [(RedirectMode::Generic, true), (RedirectMode::Native, false)] {
+        fixture.table.set_mode(mode);
+        let changes = fixture.table.take_changes();
+        assert_eq!(changes.redirects, Some(BTreeMap::from([(ETH, takes_redirects)])), "{mode:?}");
+        let way = changes.next_hops[&ip("10.0.0.9")].as_ref().unwrap();
+        assert_eq!((way.hop.destination, way.hop.takes_redirects), (THEIRS, takes_redirects), "{mode:?}");
+        fixture.table.set_mode(mode);
+        assert!(fixture.table.take_changes().is_empty(), "{mode:?} again");
+    }
+}
