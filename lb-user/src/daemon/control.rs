@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::assemble::{BackendKey, Findings, addresses, assemble, behind_gateways};
 use super::followers::Followers;
 use super::ledger::Ledger;
-use super::report;
+use super::{host, report};
 use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::Config;
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
@@ -54,6 +54,7 @@ pub struct Control {
     retiring: Option<Retiring>,
     ledger: Ledger,
     interfaces: Vec<Interface>,
+    host: host::Watch,
     /// Backends that DSR cannot reach, as it was said.
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
     /// Whether the tables were written at least once.
@@ -95,6 +96,7 @@ impl Control {
             retiring: None,
             ledger,
             interfaces: Vec::new(),
+            host: host::Watch::default(),
             behind_gateways: BTreeMap::new(),
             is_settled: false,
         }
@@ -184,6 +186,7 @@ impl Control {
             self.bring_about(&desired, since)?;
             self.findings.retain(&desired);
             self.followers.follow(&self.config, &desired, addresses(&desired));
+            self.host.look(&desired, &self.interfaces);
             self.desired = desired;
             self.is_settled = true;
         }

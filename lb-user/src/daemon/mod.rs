@@ -8,6 +8,7 @@ mod assemble;
 mod bpf_log;
 mod control;
 mod followers;
+mod host;
 mod ledger;
 mod report;
 mod secret;
@@ -29,7 +30,6 @@ use crate::api;
 use crate::compile::Layout;
 use crate::config::{self, Config, Mode, OnExit};
 use crate::datapath::{Attached, Attachment, Datapath, Pins, Wanted};
-use crate::desired::Forward;
 use crate::discovery::Discovered;
 use crate::error::chain;
 use crate::health::Transition;
@@ -103,7 +103,6 @@ async fn start(
         datapath.attach(&attachment)?;
     }
     datapath.detach_all_but(&config.xdp.interfaces)?;
-    warn_of_host_settings(config);
     let (to_transitions, transitions) = mpsc::channel(QUEUE);
     let (to_discovered, discovered) = mpsc::channel(QUEUE);
     let (to_next_hops, next_hops) = mpsc::channel(QUEUE);
@@ -272,19 +271,6 @@ fn interfaces<'a>(attached: impl Iterator<Item = &'a Attached>) -> Vec<Interface
         mode: if attached.native { "native" } else { "generic" },
     };
     attached.map(interface).collect()
-}
-
-/// Settings of the host without which replies of NAT backends do not reach their clients.
-fn warn_of_host_settings(config: &Config) {
-    let nat =
-        |is_v4: bool| config.services.iter().any(|service| service.forward == Forward::Nat && service.vip.is_ipv4() == is_v4);
-    let switches = [(nat(true), "net.ipv4.ip_forward"), (nat(false), "net.ipv6.conf.all.forwarding")];
-    for (_, switch) in switches.iter().filter(|(is_needed, _)| *is_needed) {
-        let path = format!("/proc/sys/{}", switch.replace('.', "/"));
-        if std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "0") {
-            warn!("{switch} is 0, so replies of nat backends will not be routed to their clients: sysctl -w {switch}=1");
-        }
-    }
 }
 
 /// Signals that the daemon obeys.

@@ -50,6 +50,29 @@ fn backends_may_have_ports_of_their_own() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn settings_by_which_the_host_takes_replies_for_spoofed_are_warned_of() -> Result<()> {
+    let network = Network::nat(2)?;
+    let _backends = Backend::start_all(&network, 80, &[])?;
+    let lb = &network.lb.netns;
+    lb.sysctl(&[
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/backend0/rp_filter", "1"),
+        ("ipv4/conf/backend0/accept_local", "0"),
+        ("ipv4/conf/backend1/rp_filter", "2"),
+        ("ipv4/conf/backend1/accept_local", "1"),
+    ])?;
+    let service = Service::new("web", vip(), 80).with("forward", "nat").backends(&network.backends, true).toml();
+    let daemon = Daemon::new(lb, &network.lb_interfaces()).services(service).start()?;
+    wait_serving(&daemon, "web", 2)?;
+    let command = "sysctl -w net.ipv4.conf.backend0.rp_filter=2 net.ipv4.conf.backend0.accept_local=1";
+    let log = daemon.log();
+    ensure!(log.matches(command).count() == 1, "{log}");
+    ensure!(!log.contains("conf.backend1") && !log.contains("conf.client"), "{log}");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn a_backend_behind_a_bridge_is_reached_through_the_hosts_routing() -> Result<()> {
     let network = Network::nat(1)?;
     let _backends = Backend::start_all(&network, 80, &[])?;
