@@ -47,6 +47,28 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// What happened to the flow table on one CPU.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FlowEvents {
+    /// Flows recorded, whatever they displaced.
+    pub recorded: u64,
+    /// Of these, the ones that displaced a flow that never was confirmed, by a packet of its own some time after the first.
+    pub evicted_unconfirmed: u64,
+    /// Of these, the ones that displaced a flow that may be alive.
+    pub evicted: u64,
+    pub pad: [u64; 5],
+}
+
+impl FlowEvents {
+    /// Adds another CPU's events. Counters wrap.
+    pub fn add(&mut self, other: &Self) {
+        self.recorded = self.recorded.wrapping_add(other.recorded);
+        self.evicted_unconfirmed = self.evicted_unconfirmed.wrapping_add(other.evicted_unconfirmed);
+        self.evicted = self.evicted.wrapping_add(other.evicted);
+    }
+}
+
 /// One CPU's element of the `BACKEND_TRAFFIC` map, by backend id.
 pub type TrafficByBackend = [Traffic; limits::BACKEND_RECORDS as usize];
 

@@ -14,6 +14,7 @@ pub mod addr;
 pub mod checksum;
 pub mod counters;
 pub mod directory;
+pub mod flow;
 pub mod hash;
 pub mod limits;
 #[cfg(feature = "alloc")]

@@ -33,6 +33,13 @@ pub const SLOTS_MAX: u32 = 1 << 26;
 /// Slots that share one element of the `SLOTS` map, which is one cache line.
 pub const SLOTS_PER_LINE: u32 = 16;
 
+/// Flows that the flow table has room for unless `limits.flows` says otherwise. 8 B each: 8 MiB.
+pub const FLOWS_DEFAULT: u32 = 1 << 20;
+
+/// The fewest and the most flows that `limits.flows` may ask for: 64 KiB and 256 MiB. A power of two.
+pub const FLOWS_MIN: u32 = 1 << 13;
+pub const FLOWS_MAX: u32 = 1 << 25;
+
 /// The largest region that one service may own, as a power of two: 8,388,608 slots, 32 MiB.
 pub const REGION_BITS_MAX: u32 = 23;
 

@@ -9,11 +9,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::addr::{Addr, Be16, LinkAddresses, PortProtocol};
 use crate::checksum::Delta;
 use crate::directory::Directory;
+use crate::flow::Tick;
 use crate::hash::HashKeys;
 use crate::slot::Region;
 
 /// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
@@ -61,7 +62,9 @@ pub struct Service {
     pub flags: u32,
     /// Its slots. One store replaces it.
     pub region: Region,
-    pub pad_end: [u64; 4],
+    /// How long a silent flow is taken for alive, at most [`flow::IDLE_MAX`](crate::flow::IDLE_MAX).
+    pub idle: Tick,
+    pub pad: [u32; 7],
 }
 
 const _: () = assert!(size_of::<Service>() == 64);
@@ -69,6 +72,8 @@ const _: () = assert!(size_of::<Service>() == 64);
 pub mod service_flags {
     /// The slot depends on the client's address alone.
     pub const IP_HASH: u32 = 1;
+    /// Recorded flows stay with a backend that is down.
+    pub const KEEP: u32 = 2;
 }
 
 /// A backend of one service. The id is the index in the `BACKENDS` map; 0 is none.

@@ -1,8 +1,11 @@
 //! What surrounds the packet path: tables, counters and the kernel's helpers.
 
 use lb_common::directory::Bucket;
+use lb_common::flow::{self, Tick};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
+
+use crate::flow::Question;
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
@@ -18,6 +21,22 @@ pub trait Env {
     /// `None` beyond the end of the table.
     fn link(&self, ifindex: u32) -> Option<Link>;
 
+    /// The backend of a flow whose slot is not at rest: [`flow::answer`](crate::flow::answer), by whatever way the machine likes
+    /// best.
+    fn flow_backend(&self, question: Question) -> BackendId;
+    /// The coarse time.
+    fn now(&self) -> Tick;
+    /// An entry of the flow table. Upper bits of either number do not count.
+    fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
+    /// Replaces an entry of the flow table, unless somebody else did meanwhile.
+    fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool;
+    /// Notes that a flow of this slot went to another backend than the slot's current one.
+    fn note_elsewhere(&self, slot_index: u32, now: Tick);
+    /// Notes that a flow on record went to this backend.
+    fn note_flow(&self, id: BackendId, now: Tick);
+    /// Counts what became of a flow that was not on record.
+    fn count_flow(&self, event: FlowEvent);
+
     /// Counts a packet's verdict. Once a packet.
     fn count(&self, verdict: Verdict);
     /// Counts a packet towards a backend. `bytes` is the frame's length without padding.
@@ -29,6 +48,17 @@ pub trait Env {
     fn redirect(&self, ifindex: u32) -> bool;
     /// Asks the kernel's routing table.
     fn route(&self, query: &RouteQuery) -> Route;
+}
+
+/// What a flow that was not on record displaced in the flow table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowEvent {
+    /// Nothing, or a flow that was over.
+    Recorded,
+    /// A flow that never was confirmed.
+    EvictedUnconfirmed,
+    /// A flow that may be alive: the table is too small.
+    Evicted,
 }
 
 /// A question to the kernel's routing table, as if the packet had come in on `ingress`.

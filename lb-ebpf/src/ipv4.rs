@@ -89,8 +89,8 @@ impl Family for V4 {
             && packet.has_linear_len(ethernet::UNTAGGED + ip_len as usize)
             && frame.transport.fits(protocol, ip_len.wrapping_sub(LEN_MIN as u32));
         let flow = Flow::new(frame.ip.source, frame.ip.destination, frame.transport.ports, protocol);
-        let is_syn = frame.transport.is_syn(protocol);
-        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, is_syn, fault: None })
+        let tcp_flags = frame.transport.tcp_flags(protocol);
+        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, tcp_flags, fault: None })
     }
 
     #[inline(always)]

@@ -99,8 +99,8 @@ impl Family for V6 {
             && packet.has_linear_len(Self::PLAIN_L4 + payload_len as usize)
             && frame.transport.fits(protocol, payload_len);
         let flow = Flow::new(frame.ip.source, frame.ip.destination, frame.transport.ports, protocol);
-        let (ip_len, is_syn) = (LEN as u32 + payload_len, frame.transport.is_syn(protocol));
-        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, is_syn, fault: None })
+        let (ip_len, tcp_flags) = (LEN as u32 + payload_len, frame.transport.tcp_flags(protocol));
+        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, tcp_flags, fault: None })
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 //! One file a stage, in the order in which a packet meets them:
 //!
 //! ```text
-//! parse  ->  service  ->  select (slot)  ->  forward
+//! parse  ->  service  ->  select (slot, flow)  ->  forward
 //!               |-> echo (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
 //! ```
@@ -20,6 +20,7 @@ mod echo;
 mod env;
 mod ethernet;
 mod family;
+pub mod flow;
 mod forward;
 mod icmp;
 mod ipv4;
@@ -31,7 +32,7 @@ mod select;
 mod service;
 mod transport;
 
-pub use env::{Env, Route, RouteQuery};
+pub use env::{Env, FlowEvent, Route, RouteQuery};
 pub use lb_common::Verdict;
 pub use packet::{Packet, Wire};
 
@@ -89,10 +90,10 @@ fn stages<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return reply::restore::<F>(packet, env, settings, parsed);
     };
-    let (backend, backend_id) = select::backend::<F>(env, settings, service, &parsed.flow);
+    let (backend, backend_id) = select::backend::<F>(env, settings, service, id, parsed);
     match forward::send::<F>(packet, env, backend, parsed) {
         Ok(verdict) => {
-            env.count_backend(backend_id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn);
+            env.count_backend(backend_id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn());
             verdict
         }
         Err(verdict) => {

@@ -5,6 +5,7 @@ use lb_common::{Be16, PortProtocol, Verdict};
 use crate::env::Env;
 use crate::family::Family;
 use crate::packet::Packet;
+use crate::transport::tcp_flags;
 use crate::{service, transport};
 
 /// Who talks to whom. All fields as they stand in the packet.
@@ -65,16 +66,22 @@ pub struct Parsed<F: Family> {
     pub l4: usize,
     /// Length of the IP packet in bytes, headers included.
     pub ip_len: u32,
-    /// Opens a TCP connection: SYN without ACK.
-    pub is_syn: bool,
+    /// Of TCP; 0 for all else.
+    pub tcp_flags: u8,
     /// What is wrong with it. Only the addresses of its flow hold then.
     pub fault: Option<Verdict>,
 }
 
 impl<F: Family> Parsed<F> {
+    /// Opens a TCP connection: SYN without ACK.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    }
+
     #[inline(always)]
     pub fn broken(flow: Flow<F>, l3: usize, fault: Verdict) -> Self {
-        Self { flow, l3, l4: l3, ip_len: 0, is_syn: false, fault: Some(fault) }
+        Self { flow, l3, l4: l3, ip_len: 0, tcp_flags: 0, fault: Some(fault) }
     }
 }
 
@@ -82,12 +89,12 @@ impl<F: Family> Parsed<F> {
 #[inline(always)]
 pub fn transport<F: Family>(packet: &impl Packet, mut flow: Flow<F>, l3: usize, l4: usize, ip_len: u32) -> Parsed<F> {
     if F::is_icmp(flow.protocol()) {
-        return Parsed { flow, l3, l4, ip_len, is_syn: false, fault: None };
+        return Parsed { flow, l3, l4, ip_len, tcp_flags: 0, fault: None };
     }
     let payload_len = ip_len - (l4 - l3) as u32;
     let transport = transport::parse(packet, l4, flow.protocol(), payload_len);
     flow.ports = transport.ports;
-    Parsed { flow, l3, l4, ip_len, is_syn: transport.is_syn, fault: transport.fault }
+    Parsed { flow, l3, l4, ip_len, tcp_flags: transport.tcp_flags, fault: transport.fault }
 }
 
 /// The verdict on a broken packet: what is not for a VIP is the host's own business, however broken.

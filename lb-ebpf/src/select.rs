@@ -5,21 +5,29 @@ use lb_common::records::{Backend, Service, Settings, service_flags};
 
 use crate::env::Env;
 use crate::family::Family;
-use crate::parse::Flow;
+use crate::flow;
+use crate::parse::Parsed;
 
-/// The backend that owns the flow's slot. If nobody does, a record that says so.
+/// The backend that owns the flow's slot, or, in a slot that is not at rest, the flow itself. If nobody does, a record that says
+/// so.
 #[inline(always)]
 pub fn backend<'e, F: Family>(
     env: &'e impl Env,
     settings: &Settings,
     service: &Service,
-    flow: &Flow<F>,
+    service_id: u16,
+    parsed: &Parsed<F>,
 ) -> (&'e Backend, BackendId) {
     let hash = if service.flags & service_flags::IP_HASH != 0 {
-        F::client_hash(&settings.hash_keys, flow.client)
+        F::client_hash(&settings.hash_keys, parsed.flow.client)
     } else {
-        F::flow_hash(&settings.hash_keys, flow)
+        F::flow_hash(&settings.hash_keys, &parsed.flow)
     };
-    let slot = env.slot(service.region.slot(hash)).unwrap_or_default();
-    (env.backend(slot.current()), slot.current())
+    let slot_index = service.region.slot(hash);
+    let slot = env.slot(slot_index).unwrap_or_default();
+    if slot.is_at_rest() {
+        return (env.backend(slot.current()), slot.current());
+    }
+    let id = flow::backend(env, settings, service_id, slot, slot_index, parsed);
+    (env.backend(id), id)
 }

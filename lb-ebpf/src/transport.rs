@@ -7,6 +7,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::family::Side;
 use crate::packet::Packet;
 
+pub mod tcp_flags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
@@ -32,8 +39,6 @@ struct Tcp {
 }
 
 impl Tcp {
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
     const LEN_MIN: u8 = 5;
 }
 
@@ -74,9 +79,10 @@ impl Start {
         len >= len_min as u32 && len <= payload_len && payload_len <= u32::from(u16::MAX)
     }
 
+    /// 0 for UDP.
     #[inline(always)]
-    pub fn is_syn(&self, protocol: u8) -> bool {
-        protocol == TCP && self.tcp_flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
+    pub fn tcp_flags(&self, protocol: u8) -> u8 {
+        if protocol == TCP { self.tcp_flags } else { 0 }
     }
 }
 
@@ -85,7 +91,8 @@ impl Start {
 pub struct Parsed {
     /// Both ports as they stand in the packet, the source in the lower half.
     pub ports: u32,
-    pub is_syn: bool,
+    /// 0 for UDP.
+    pub tcp_flags: u8,
     /// [`Verdict::Truncated`] if frame or IP packet end inside the header, [`Verdict::Malformed`] if its length field cannot be,
     /// [`Verdict::NotService`] for any other protocol than TCP and UDP.
     pub fault: Option<Verdict>,
@@ -93,7 +100,7 @@ pub struct Parsed {
 
 impl Parsed {
     const fn broken(fault: Verdict) -> Self {
-        Self { ports: 0, is_syn: false, fault: Some(fault) }
+        Self { ports: 0, tcp_flags: 0, fault: Some(fault) }
     }
 }
 
@@ -109,8 +116,7 @@ pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) ->
             if len < Tcp::LEN_MIN || u32::from(len) * 4 > payload_len {
                 return Parsed::broken(Verdict::Malformed);
             }
-            let is_syn = tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN;
-            Parsed { ports: zerocopy::transmute!(tcp.ports), is_syn, fault: None }
+            Parsed { ports: zerocopy::transmute!(tcp.ports), tcp_flags: tcp.flags, fault: None }
         }
         UDP => {
             let Some(udp) = packet.get::<Udp>(l4).filter(|_| payload_len >= size_of::<Udp>() as u32) else {
@@ -121,7 +127,7 @@ pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) ->
             if len < size_of::<Udp>() as u32 || len > payload_len {
                 return Parsed::broken(Verdict::Malformed);
             }
-            Parsed { ports: zerocopy::transmute!(udp.ports), is_syn: false, fault: None }
+            Parsed { ports: zerocopy::transmute!(udp.ports), tcp_flags: 0, fault: None }
         }
         _ => Parsed::broken(Verdict::NotService),
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lb_common::MacAddr;
+use lb_common::flow::Tick;
 use serde::{Deserialize, Serialize};
 
 /// A service's name, unique in a configuration.
@@ -29,6 +30,9 @@ pub struct Service {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
+    /// How long a silent flow is taken for alive.
+    pub idle: Tick,
+    pub on_down: OnDown,
     /// By address and the port that packets reach them on.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }
@@ -92,6 +96,17 @@ pub enum Algorithm {
     Maglev,
     /// By the client's address, so that one client stays with one backend.
     IpHash,
+}
+
+/// What becomes of the flows of a backend that fails its checks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDown {
+    /// They go to others, which answer them with a reset.
+    #[default]
+    Remap,
+    /// They stay, as far as they are on record.
+    Keep,
 }
 
 /// How a packet reaches its backend.

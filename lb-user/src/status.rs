@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use lb_common::counters::{BackendCounters, Totals};
+use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::verdict::{Class, Verdict};
 use lb_common::{BackendId, Slot};
 use serde::Serialize;
 
 use crate::daemon::Sums;
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
-use crate::maps::{Counters, MapError};
+use crate::maps::{Census, Counters, MapError};
 use crate::{discovery, health};
 
 /// The control loop's view at one moment.
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub sums: Sums,
     /// The maps hold what should hold, and every backend has been heard of.
     pub is_ready: bool,
+    /// Who was in the flow table lately.
+    pub flows: Census,
 }
 
 /// An interface that the program runs on.
@@ -44,6 +46,9 @@ pub struct ServiceView {
     pub discovery: Option<discovery::Status>,
     pub backends: Vec<BackendView>,
     pub slots: Option<Arc<[Slot]>>,
+    pub n_slots_restless: usize,
+    /// Backends that nobody wants any more, and that may still have flows.
+    pub leaving: Vec<SocketAddr>,
     /// What its drops stood at when it got its id.
     pub drop_base: u64,
 }
@@ -70,6 +75,7 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     pub services: Vec<ServiceStatus>,
     pub packets: PacketTotals,
+    pub flows: FlowsStatus,
     /// Packets by verdict. Their sum is `packets.received`.
     pub verdicts: BTreeMap<&'static str, u64>,
 }
@@ -81,6 +87,19 @@ pub struct PacketTotals {
     pub forwarded: u64,
     pub passed: u64,
     pub dropped: u64,
+}
+
+/// The flow table, which only flows in slots that are not at rest are in.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FlowsStatus {
+    #[serde(flatten)]
+    pub census: Census,
+    /// Flows recorded since the maps were made.
+    pub recorded: u64,
+    /// Flows given up for others though they may be alive: the table is too small.
+    pub evicted: u64,
+    /// Flows given up for others that had shown themselves but once.
+    pub evicted_unconfirmed: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -98,6 +117,10 @@ pub struct ServiceStatus {
     pub connections: u64,
     /// Packets that reached no backend.
     pub dropped: u64,
+    /// Slots that moved, where flows are tracked until it is sure that none would change its backend.
+    pub slots_not_at_rest: usize,
+    /// Backends that left, and keep their flows.
+    pub leaving: Vec<SocketAddr>,
     pub backends: Vec<BackendStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsStatus>,
@@ -150,9 +173,15 @@ impl Status {
             interfaces: snapshot.interfaces.clone(),
             services: services?,
             packets: packet_totals(&totals),
+            flows: flows_status(snapshot.flows, &counters.flow_events()),
             verdicts: Verdict::ALL.iter().map(|&verdict| (verdict.label(), totals.of(verdict))).collect(),
         })
     }
+}
+
+fn flows_status(census: Census, events: &FlowEvents) -> FlowsStatus {
+    let FlowEvents { recorded, evicted, evicted_unconfirmed, .. } = *events;
+    FlowsStatus { census, recorded, evicted, evicted_unconfirmed }
 }
 
 /// Totals by class. `received` is their sum, for the counters of one packet are not read at one instant.
@@ -194,6 +223,8 @@ fn service_status(service: &ServiceView, sums: &Sums, counted: &[BackendCounters
         bytes: total.bytes,
         connections: total.connections,
         dropped,
+        slots_not_at_rest: service.n_slots_restless,
+        leaving: service.leaving.clone(),
         backends,
         dns: service.discovery.as_ref().map(|discovery| DnsStatus {
             addresses: discovery.n_addresses,

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_common::directory::Filled;
+use lb_common::flow::Tick;
 use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::maglev::Candidate;
 use lb_common::records::{Backend, Service};
 use lb_common::{BackendId, Slot};
+
+use crate::compile::rest;
 
 /// Everything that the packet path reads, by id.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -33,12 +36,33 @@ pub struct RegionSlots {
     /// The candidate that owns each slot while all serve.
     pub population: Arc<[u16]>,
     pub slots: Arc<[Slot]>,
+    /// Slots that are not at rest, by their number.
+    pub restless: Arc<[Restless]>,
+}
+
+/// How a slot that is not at rest came to be so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Restless {
+    /// In its region.
+    pub number: u32,
+    /// Whose it was at rest: flows without a record belong there for as long as silent ones may be alive.
+    pub settled: BackendId,
+    pub left_rest: Tick,
+    /// When its current backend changed last.
+    pub moved: Tick,
 }
 
 impl RegionSlots {
+    /// No slots, and nothing known.
+    pub fn empty(bits: u32) -> Self {
+        let (population, slots, restless) = (Arc::default(), Arc::default(), Arc::default());
+        Self { bits, candidates: Vec::new(), serving: Vec::new(), population, slots, restless }
+    }
+
     /// Slots of a running program. What they were made from is not known: the next compilation makes them again.
-    pub fn adopted(bits: u32, slots: Arc<[Slot]>) -> Self {
-        Self { bits, candidates: Vec::new(), serving: Vec::new(), population: Arc::default(), slots }
+    pub fn adopted(bits: u32, slots: Arc<[Slot]>, now: Tick) -> Self {
+        let restless = rest::adopted(&slots, now);
+        Self { slots, restless, ..Self::empty(bits) }
     }
 }
 
@@ -183,7 +207,7 @@ mod tests {
             let endpoints = vec![(([10, 0, 0, 1].into(), 80, 6), id)];
             Arc::new(FilledDirectory { endpoints, ..FilledDirectory::default() })
         };
-        let region = |bits| RegionSlots::adopted(bits, vec![Slot::at_rest(BackendId(1)); 1 << bits].into());
+        let region = |bits| RegionSlots::adopted(bits, vec![Slot::at_rest(BackendId(1)); 1 << bits].into(), 0);
         let service =
             |first_slot| Service { flags: 6, region: lb_common::slot::Region::new(first_slot, 10), ..Service::default() };
         let old = Tables {

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use super::{Source, Unavailable};
 use crate::daemon::Sums;
 use crate::health;
+use crate::maps::Census;
 use crate::status::{BackendStatus, ServiceStatus, Status};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -46,6 +47,7 @@ impl Collector for Page {
         let out = &mut encoder;
         self.encode_daemon(out)?;
         self.encode_packets(out)?;
+        self.encode_flows(out)?;
         self.encode_services(out)?;
         self.encode_backends(out)?;
         self.encode_discovery(out)
@@ -88,6 +90,19 @@ impl Page {
         single(out, "packets_received", "Packets that entered the program: the sum over all verdicts.", received)
     }
 
+    fn encode_flows(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let flows = &self.status.flows;
+        let Census { capacity, opening, guessed, established, closing } = flows.census;
+        single(out, "flow_table_capacity", "Flows that the flow table has room for.", ConstGauge::new(capacity as f64))?;
+        let by_state = [("opening", opening), ("guessed", guessed), ("established", established), ("closing", closing)];
+        let by_state = by_state.map(|(state, n)| (vec![("state", state.to_owned())], n as f64));
+        gauge(out, "flow_table_entries", "Flows on record, as of some seconds ago.", by_state)?;
+        single(out, "flows_recorded", "Flows recorded, in slots that were not at rest.", ConstCounter::new(flows.recorded))?;
+        let evicted = [("live", flows.evicted), ("unconfirmed", flows.evicted_unconfirmed)];
+        let evicted = evicted.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
+        counter(out, "flows_evicted", "Flows given up for others before they had ended.", evicted)
+    }
+
     fn encode_services(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let of = |count: fn(&ServiceStatus) -> u64| {
             self.status.services.iter().map(move |service| (service_labels(service), count(service)))
@@ -101,6 +116,13 @@ impl Page {
                 (service_labels(service), service.backends.iter().filter(|backend| backend.serving).count() as f64)
             });
         gauge(out, "service_backends_serving", "Backends that new flows go to.", serving)?;
+        let of = |count: fn(&ServiceStatus) -> usize| {
+            self.status.services.iter().map(move |service| (service_labels(service), count(service) as f64))
+        };
+        let help = "Slots that moved, where flows are tracked until none would change its backend.";
+        gauge(out, "service_slots_not_at_rest", help, of(|service| service.slots_not_at_rest))?;
+        let help = "Backends that left the service and keep their flows.";
+        gauge(out, "service_backends_leaving", help, of(|service| service.leaving.len()))?;
         let moved = self.sums.services.iter().map(|(name, sums)| (vec![("service", name.to_string())], sums.n_slots_moved));
         counter(out, "service_slots_moved", "Slots that got another owner, their first one included.", moved)?;
         let transitions = self.sums.services.iter().flat_map(|(name, sums)| {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::compile::{Layout, compile};
+use crate::compile::{Layout, Quiet, compile};
 use crate::config::{self, Config};
 use crate::daemon::{Findings, assemble};
 use crate::tables::Tables;
@@ -16,7 +16,7 @@ use crate::tables::Tables;
 pub fn check(path: &Path) -> Result<()> {
     let config = config::load(path)?;
     // As if every backend were up: what cannot be compiled then cannot be served on a good day either.
-    compile(&assemble(&config, &Findings::default()), &Layout::new(config.limits.slots), &Tables::default())?;
+    compile(&assemble(&config, &Findings::default()), &Layout::new(config.limits.slots), &Tables::default(), &Quiet(0))?;
     println!("{}: ok, {}", path.display(), summary(&config));
     Ok(())
 }

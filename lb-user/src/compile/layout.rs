@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::flow::Tick;
 use lb_common::limits::SERVICES;
 use lb_common::limits::{self, REGION_BITS_MIN, SLOTS_PER_LINE};
 use lb_common::{BackendId, records, slot};
@@ -60,6 +61,8 @@ pub struct Layout {
     vips: Ids<IpAddr>,
     backends: Ids<(ServiceName, SocketAddr)>,
     members: Members,
+    /// Backends that nobody wants any more, since when, while flows may be on them.
+    leaving: BTreeMap<(ServiceName, SocketAddr), Tick>,
     regions: BTreeMap<ServiceName, Region>,
     /// Where services go that will outgrow their regions once all their backends are members. No packet has seen them.
     reserved_regions: BTreeMap<ServiceName, Region>,
@@ -76,6 +79,7 @@ impl Layout {
             vips: Ids::new(1 + SERVICES as u16, (limits::SERVICE_RECORDS - 1) as u16),
             backends: Ids::new(1, limits::BACKENDS as u16),
             members: Members::default(),
+            leaving: BTreeMap::new(),
             regions: BTreeMap::new(),
             reserved_regions: BTreeMap::new(),
             resting_regions: Vec::new(),
@@ -87,8 +91,9 @@ impl Layout {
         self.n_lines * SLOTS_PER_LINE
     }
 
-    /// Frees what `desired` has no more use for. It rests until [`recycle`](Self::recycle).
-    pub fn retain(&mut self, desired: &Desired) {
+    /// Frees what `desired` has no more use for. It rests until [`recycle`](Self::recycle). Backends leave, and keep their ids
+    /// until [`release`](Self::release).
+    pub fn retain(&mut self, desired: &Desired, now: Tick) {
         let roles: BTreeMap<ServiceName, Role> =
             desired.services.iter().map(|(name, service)| (name.clone(), service.role())).collect();
         let before = std::mem::replace(&mut self.roles, roles);
@@ -99,13 +104,42 @@ impl Layout {
         let has = |name: &ServiceName, endpoint: &SocketAddr| {
             desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint))
         };
-        self.backends.retain(|(name, endpoint)| stays(name) && has(name, endpoint));
+        self.backends.retain(|(name, _)| stays(name));
+        self.leaving.retain(|(name, endpoint), _| stays(name) && !has(name, endpoint));
+        for ((name, endpoint), _) in self.backends.iter().filter(|((name, endpoint), _)| !has(name, endpoint)) {
+            self.leaving.entry((name.clone(), *endpoint)).or_insert(now);
+        }
         self.members.retain(|name, endpoint| stays(name) && has(name, endpoint));
         self.reserved_regions.retain(|name, _| stays(name));
         let (kept, gone): (BTreeMap<ServiceName, Region>, BTreeMap<ServiceName, Region>) =
             std::mem::take(&mut self.regions).into_iter().partition(|(name, _)| stays(name));
         self.regions = kept;
         self.resting_regions.extend(gone.into_values());
+    }
+
+    /// Backends of a service that have left it, with their ids and since when.
+    pub fn leaving(&self, service: &ServiceName) -> Vec<(SocketAddr, BackendId, Tick)> {
+        let of_service = self.leaving.iter().filter(|((name, _), _)| name == service);
+        of_service
+            .filter_map(|((_, endpoint), &since)| Some((*endpoint, self.find_backend(service, *endpoint)?, since)))
+            .collect()
+    }
+
+    /// All backends that have left their services, by id.
+    pub fn leaving_ids(&self) -> BTreeSet<BackendId> {
+        self.leaving.keys().filter_map(|(service, endpoint)| self.find_backend(service, *endpoint)).collect()
+    }
+
+    /// Whether some backend has left, and may still have flows.
+    pub fn is_anyone_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Frees the id of a backend that has left, and has no flows.
+    pub fn release(&mut self, service: &ServiceName, endpoint: SocketAddr) {
+        let key = (service.clone(), endpoint);
+        self.leaving.remove(&key);
+        self.backends.retain(|assigned| *assigned != key);
     }
 
     /// Lets what rests be given away again: no packet can have an old id in its hands any more.

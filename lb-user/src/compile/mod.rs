@@ -6,9 +6,10 @@
 mod ids;
 mod layout;
 mod members;
+pub mod rest;
 mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use lb_common::records::{self, backend_flags, forward, service_flags, settings_f
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
 
 pub use layout::{Layout, Region, Role};
+pub use rest::{Quiet, Sightings};
 
-use crate::desired::{Algorithm, Backend, Desired, Forward, Service, ServiceName};
-use crate::tables::{Endpoint, FilledDirectory, Tables};
+use crate::desired::{Algorithm, Backend, Desired, Forward, OnDown, Service, ServiceName};
+use crate::tables::{Endpoint, FilledDirectory, RegionSlots, Tables};
 
 /// What a configuration asks beyond the tables' capacity. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -43,7 +45,14 @@ pub enum CompileError {
 ///
 /// # Errors
 /// If the tables cannot hold it. `layout` and `previous` stand as they were.
-pub fn compile(desired: &Desired, layout: &Layout, previous: &Tables) -> Result<(Tables, Layout), CompileError> {
+///
+/// Time is what `sightings` say: slots that moved come to rest, and ids of backends that left to be free, as flows end.
+pub fn compile(
+    desired: &Desired,
+    layout: &Layout,
+    previous: &Tables,
+    sightings: &impl Sightings,
+) -> Result<(Tables, Layout), CompileError> {
     let n_services = desired.services.len();
     if n_services > limits::SERVICES as usize {
         return Err(CompileError::TooManyServices { n_services, limit: limits::SERVICES });
@@ -51,19 +60,20 @@ pub fn compile(desired: &Desired, layout: &Layout, previous: &Tables) -> Result<
     // Before the reply directory is filled, which could not say who shares what.
     refuse_shared_nat_backends(desired)?;
     let mut layout = layout.clone();
-    layout.retain(desired);
+    layout.retain(desired, sightings.now());
     let mut tables = Tables::default();
     for (name, service) in &desired.services {
-        add_service(&mut tables, &mut layout, previous, desired, name, service)?;
+        add_service(&mut tables, &mut layout, previous, sightings, desired, name, service)?;
     }
-    for vip in desired.services.values().map(|service| service.vip).collect::<std::collections::BTreeSet<_>>() {
+    for vip in desired.services.values().map(|service| service.vip).collect::<BTreeSet<_>>() {
         let id = layout.vip_id(vip).ok_or(CompileError::TooManyServices { n_services, limit: limits::SERVICES })?;
         tables.services.insert(id, records::Service { vip: vip.into(), ..Default::default() });
     }
     tables.flags = flags(desired);
     tables.service_directory =
         fill("service directory", service_endpoints(&tables), limits::SERVICE_BUCKETS, &previous.service_directory)?;
-    tables.reply_directory = fill("reply directory", reply_endpoints(&tables), limits::REPLY_BUCKETS, &previous.reply_directory)?;
+    tables.reply_directory =
+        fill("reply directory", reply_endpoints(&tables, &layout), limits::REPLY_BUCKETS, &previous.reply_directory)?;
     Ok((tables, layout))
 }
 
@@ -71,6 +81,7 @@ fn add_service(
     tables: &mut Tables,
     layout: &mut Layout,
     previous: &Tables,
+    sightings: &impl Sightings,
     desired: &Desired,
     name: &ServiceName,
     service: &Service,
@@ -96,21 +107,53 @@ fn add_service(
         free: free * limits::SLOTS_PER_LINE,
         limit: layout.n_slots(),
     })?;
-    let slots = slots::assign(service.port, &owners, region.bits, previous.regions.get(&region.first_line));
+    let region_before = previous.services.get(&service_id).map(Region::of);
+    let slots_before = region_before.and_then(|region| Some((previous.regions.get(&region.first_line)?, region)));
+    let slots = slots::assign(service.port, &owners, region, slots_before, service.idle, sightings);
+    keep_leaving(tables, layout, previous, sightings, name, service, &slots);
     tables.regions.insert(region.first_line, slots);
-    let flags = match service.algorithm {
+    let mut flags = match service.algorithm {
         Algorithm::Maglev => 0,
         Algorithm::IpHash => service_flags::IP_HASH,
     };
+    if service.on_down == OnDown::Keep {
+        flags |= service_flags::KEEP;
+    }
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
         flags,
         region: region.in_record(),
+        idle: service.idle,
         ..Default::default()
     };
     tables.services.insert(service_id, record);
     Ok(())
+}
+
+/// Keeps the records of backends that left for as long as flows may be on them, as they were when they left.
+fn keep_leaving(
+    tables: &mut Tables,
+    layout: &mut Layout,
+    previous: &Tables,
+    sightings: &impl Sightings,
+    name: &ServiceName,
+    service: &Service,
+    slots: &RegionSlots,
+) {
+    let leaving = layout.leaving(name);
+    if leaving.is_empty() {
+        return;
+    }
+    let settled: BTreeSet<BackendId> = slots.restless.iter().map(|slot| slot.settled).collect();
+    for (endpoint, id, since) in leaving {
+        let is_over = |then| rest::is_over(then, sightings.now(), service.idle);
+        let may_have_flows = settled.contains(&id) || !is_over(since) || !is_over(sightings.flow(id));
+        match previous.backends.get(&id).filter(|_| may_have_flows) {
+            Some(record) => drop(tables.backends.insert(id, *record)),
+            None => layout.release(name, endpoint),
+        }
+    }
 }
 
 /// Whether new flows may go to a backend: it is healthy, wanted, and there is a way to it.
@@ -155,7 +198,7 @@ fn backend_record(
         ip_delta: address_delta,
         ..Default::default()
     };
-    if serves(desired, service, backend) {
+    if can_serve(desired, service, backend) {
         record.flags |= backend_flags::ALIVE;
     }
     if let Some(hop) = backend.next_hop {
@@ -180,14 +223,17 @@ fn service_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
     tables.services.iter().map(|(&id, service)| (endpoint(service), id)).collect()
 }
 
-/// Where packets from NAT backends come from.
-fn reply_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
+/// Where packets from NAT backends come from. A backend that has left one service and joined another is the other's.
+fn reply_endpoints(tables: &Tables, layout: &Layout) -> Vec<(Endpoint, u16)> {
     let nat = tables.backends.iter().filter(|(_, backend)| backend.forward == forward::NAT);
-    nat.filter_map(|(id, backend)| {
+    let endpoints = nat.filter_map(|(&id, backend)| {
         let protocol = tables.services.get(&backend.service)?.listens.protocol;
-        Some(((backend.address.into(), backend.port.get(), protocol), id.0))
-    })
-    .collect()
+        Some(((backend.address.into(), backend.port.get(), protocol), id))
+    });
+    let leaving_ids = layout.leaving_ids();
+    let (leaving, staying): (Vec<_>, Vec<_>) = endpoints.partition(|(_, id)| leaving_ids.contains(id));
+    let owners: BTreeMap<Endpoint, BackendId> = leaving.into_iter().chain(staying).collect();
+    owners.into_iter().map(|(endpoint, id)| (endpoint, id.0)).collect()
 }
 
 fn fill(

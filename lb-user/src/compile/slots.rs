@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
+use lb_common::flow::Tick;
 use lb_common::hash::{self, avalanche};
 use lb_common::maglev::{self, Candidate, NOBODY};
-use lb_common::{BackendId, Be16, PortProtocol, Slot};
+use lb_common::{BackendId, Be16, PortProtocol};
 
+use super::Region;
+use super::rest::{self, Sightings};
 use crate::tables::RegionSlots;
 
 /// Any odd number; the same on every node.
@@ -31,14 +34,26 @@ pub fn region_bits(owners: &[Owner]) -> u32 {
 ///
 /// Of its members, health decides nothing about the population, only who stands in for whom: a failure and a recovery move that
 /// backend's slots.
-pub fn assign(port: u16, owners: &[Owner], bits: u32, previous: Option<&RegionSlots>) -> RegionSlots {
+///
+/// What was known of a smaller region, `previous`, says at least where its flows are.
+pub fn assign(
+    port: u16,
+    owners: &[Owner],
+    region: Region,
+    previous: Option<(&RegionSlots, Region)>,
+    idle: Tick,
+    sightings: &impl Sightings,
+) -> RegionSlots {
+    let bits = region.bits;
     let candidates = candidates(port, owners);
     let serving: Vec<bool> = owners.iter().filter(|owner| owner.weight > 0).map(|owner| owner.serves).collect();
     // Of adopted slots the population is not known, not even that it was nobody's.
     let is_known = |previous: &RegionSlots| previous.bits == bits && previous.population.len() == 1 << bits;
-    let reusable = previous.filter(|previous| is_known(previous) && previous.candidates == candidates);
+    let reusable = previous.map(|(previous, _)| previous);
+    let reusable = reusable.filter(|previous| is_known(previous) && previous.candidates == candidates);
     if let Some(previous) = reusable
         && previous.serving == serving
+        && previous.restless.is_empty()
     {
         return previous.clone();
     }
@@ -51,8 +66,8 @@ pub fn assign(port: u16, owners: &[Owner], bits: u32, previous: Option<&RegionSl
     );
     let id = |index| if index == NOBODY { BackendId::NONE } else { candidates[usize::from(index)].0 };
     let current = maglev::stand_in(&population, |index| serving[usize::from(index)]);
-    let slots = current.into_iter().map(|index| Slot::at_rest(id(index))).collect();
-    RegionSlots { bits, candidates, serving, population, slots }
+    let (slots, restless) = rest::slots(current.into_iter().map(id), region, previous, idle, sightings);
+    RegionSlots { bits, candidates, serving, population, slots, restless }
 }
 
 /// Backends with a weight and what identifies them on every node.

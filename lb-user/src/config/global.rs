@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lb_common::limits::{REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE};
+use lb_common::limits::{FLOWS_MAX, FLOWS_MIN, REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE};
 use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
@@ -80,6 +80,14 @@ pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Optio
         }
         Ok(slots)
     });
+    let flows = section.or("flows", Limits::default().flows, problems, |value| {
+        let flows = values::integer(value, FLOWS_MIN, FLOWS_MAX)?;
+        if !flows.is_power_of_two() {
+            let next = flows.next_power_of_two();
+            return Err(Fault::new("not a power of two", format!("the next that fits is {next}")));
+        }
+        Ok(flows)
+    });
     section.finish(problems);
-    Some(Limits { slots: slots?.value })
+    Some(Limits { slots: slots?.value, flows: flows?.value })
 }

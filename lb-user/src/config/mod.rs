@@ -27,7 +27,7 @@ use std::time::Duration;
 use lb_common::limits;
 use toml::de::DeTable;
 
-use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
+use crate::desired::{Algorithm, Forward, OnDown, Protocol, ServiceName};
 use crate::health::Check;
 use report::{Problem, Problems};
 use section::Section;
@@ -94,11 +94,13 @@ impl Default for Api {
 pub struct Limits {
     /// Over all services, 4 bytes each; a multiple of [`limits::SLOTS_PER_LINE`].
     pub slots: u32,
+    /// That the flow table has room for, 8 bytes each; a power of two.
+    pub flows: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { slots: limits::SLOTS_DEFAULT }
+        Self { slots: limits::SLOTS_DEFAULT, flows: limits::FLOWS_DEFAULT }
     }
 }
 
@@ -112,6 +114,9 @@ pub struct Service {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
+    /// How long a silent flow is taken for alive.
+    pub idle: Duration,
+    pub on_down: OnDown,
     pub health: Check,
     /// Fixed backends, each endpoint once; may be empty if `dns` is set.
     pub backends: Vec<Backend>,

@@ -9,11 +9,12 @@ use toml::de::DeValue;
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
 use super::{Backend, Dns, Service, health, values};
-use crate::desired::{Algorithm, Forward, Protocol};
+use crate::desired::{Algorithm, Forward, OnDown, Protocol};
 use crate::health::{Check, Probe};
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
+const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
 const FORWARDS: [(&str, Forward); 2] = [("dsr", Forward::Dsr), ("nat", Forward::Nat)];
 
 const DNS_PORT: u16 = 53;
@@ -21,6 +22,12 @@ const RESOLVER_EXAMPLE: &str = "10.0.0.53:53";
 const DNS_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
 const DNS_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const WEIGHT_DEFAULT: u16 = 1;
+const IDLE_TCP: Duration = Duration::from_secs(15 * 60);
+const IDLE_UDP: Duration = Duration::from_secs(10);
+/// Less than this the packet path's clock cannot tell apart.
+const IDLE_MIN: Duration = Duration::from_secs(2);
+const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
+const _: () = assert!(IDLE_MAX.as_secs() < lb_common::flow::IDLE_MAX as u64);
 
 /// A service as far as it could be read: what is `None` has been reported, and the rest is still checked.
 pub(super) struct ServiceDraft {
@@ -28,6 +35,8 @@ pub(super) struct ServiceDraft {
     pub(super) listens: Option<At<Listens>>,
     pub(super) forward: Option<Forward>,
     algorithm: Option<Algorithm>,
+    idle: Option<Duration>,
+    on_down: Option<OnDown>,
     health: Option<Check>,
     pub(super) backends: Vec<Option<At<Backend>>>,
     dns: Option<Option<Dns>>,
@@ -52,6 +61,9 @@ impl ServiceDraft {
         let protocol = section.or("protocol", Protocol::Tcp, problems, |value| values::one_of(value, &PROTOCOLS));
         let algorithm = section.or("algorithm", Algorithm::default(), problems, |value| values::one_of(value, &ALGORITHMS));
         let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
+        let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
+        let idle = section.or("idle", idle_default, problems, idle);
+        let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
 
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
@@ -80,6 +92,8 @@ impl ServiceDraft {
             listens,
             forward: rules.forward,
             algorithm: algorithm.map(|algorithm| algorithm.value),
+            idle: idle.map(|idle| idle.value),
+            on_down: on_down.map(|on_down| on_down.value),
             health,
             backends,
             dns,
@@ -96,11 +110,27 @@ impl ServiceDraft {
             protocol: listens.protocol,
             algorithm: self.algorithm?,
             forward: self.forward?,
+            idle: self.idle?,
+            on_down: self.on_down?,
             health: self.health?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
             dns: self.dns?,
         })
     }
+}
+
+/// What a connection may be silent for before firewalls and NAT on its way forget it (RFC 5382 asks for more than most keep); of
+/// UDP, an answer that long in coming is another flow.
+fn idle_default(protocol: Protocol) -> Duration {
+    match protocol {
+        Protocol::Tcp => IDLE_TCP,
+        Protocol::Udp => IDLE_UDP,
+    }
+}
+
+fn idle(value: &DeValue<'_>) -> Result<Duration, Fault> {
+    let idle = values::duration(value, IDLE_MIN)?;
+    if idle <= IDLE_MAX { Ok(idle) } else { Err(Fault::new("out of bounds", "a silent flow is kept for at most \"1h\"")) }
 }
 
 /// `[service.health]`, or what stands for it. A service of every port has none that a probe could fall back on.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lb_common::flow::Tick;
 use lb_common::records::{self, backend_flags};
 use lb_common::{BackendId, Slot};
 
 use super::assemble::Findings;
-use crate::compile::{Layout, Region};
+use crate::compile::{Layout, Region, Sightings};
 use crate::config::{self, Config};
 use crate::desired::{Forward, NextHop};
 use crate::maps::{KernelMaps, RecordsInUse};
@@ -18,12 +19,13 @@ use crate::tables::{RegionSlots, Tables};
 pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Tables {
     let in_use = maps.records();
     let region = |region: Region| maps.region(region.first_line, region.bits);
-    Tables { flags: maps.settings().flags, ..take_over(in_use, region, config, layout, findings) }
+    Tables { flags: maps.settings().flags, ..take_over(in_use, region, maps.now(), config, layout, findings) }
 }
 
 fn take_over(
     in_use: RecordsInUse,
     slots: impl Fn(Region) -> Arc<[Slot]>,
+    now: Tick,
     config: &Config,
     layout: &mut Layout,
     findings: &mut Findings,
@@ -37,7 +39,7 @@ fn take_over(
             let region = Region::of(service);
             let forward = forward(id, &in_use).unwrap_or(configured.forward);
             layout.adopt_service(&configured.name, (configured.vip, configured.port, configured.protocol, forward), id, region);
-            tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots(region)));
+            tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots(region), now));
         } else {
             layout.rest_service(id, Region::of(service));
         }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use lb_common::MacAddr;
+use lb_common::flow::{self, Tick};
 
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
@@ -123,8 +125,15 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
         protocol: service.protocol,
         algorithm: service.algorithm,
         forward: service.forward,
+        idle: ticks(service.idle),
+        on_down: service.on_down,
         backends: backends.collect(),
     }
+}
+
+/// A duration in the packet path's unit, rounded up.
+fn ticks(duration: Duration) -> Tick {
+    duration.as_nanos().div_ceil(1 << flow::TICK_SHIFT) as Tick
 }
 
 /// The router before a backend that is forwarded to by DSR: it would send each packet back, to the VIP that it is for.

@@ -12,18 +12,24 @@ use super::assemble::{BackendKey, Findings, addresses, assemble, behind_gateways
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
-use crate::compile::{self, CompileError, Layout, Region};
+use crate::compile::{self, CompileError, Layout, Region, Sightings};
 use crate::config::Config;
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::Discovered;
 use crate::health::{State, Transition};
-use crate::maps::{KernelMaps, MapError};
+use crate::maps::{Census, KernelMaps, MapError};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
 use crate::tables::{Tables, Write, diff_in_doubt};
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
 pub const REST: Duration = Duration::from_secs(1);
+
+/// How often slots that are not at rest are looked at: the packet path's clock goes no finer.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often, at most, the flow table is gone through: a million entries take about a millisecond.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// How long after a failed write it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -52,6 +58,10 @@ pub struct Control {
     unwritten_links: Option<BTreeMap<u32, bool>>,
     retry_at: Option<Instant>,
     retiring: Option<Retiring>,
+    /// When to look again at slots that are not at rest and backends that leave.
+    settle_at: Option<Instant>,
+    /// Who is in the flow table, and when that was looked at.
+    census: (Instant, Census),
     ledger: Ledger,
     interfaces: Vec<Interface>,
     host: host::Watch,
@@ -94,6 +104,8 @@ impl Control {
             unwritten_links: None,
             retry_at: None,
             retiring: None,
+            settle_at: None,
+            census: (Instant::now(), Census::default()),
             ledger,
             interfaces: Vec::new(),
             host: host::Watch::default(),
@@ -149,7 +161,7 @@ impl Control {
     /// If they cannot, or the kernel refuses: the earlier one holds then, and what was written of this one is undone by the next
     /// [`reconcile`](Self::reconcile).
     pub fn reload(&mut self, config: Config) -> Result<(), ControlError> {
-        compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables)?;
+        compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables, &self.maps)?;
         let before = std::mem::replace(&mut self.config, config);
         let done = self.reconcile(None);
         if done.is_err() {
@@ -182,7 +194,11 @@ impl Control {
         let behind_gateways = behind_gateways(&desired, &self.findings);
         report::behind_gateways(&behind_gateways, &self.behind_gateways);
         self.behind_gateways = behind_gateways;
-        if desired != self.desired || !self.is_settled || !self.doubted.is_empty() {
+        let is_time = self.settle_at.is_some_and(|due| due <= Instant::now());
+        if is_time && self.census.0.elapsed() >= SWEEP {
+            self.census = (Instant::now(), self.maps.flows.sweep(self.maps.now()));
+        }
+        if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
             self.findings.retain(&desired);
             self.followers.follow(&self.config, &desired, addresses(&desired));
@@ -195,7 +211,7 @@ impl Control {
 
     fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
         let started = Instant::now();
-        let (tables, layout) = compile::compile(desired, &self.layout, &self.tables)?;
+        let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.maps)?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
         let plan = diff_in_doubt(&befores, &tables);
         let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();
@@ -213,6 +229,9 @@ impl Control {
         }
         self.tables = tables;
         self.doubted.clear();
+        let is_restless =
+            self.layout.is_anyone_leaving() || self.tables.regions.values().any(|region| !region.restless.is_empty());
+        self.settle_at = (is_restless || !self.census.1.is_empty()).then(|| Instant::now() + SETTLE);
         self.ledger.note_done(&plan, &names);
         let n_writes = plan.writes.len();
         if rests_more || !plan.retire.is_empty() {
@@ -241,13 +260,15 @@ impl Control {
 
     /// When something is to be tried again, or waits to be cleared.
     pub fn next_due(&self) -> Option<Instant> {
-        self.retry_at.or(self.retiring.as_ref().map(|retiring| retiring.due))
+        let retiring = self.retiring.as_ref().map(|retiring| retiring.due);
+        self.retry_at.or([retiring, self.settle_at].into_iter().flatten().min())
     }
 
     /// Clears what no packet can reach any more. While it is in doubt what they can reach, nothing.
     pub fn finish_retirement(&mut self) {
         let is_due = self.retry_at.is_none();
-        let Some(retiring) = self.retiring.take_if(|_| is_due) else { return };
+        let now = Instant::now();
+        let Some(retiring) = self.retiring.take_if(|retiring| is_due && retiring.due <= now) else { return };
         for write in &retiring.writes {
             if self.is_in_use_again(write) {
                 continue;
@@ -277,7 +298,7 @@ impl Control {
                 let found = service.discovery.as_ref().is_none_or(|discovery| discovery.n_queries > 0);
                 found && service.backends.iter().all(heard_of)
             });
-        Snapshot { interfaces: self.interfaces.clone(), services, sums: self.ledger.sums.clone(), is_ready }
+        Snapshot { interfaces: self.interfaces.clone(), services, sums: self.ledger.sums.clone(), is_ready, flows: self.census.1 }
     }
 
     /// Whether a healthy backend only waits for its next hop.
@@ -306,6 +327,8 @@ impl Control {
                 .map(|(&endpoint, backend)| self.view_backend(name, service, endpoint, backend))
                 .collect(),
             slots: region.map(|region| region.slots.clone()),
+            n_slots_restless: region.map_or(0, |region| region.restless.len()),
+            leaving: self.layout.leaving(name).into_iter().map(|(endpoint, ..)| endpoint).collect(),
             drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
         }
     }

@@ -64,7 +64,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let listener = TcpListener::bind(config.api.listen).await.with_context(|| format!("api.listen = {}", config.api.listen))?;
     let pins = Pins::open(&config.xdp.pin)?;
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
-    let (mut datapath, handles) = Datapath::load(object, pins, config.limits.slots, secret)?;
+    let (mut datapath, handles) = Datapath::load(object, pins, config.limits.into(), secret)?;
     bpf_log::follow(datapath.ebpf_mut());
     let adopted = datapath.adopted;
     let started = start(&config, &mut datapath, handles.maps, Arc::new(handles.counters), listener).await;
@@ -194,6 +194,7 @@ async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path)
         ("xdp.secret_file", new.xdp.secret_file != old.xdp.secret_file),
         ("api.listen", new.api.listen != old.api.listen),
         ("limits.slots", new.limits.slots != old.limits.slots),
+        ("limits.flows", new.limits.flows != old.limits.flows),
     ];
     if let Some((key, _)) = fixed.iter().find(|(_, differs)| *differs) {
         anyhow::bail!("{key} cannot change while running; restart the daemon for it");

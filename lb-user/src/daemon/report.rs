@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lb_common::BackendId;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::assemble::{BackendKey, Findings};
 use super::control::Names;
@@ -81,7 +81,10 @@ pub fn change(
     for (service, (n_slots, list)) in &by_service {
         info!(%service, n_slots, moved = shortened(list), took_ms, after_ms, "slots moved");
     }
-    if by_service.is_empty() {
+    if by_service.is_empty() && since.is_none() {
+        // Slots that come to rest, for one: nothing that anybody waits for.
+        debug!(n_writes, took_ms, "tables changed");
+    } else if by_service.is_empty() {
         info!(n_writes, took_ms, after_ms, "tables changed");
     }
 }

@@ -16,7 +16,7 @@ pub use attach::{Attached, Attachment, Wanted};
 pub use pins::Pins;
 
 use crate::error;
-use crate::maps::{self, Counters, KernelMaps, Loaded, MapError};
+use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Sizes};
 
 /// The steering program's name in the object.
 const PROGRAM: &str = "xlb";
@@ -68,17 +68,17 @@ impl Datapath {
     ///
     /// # Errors
     /// If the kernel refuses, with what can be done about it; nothing is attached then.
-    pub fn load(object: &[u8], pins: Pins, n_slots: u32, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
+    pub fn load(object: &[u8], pins: Pins, sizes: Sizes, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
         raise_memlock_limit();
-        if !pins.hold_maps_of_this_shape(n_slots, maps::n_cpus()?) {
+        if !pins.hold_maps_of_this_shape(sizes, maps::n_cpus()?) {
             pins.clear()?;
         }
-        let mut loaded = load_maps(object, &pins, n_slots)?;
+        let mut loaded = load_maps(object, &pins, sizes)?;
         let mut version = loaded.maps.settings().layout_version;
         if version != 0 && version != LAYOUT_VERSION {
             tracing::warn!(version, wanted = LAYOUT_VERSION, "the pinned maps are of another version, starting with empty ones");
             pins.clear()?;
-            loaded = load_maps(object, &pins, n_slots)?;
+            loaded = load_maps(object, &pins, sizes)?;
             version = 0;
         }
         let Loaded { mut ebpf, mut maps, counters } = loaded;
@@ -141,8 +141,8 @@ impl Datapath {
 }
 
 /// The object's maps, those that are pinned among them.
-fn load_maps(object: &[u8], pins: &Pins, n_slots: u32) -> Result<Loaded, DatapathError> {
-    maps::load(object, n_slots, Some(pins.directory())).map_err(|error| match error {
+fn load_maps(object: &[u8], pins: &Pins, sizes: Sizes) -> Result<Loaded, DatapathError> {
+    maps::load(object, sizes, Some(pins.directory())).map_err(|error| match error {
         MapError::Load { source } => DatapathError::Load { hint: load_hint(&source), source },
         error => error.into(),
     })

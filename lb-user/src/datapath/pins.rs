@@ -10,7 +10,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use rustix::fs::{FlockOperation, flock, statfs};
 
 use super::DatapathError;
-use crate::maps::shape;
+use crate::maps::{Sizes, shape};
 
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
@@ -50,8 +50,8 @@ impl Pins {
     }
 
     /// Whether every map is there, as this version makes it.
-    pub fn hold_maps_of_this_shape(&self, n_slots: u32, n_cpus: u32) -> bool {
-        shape::all(n_slots, n_cpus).all(|shape| {
+    pub fn hold_maps_of_this_shape(&self, sizes: Sizes, n_cpus: u32) -> bool {
+        shape::all(sizes, n_cpus).all(|shape| {
             MapInfo::from_pin(self.directory.join(shape.name))
                 .is_ok_and(|info| info.value_size() == shape.len && info.max_entries() == 1)
         })
@@ -98,7 +98,7 @@ impl Pins {
         for interface in self.linked_interfaces() {
             self.remove_link(&interface)?;
         }
-        shape::all(0, 0).try_for_each(|shape| remove_if_there(&self.directory.join(shape.name)))
+        shape::all(Sizes::default(), 0).try_for_each(|shape| remove_if_there(&self.directory.join(shape.name)))
     }
 
     /// Removes all pins and the directory.

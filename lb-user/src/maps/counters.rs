@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::Ebpf;
 use lb_common::BackendId;
-use lb_common::counters::{BackendCounters, Totals, Traffic};
+use lb_common::counters::{BackendCounters, FlowEvents, Totals, Traffic};
 use lb_common::limits;
 
 use super::mapped::Mapped;
@@ -13,6 +13,7 @@ use super::{MapError, shape};
 /// Handles to the counter maps.
 pub struct Counters {
     n_cpus: u32,
+    flow_events: Mapped<FlowEvents>,
     totals: Mapped<Totals>,
     traffic: Mapped<Traffic>,
     connections: Mapped<u64>,
@@ -21,9 +22,10 @@ pub struct Counters {
 
 impl Counters {
     pub(super) fn take(ebpf: &mut Ebpf, n_cpus: u32, pins: Option<&Path>) -> Result<Self, MapError> {
-        let [totals, traffic, connections, drops] = shape::counters(n_cpus);
+        let [flow_events, totals, traffic, connections, drops] = shape::counters(n_cpus);
         Ok(Self {
             n_cpus,
+            flow_events: Mapped::take(ebpf, &flow_events, pins)?,
             totals: Mapped::take(ebpf, &totals, pins)?,
             traffic: Mapped::take(ebpf, &traffic, pins)?,
             connections: Mapped::take(ebpf, &connections, pins)?,
@@ -39,6 +41,13 @@ impl Counters {
         let mut sum = Totals::default();
         self.totals.iter().for_each(|(_, cpu)| sum.add(&cpu));
         Ok(sum)
+    }
+
+    /// What happened to the flow table.
+    pub fn flow_events(&self) -> FlowEvents {
+        let mut sum = FlowEvents::default();
+        self.flow_events.iter().for_each(|(_, cpu)| sum.add(&cpu));
+        sum
     }
 
     /// Packets towards a backend, since its id was first used.

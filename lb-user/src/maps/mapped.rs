@@ -132,11 +132,27 @@ impl<T: Record> Mapped<T> {
 
     /// Changes one 64-bit word, after everything written before it. `index` counts such words.
     pub fn store_long(&mut self, index: u32, value: u64) {
-        let n_longs = self.n_records * size_of::<T>() / size_of::<u64>();
-        if (index as usize) < n_longs {
-            // SAFETY: within the mapping and aligned, as a page is; other accesses to it are atomic or under `&mut self`.
-            let long = unsafe { self.memory.cast::<AtomicU64>().add(index as usize).as_ref() };
+        if let Some(long) = self.long(index) {
             long.store(value, Ordering::Release);
+        }
+    }
+
+    fn long(&self, index: u32) -> Option<&AtomicU64> {
+        let n_longs = self.n_records * size_of::<T>() / size_of::<u64>();
+        // SAFETY: within the mapping and aligned, as a page is; other accesses to it are atomic or under `&mut self`.
+        ((index as usize) < n_longs).then(|| unsafe { self.memory.cast::<AtomicU64>().add(index as usize).as_ref() })
+    }
+
+    /// The 64-bit word at this position, 0 beyond the end.
+    pub fn load_long(&self, index: u32) -> u64 {
+        self.long(index).map_or(0, |long| long.load(Ordering::Acquire))
+    }
+
+    /// Clears a 64-bit word, unless it is another by now. This is what one may do who does not own the table.
+    pub fn clear_long(&self, index: u32, seen: u64) {
+        if let Some(long) = self.long(index) {
+            // If the packet path was faster, the entry is in use again.
+            let _ = long.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

@@ -4,6 +4,7 @@
 //! there may be many.
 
 mod counters;
+mod flows;
 mod mapped;
 pub mod shape;
 
@@ -14,13 +15,17 @@ use std::sync::Arc;
 
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::directory::Bucket;
+use lb_common::flow::{self, Tick};
 use lb_common::hash::HashKeys;
 use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, limits};
 
 pub use counters::Counters;
+pub use flows::{Census, FlowTable};
 use mapped::Mapped;
+pub use shape::Sizes;
 
+use crate::compile::Sightings;
 use crate::tables::{FilledDirectory, Write};
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,9 @@ pub struct KernelMaps {
     services: Mapped<Service>,
     backends: Mapped<Backend>,
     links: Mapped<Link>,
+    pub flows: FlowTable,
+    slots_seen: Mapped<Tick>,
+    backends_seen: Mapped<Tick>,
     known_links: BTreeMap<u32, bool>,
 }
 
@@ -70,12 +78,15 @@ pub struct Loaded {
 ///
 /// # Errors
 /// If the kernel refuses, or a pinned map has another shape.
-pub fn load(object: &[u8], n_slots: u32, pins: Option<&Path>) -> Result<Loaded, MapError> {
-    let n_cpus = n_cpus()?;
+pub fn load(object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
+    let (n_cpus, n_flow_buckets) = (n_cpus()?, sizes.n_flows / flow::ENTRIES as u32);
     let mut loader = EbpfLoader::new();
-    loader.override_global("N_SLOTS", &n_slots, true).override_global("N_CPUS", &n_cpus, true);
+    loader
+        .override_global("N_SLOTS", &sizes.n_slots, true)
+        .override_global("N_FLOW_BUCKETS", &n_flow_buckets, true)
+        .override_global("N_CPUS", &n_cpus, true);
     let mut ebpf = loader.load(object).map_err(|source| MapError::Load { source: Box::new(source) })?;
-    let maps = KernelMaps::take(&mut ebpf, n_slots, pins)?;
+    let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
     let counters = Counters::take(&mut ebpf, n_cpus, pins)?;
     Ok(Loaded { ebpf, maps, counters })
 }
@@ -90,10 +101,13 @@ pub fn n_cpus() -> Result<u32, MapError> {
 }
 
 impl KernelMaps {
-    fn take(ebpf: &mut Ebpf, n_slots: u32, pins: Option<&Path>) -> Result<Self, MapError> {
+    fn take(ebpf: &mut Ebpf, sizes: Sizes, pins: Option<&Path>) -> Result<Self, MapError> {
         Ok(Self {
             settings: Mapped::take(ebpf, &shape::SETTINGS, pins)?,
-            slots: Mapped::take(ebpf, &shape::slots(n_slots), pins)?,
+            slots: Mapped::take(ebpf, &shape::slots(sizes.n_slots), pins)?,
+            flows: FlowTable::take(ebpf, sizes, pins)?,
+            slots_seen: Mapped::take(ebpf, &shape::slots_seen(sizes.n_slots), pins)?,
+            backends_seen: Mapped::take(ebpf, &shape::BACKENDS_SEEN, pins)?,
             service_buckets: Mapped::take(ebpf, &shape::SERVICE_BUCKETS, pins)?,
             reply_buckets: Mapped::take(ebpf, &shape::REPLY_BUCKETS, pins)?,
             services: Mapped::take(ebpf, &shape::SERVICES, pins)?,
@@ -185,6 +199,22 @@ impl KernelMaps {
     pub fn region(&self, first_line: u32, bits: u32) -> Arc<[lb_common::Slot]> {
         let first_slot = first_line * limits::SLOTS_PER_LINE;
         (first_slot..first_slot + (1 << bits)).map(|number| lb_common::Slot::from_raw(self.slots.load_word(number))).collect()
+    }
+}
+
+impl Sightings for KernelMaps {
+    /// Of the clock that the packet path reads.
+    fn now(&self) -> Tick {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> flow::TICK_SHIFT) as Tick
+    }
+
+    fn elsewhere(&self, line: u32) -> Tick {
+        self.slots_seen.read(line as usize).unwrap_or_default()
+    }
+
+    fn flow(&self, backend: BackendId) -> Tick {
+        self.backends_seen.read(usize::from(backend.0)).unwrap_or_default()
     }
 }
 

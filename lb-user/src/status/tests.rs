@@ -26,6 +26,8 @@ fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView 
         discovery: None,
         backends,
         slots: slots.map(Into::into),
+        n_slots_restless: 0,
+        leaving: Vec::new(),
     }
 }
 

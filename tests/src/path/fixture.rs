@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::flow::Tick;
 use lb_common::hash::HashKeys;
 use lb_common::{LinkAddresses, MacAddr};
 use lb_ebpf::{Route, RouteQuery};
-use lb_user::compile::{Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::compile::{CompileError, Layout, Quiet, compile};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::{Plan, Tables, diff};
 
 use super::packets::Mac;
@@ -38,6 +39,11 @@ pub fn keys() -> HashKeys {
 
 pub const N_SLOTS: u32 = 1 << 17;
 
+pub const N_FLOWS: u32 = 1 << 14;
+
+/// How long a silent flow is taken for alive.
+pub const IDLE: Tick = 800;
+
 /// Each service by what is special about it.
 pub fn desired(interfaces: Interfaces) -> Desired {
     let near = NextHop {
@@ -59,7 +65,16 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             let backend = Backend { weight: 1, alive: next_hop.is_some(), next_hop };
             (endpoint.parse().expect("ADDRESS:PORT"), backend)
         });
-        Service { vip: vip.ip(), port: vip.port(), protocol, algorithm: Algorithm::Maglev, forward, backends: backends.collect() }
+        Service {
+            vip: vip.ip(),
+            port: vip.port(),
+            protocol,
+            algorithm: Algorithm::Maglev,
+            forward,
+            idle: IDLE,
+            on_down: OnDown::Remap,
+            backends: backends.collect(),
+        }
     };
     use Forward::{Dsr, Nat};
     use Protocol::{Tcp, Udp};
@@ -86,9 +101,19 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     Desired { services, ingress: BTreeSet::from([interfaces.outside]) }
 }
 
+/// The tables once all flows of before have ended: no slot is learning, and nobody is leaving.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_to_rest(desired: &Desired, layout: &Layout, previous: &Tables) -> Result<(Tables, Layout), CompileError> {
+    let (tables, layout) = compile(desired, layout, previous, &Quiet(1 << 20))?;
+    compile(desired, &layout, &tables, &Quiet(1 << 21))
+}
+
 /// The fixture's tables and the plan that writes them to empty maps.
 pub fn plan(interfaces: Interfaces) -> (Tables, Layout, Plan) {
-    let (tables, layout) = compile(&desired(interfaces), &Layout::new(N_SLOTS), &Tables::default()).expect("the fixture fits");
+    let (tables, layout) =
+        compile_to_rest(&desired(interfaces), &Layout::new(N_SLOTS), &Tables::default()).expect("the fixture fits");
     let plan = diff(&Tables::default(), &tables);
     (tables, layout, plan)
 }

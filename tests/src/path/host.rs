@@ -3,16 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use lb_common::counters::{BackendCounters, Totals};
+use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
+use lb_common::flow::{self, Tick};
 use lb_common::hash::HashKeys;
 use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
-use lb_ebpf::{Env, Packet, Route, RouteQuery, Wire};
+use lb_ebpf::flow::Question;
+use lb_ebpf::{Env, FlowEvent, Packet, Route, RouteQuery, Wire};
+use lb_user::compile::Sightings;
 use lb_user::tables::{FilledDirectory, Plan, Write};
 
-use super::Outcome;
+use super::{Outcome, fixture};
 
 /// A frame in a buffer aligned as headers need it, with an ingress interface.
 pub struct Frame {
@@ -80,6 +83,12 @@ pub struct Host {
     slots: Vec<Slot>,
     links: BTreeMap<u32, bool>,
     routes: Routes,
+    flows: Vec<Cell<flow::Entry>>,
+    /// What the clock shows.
+    pub now: Cell<Tick>,
+    elsewhere: RefCell<BTreeMap<u32, Tick>>,
+    seen: RefCell<BTreeMap<BackendId, Tick>>,
+    pub flow_events: Cell<FlowEvents>,
     pub totals: RefCell<Totals>,
     backend_counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
     service_drops: RefCell<BTreeMap<u16, u64>>,
@@ -99,6 +108,11 @@ impl Host {
             slots: vec![Slot::default(); n_slots as usize],
             links: BTreeMap::new(),
             routes,
+            flows: vec![Cell::default(); fixture::N_FLOWS as usize],
+            now: Cell::default(),
+            elsewhere: RefCell::default(),
+            seen: RefCell::default(),
+            flow_events: Cell::default(),
             totals: RefCell::default(),
             backend_counters: RefCell::default(),
             service_drops: RefCell::default(),
@@ -152,6 +166,28 @@ impl Host {
     }
 }
 
+impl Host {
+    fn flow_index(&self, bucket: u32, position: usize) -> usize {
+        let n_buckets = self.flows.len() / flow::ENTRIES;
+        (bucket as usize % n_buckets) * flow::ENTRIES + position
+    }
+}
+
+/// What this packet path has seen is what the tables are compiled by.
+impl Sightings for Host {
+    fn now(&self) -> Tick {
+        self.now.get()
+    }
+
+    fn elsewhere(&self, line: u32) -> Tick {
+        self.elsewhere.borrow().get(&line).copied().unwrap_or_default()
+    }
+
+    fn flow(&self, backend: BackendId) -> Tick {
+        self.seen.borrow().get(&backend).copied().unwrap_or_default()
+    }
+}
+
 fn fill_half(buckets: &mut [Bucket], half: u32, directory: &FilledDirectory) -> Directory {
     let base = half * (buckets.len() as u32 / 2);
     let filled = &directory.filled;
@@ -187,6 +223,43 @@ impl Env for Host {
     fn link(&self, ifindex: u32) -> Option<Link> {
         let takes_redirects = self.links.get(&ifindex).copied().unwrap_or_default();
         Some(Link { flags: if takes_redirects { link_flags::REDIRECT } else { 0 }, pad: 0 })
+    }
+
+    fn flow_backend(&self, question: Question) -> BackendId {
+        lb_ebpf::flow::answer(self, question)
+    }
+
+    fn now(&self) -> Tick {
+        self.now.get()
+    }
+
+    fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        self.flows[self.flow_index(bucket, position)].get()
+    }
+
+    fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
+        let place = &self.flows[self.flow_index(bucket, old.position)];
+        let is_same = place.get() == old.entry;
+        if is_same {
+            place.set(new);
+        }
+        is_same
+    }
+
+    fn note_elsewhere(&self, slot_index: u32, now: Tick) {
+        self.elsewhere.borrow_mut().insert(slot_index / limits::SLOTS_PER_LINE, now);
+    }
+
+    fn note_flow(&self, id: BackendId, now: Tick) {
+        self.seen.borrow_mut().insert(id, now);
+    }
+
+    fn count_flow(&self, event: FlowEvent) {
+        let mut events = self.flow_events.get();
+        events.recorded += 1;
+        events.evicted_unconfirmed += u64::from(event == FlowEvent::EvictedUnconfirmed);
+        events.evicted += u64::from(event == FlowEvent::Evicted);
+        self.flow_events.set(events);
     }
 
     fn count(&self, verdict: Verdict) {

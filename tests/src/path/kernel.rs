@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use lb_common::Verdict;
 use lb_common::counters::Totals;
-use lb_user::maps::{self, Counters, KernelMaps, Loaded};
+use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes};
 use nix::sched::{CloneFlags, unshare};
 
 use super::fixture::{self, Interfaces};
@@ -48,7 +48,8 @@ impl Kernel {
     pub fn new() -> Result<Self> {
         own_network_namespace()?;
         let interfaces = set_up_network()?;
-        let Loaded { mut ebpf, mut maps, counters } = maps::load(&object()?, fixture::N_SLOTS, None)?;
+        let Loaded { mut ebpf, mut maps, counters } =
+            maps::load(&object()?, Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS }, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);
         for write in plan.writes.iter().chain(&plan.retire) {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::{LinkAddresses, MacAddr, Verdict};
 use lb_ebpf::Route;
-use lb_user::compile::{Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
+use lb_user::compile::Layout;
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service, ServiceName};
 use lb_user::tables::{Tables, diff};
 use proptest::prelude::*;
 use xlb_tests::path::fixture::{self, GATEWAY, OURS};
@@ -70,6 +70,8 @@ impl Kind {
             protocol: self.protocol,
             algorithm: self.algorithm,
             forward: self.forward,
+            idle: fixture::IDLE,
+            on_down: OnDown::Remap,
             backends: backends.collect(),
         }
     }
@@ -88,7 +90,7 @@ fn kinds() -> impl Iterator<Item = Kind> {
 fn host() -> Host {
     let named = kinds().enumerate().map(|(n, kind)| (ServiceName::from(format!("s{n}")), kind.service()));
     let desired = Desired { services: named.collect::<BTreeMap<_, _>>(), ingress: BTreeSet::from([INGRESS]) };
-    let (tables, _) = compile(&desired, &Layout::new(1 << 18), &Tables::default()).unwrap();
+    let (tables, _) = fixture::compile_to_rest(&desired, &Layout::new(1 << 18), &Tables::default()).unwrap();
     let route = Route::Forward { ifindex: INGRESS, link: LinkAddresses::new(MacAddr::new(GATEWAY), MacAddr::new(OURS)) };
     let mut host = Host::new(fixture::keys(), 1 << 18, Box::new(move |_| route));
     host.carry_out(&diff(&Tables::default(), &tables));

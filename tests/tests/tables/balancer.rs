@@ -7,7 +7,7 @@ use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::records;
 use lb_common::{BackendId, Slot};
 use lb_ebpf::Env;
-use lb_user::compile::{Layout, Region, compile};
+use lb_user::compile::{Layout, Region};
 use lb_user::desired::{Desired, Service, ServiceName};
 use lb_user::tables::{Plan, Tables, Write, diff, diff_in_doubt};
 use proptest::sample::Index;
@@ -87,7 +87,8 @@ impl Balancer {
     }
 
     fn plan(&self, desired: &Desired) -> Result<(Plan, Layout, Tables), String> {
-        let (tables, layout) = compile(desired, &self.layout, &self.tables).map_err(|error| error.to_string())?;
+        let (tables, layout) =
+            fixture::compile_to_rest(desired, &self.layout, &self.tables).map_err(|error| error.to_string())?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(self.doubted.iter().map(|(_, tables)| tables)).collect();
         Ok((diff_in_doubt(&befores, &tables), layout, tables))
     }
@@ -177,8 +178,8 @@ impl Balancer {
     /// What stands in memory is the tables, and packets see what a start from nothing would show them.
     fn check_after(&self) -> Result<(), String> {
         self.check_memory()?;
-        let (tables, _) =
-            compile(&self.members(), &Layout::new(N_SLOTS), &Tables::default()).map_err(|error| error.to_string())?;
+        let (tables, _) = fixture::compile_to_rest(&self.members(), &Layout::new(N_SLOTS), &Tables::default())
+            .map_err(|error| error.to_string())?;
         let mut fresh = empty_host();
         fresh.carry_out(&diff(&Tables::default(), &tables));
         let mut rewritten = empty_host();

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lb_common::{BackendId, MacAddr, Slot};
-use lb_user::compile::{Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::compile::Layout;
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::Tables;
 use proptest::prelude::*;
+use xlb_tests::path::fixture;
 
 use crate::balancer::N_SLOTS;
 use crate::sequences::cases;
@@ -30,6 +31,8 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
+        idle: fixture::IDLE,
+        on_down: OnDown::Remap,
         backends: backends.collect(),
     };
     Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]) }
@@ -52,7 +55,7 @@ proptest! {
     #[test]
     fn failures_and_recoveries_move_only_the_slots_of_the_backends_concerned((weights, history) in weights_and_health()) {
         let all = vec![true; weights.len()];
-        let (mut tables, mut layout) = compile(&desired(&weights, &all), &Layout::new(N_SLOTS), &Tables::default()).unwrap();
+        let (mut tables, mut layout) = fixture::compile_to_rest(&desired(&weights, &all), &Layout::new(N_SLOTS), &Tables::default()).unwrap();
         let home = slots(&tables);
         let id = |layout: &Layout, n| layout.find_backend(&"web".into(), endpoint(n)).unwrap();
         let ids: Vec<BackendId> = (0..weights.len()).map(|n| id(&layout, n)).collect();
@@ -60,7 +63,7 @@ proptest! {
         let mut health = all;
         for next in history {
             let before = slots(&tables);
-            (tables, layout) = compile(&desired(&weights, &next), &layout, &tables).unwrap();
+            (tables, layout) = fixture::compile_to_rest(&desired(&weights, &next), &layout, &tables).unwrap();
             let (was, is) = (serving(&health), serving(&next));
             for ((&home, &from), &to) in home.iter().zip(&*before).zip(&*slots(&tables)) {
                 let (from, to, home) = (from.current(), to.current(), home.current());

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use lb_common::limits;
-use lb_user::compile::{CompileError, Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, Protocol, Service, ServiceName};
+use lb_user::compile::{CompileError, Layout};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, OnDown, Protocol, Service, ServiceName};
 use lb_user::tables::Tables;
+use xlb_tests::path::fixture;
 
 fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = SocketAddr>) -> Service {
     // Without a weight a backend takes an id and no slot.
@@ -17,6 +18,8 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward,
+        idle: fixture::IDLE,
+        on_down: OnDown::Remap,
         backends: backends.into_iter().map(|endpoint| (endpoint, backend.clone())).collect(),
     }
 }
@@ -36,11 +39,11 @@ fn endpoints(range: std::ops::Range<usize>) -> impl Iterator<Item = SocketAddr> 
 
 /// Compiles what fits, then what does not; the error, having seen that nothing came of it.
 fn refused(fits: &Desired, too_much: &Desired, n_slots: u32) -> CompileError {
-    let (tables, layout) = compile(fits, &Layout::new(n_slots), &Tables::default()).unwrap();
+    let (tables, layout) = fixture::compile_to_rest(fits, &Layout::new(n_slots), &Tables::default()).unwrap();
     let (tables_before, layout_before) = (tables.clone(), layout.clone());
-    let error = compile(too_much, &layout, &tables).unwrap_err();
+    let error = fixture::compile_to_rest(too_much, &layout, &tables).unwrap_err();
     assert!(tables == tables_before && layout == layout_before, "an error changed something");
-    let again = compile(fits, &layout, &tables).unwrap();
+    let again = fixture::compile_to_rest(fits, &layout, &tables).unwrap();
     assert!(again == (tables, layout), "what held before the error compiles to something else after it");
     error
 }
@@ -70,11 +73,14 @@ fn an_id_that_rests_is_not_yet_another_backends() {
     let n = limits::BACKENDS as usize;
     let full = desired([service(address(12, 0), Forward::Dsr, endpoints(0..n))]);
     let exchanged = desired([service(address(12, 0), Forward::Dsr, endpoints(1..n + 1))]);
-    let (tables, mut layout) = compile(&full, &Layout::new(1 << 16), &Tables::default()).unwrap();
-    assert!(matches!(compile(&exchanged, &layout, &tables), Err(CompileError::TooManyBackends { .. })));
-    layout.retain(&desired([service(address(12, 0), Forward::Dsr, endpoints(1..n))]));
+    let (mut tables, mut layout) = fixture::compile_to_rest(&full, &Layout::new(1 << 16), &Tables::default()).unwrap();
+    assert!(matches!(fixture::compile_to_rest(&exchanged, &layout, &tables), Err(CompileError::TooManyBackends { .. })));
+    // Once its last flow is over, and packets on their way have passed.
+    let without = desired([service(address(12, 0), Forward::Dsr, endpoints(1..n))]);
+    (tables, layout) = fixture::compile_to_rest(&without, &layout, &tables).unwrap();
+    assert!(matches!(fixture::compile_to_rest(&exchanged, &layout, &tables), Err(CompileError::TooManyBackends { .. })));
     layout.recycle();
-    assert!(compile(&exchanged, &layout, &tables).is_ok());
+    assert!(fixture::compile_to_rest(&exchanged, &layout, &tables).is_ok());
 }
 
 #[test]

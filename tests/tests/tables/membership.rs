@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{BackendId, MacAddr};
-use lb_user::compile::{CompileError, Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::compile::{CompileError, Layout};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::Tables;
 use proptest::prelude::*;
+use xlb_tests::path::fixture;
 
 use crate::balancer::N_SLOTS;
 use crate::sequences::cases;
@@ -29,6 +30,8 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Nat,
+        idle: fixture::IDLE,
+        on_down: OnDown::Remap,
         backends: backends.into_iter().collect(),
     };
     Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]) }
@@ -56,7 +59,7 @@ impl Tabled {
     }
 
     fn bring_about(&mut self, desired: &Desired) {
-        (self.tables, self.layout) = compile(desired, &self.layout, &self.tables).unwrap();
+        (self.tables, self.layout) = fixture::compile_to_rest(desired, &self.layout, &self.tables).unwrap();
     }
 
     /// The backend of each slot.
@@ -180,14 +183,14 @@ fn a_larger_region_is_there_when_the_backend_that_needs_it_comes_up_or_the_backe
     let mut tabled = Tabled { layout: Layout::new(3 << 12), ..Tabled::new() };
     tabled.bring_about(&web_and_other(8, 8, false));
     tabled.bring_about(&web_and_other(9, 8, false));
-    let refused = compile(&web_and_other(9, 8, true), &tabled.layout, &tabled.tables);
+    let refused = fixture::compile_to_rest(&web_and_other(9, 8, true), &tabled.layout, &tabled.tables);
     assert!(matches!(refused, Err(CompileError::OutOfSlots { .. })), "its place was given away");
     tabled.bring_about(&web_and_other(9, 9, false));
     assert_eq!(tabled.owners().len(), 1 << 13);
 
     let mut tabled = Tabled { layout: Layout::new(3 << 12), ..Tabled::new() };
     tabled.bring_about(&web_and_other(8, 8, true));
-    let refused = compile(&web_and_other(9, 8, true), &tabled.layout, &tabled.tables);
+    let refused = fixture::compile_to_rest(&web_and_other(9, 8, true), &tabled.layout, &tabled.tables);
     assert!(matches!(refused, Err(CompileError::OutOfSlots { .. })), "it would be refused when it is up");
 }
 

@@ -1,9 +1,10 @@
 //! Random sequences of changes.
 
-use lb_user::compile::{Layout, compile};
+use lb_user::compile::Layout;
 use lb_user::tables::{Tables, diff};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use xlb_tests::path::fixture;
 
 use crate::balancer::{Balancer, N_SLOTS};
 use crate::world::{Step, World, steps};
@@ -41,9 +42,9 @@ proptest! {
         steps.into_iter().flat_map(|step| step.ops).for_each(|op| world.change(op));
         let desired = world.desired();
         let empty = Layout::new(N_SLOTS);
-        let (tables, layout) = compile(&desired, &empty, &Tables::default()).unwrap();
-        prop_assert_eq!(&compile(&desired, &empty, &Tables::default()).unwrap(), &(tables.clone(), layout.clone()));
-        let (again, same_layout) = compile(&desired, &layout, &tables).unwrap();
+        let (tables, layout) = fixture::compile_to_rest(&desired, &empty, &Tables::default()).unwrap();
+        prop_assert_eq!(&fixture::compile_to_rest(&desired, &empty, &Tables::default()).unwrap(), &(tables.clone(), layout.clone()));
+        let (again, same_layout) = fixture::compile_to_rest(&desired, &layout, &tables).unwrap();
         prop_assert!(diff(&tables, &again).is_empty());
         prop_assert_eq!(same_layout, layout);
     }

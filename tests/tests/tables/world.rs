@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::MacAddr;
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service, ServiceName};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use xlb_tests::path::fixture;
 use xlb_tests::path::fixture::OURS;
 use xlb_tests::path::packets::Mac;
 
@@ -200,6 +201,8 @@ impl Spec {
             protocol: self.protocol,
             algorithm: self.algorithm,
             forward: self.forward,
+            idle: fixture::IDLE,
+            on_down: OnDown::Remap,
             backends: backends.collect(),
         }
     }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use lb_common::MacAddr;
 use lb_common::hash::HashKeys;
-use lb_common::{MacAddr, limits};
-use lb_user::compile::{Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, Protocol, Service};
-use lb_user::maps;
+use lb_user::compile::{Layout, Quiet, compile};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
+use lb_user::maps::{self, Sizes};
 use lb_user::tables::{Tables, diff};
 
 use super::measure::Loaded;
@@ -43,9 +43,9 @@ pub enum Options {
 pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     let object = std::fs::read(object).with_context(|| object.display().to_string())?;
     // The counters must live until the program is loaded.
-    let maps::Loaded { ebpf, mut maps, counters: _counters } = maps::load(&object, limits::SLOTS_DEFAULT, None)?;
+    let maps::Loaded { ebpf, mut maps, counters: _counters } = maps::load(&object, Sizes::default(), None)?;
     maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
-    let (tables, _) = compile(&desired(options), &Layout::new(maps.n_slots()), &Tables::default())?;
+    let (tables, _) = compile(&desired(options), &Layout::new(maps.n_slots()), &Tables::default(), &Quiet(0))?;
     for write in &diff(&Tables::default(), &tables).writes {
         maps.write(write)?;
     }
@@ -88,7 +88,7 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         let next_hop = NextHop { ifindex: INGRESS, source: MacAddr::new([2, 0, 0, 0, 0, 2]), destination, takes_redirects: true };
         (SocketAddr::new(address, backend_port), Backend { weight: 1, alive: true, next_hop: Some(next_hop) })
     });
-    Service { vip, port, protocol, algorithm, forward, backends: backends.collect() }
+    Service { vip, port, protocol, algorithm, forward, idle: 800, on_down: OnDown::Remap, backends: backends.collect() }
 }
 
 /// The reply path asks the kernel for the way to the client: out of an interface of a network namespace of this process's own.

@@ -1,15 +1,19 @@
 //! Tables, counters and helpers of the real kernel.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action,
     xdp_md,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_redirect};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_redirect};
 use lb_common::directory::Bucket;
+use lb_common::flow::{self, Tick};
 use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
-use lb_ebpf::{Env, Route, RouteQuery};
+use lb_ebpf::flow::Question;
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 
 use crate::maps::{self, Table};
 
@@ -31,7 +35,7 @@ impl Kernel {
 
     /// Changes this CPU's copy of a counter record.
     #[inline(always)]
-    fn bump<T>(&self, counters: &'static Table<T>, change: impl FnOnce(&mut T)) {
+    fn bump<T: Table>(&self, counters: &T, change: impl FnOnce(&mut T::Record)) {
         if let Some(record) = maps::of_cpu(counters, self.cpu) {
             // SAFETY: the record is this CPU's own, and XDP programs are not preempted by others on the same CPU.
             change(unsafe { &mut *record });
@@ -73,6 +77,64 @@ impl Env for Kernel {
     #[inline(always)]
     fn link(&self, ifindex: u32) -> Option<Link> {
         maps::LINKS.below(ifindex, limits::LINKS).copied()
+    }
+
+    #[inline(always)]
+    fn flow_backend(&self, question: Question) -> BackendId {
+        let Question { place, slot, slot_index, service, tcp_flags } = question;
+        let service_flags = u32::from(service) | u32::from(tcp_flags) << 16;
+        let mut id: u64 = xlb_flow(place.bucket, place.tag, slot.raw(), slot_index, service_flags).into();
+        // SAFETY: changes nothing else. The compiler would leave the mask out: it knows the function's results, the verifier does not.
+        unsafe { asm!("{0} &= 65535", inout(reg) id, options(pure, nomem, nostack, preserves_flags)) };
+        BackendId(id as u16)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Tick {
+        // SAFETY: takes no pointers.
+        (unsafe { bpf_ktime_get_coarse_ns() } >> flow::TICK_SHIFT) as Tick
+    }
+
+    #[inline(always)]
+    fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        // SAFETY: within the map; a word is read as a whole.
+        flow::Entry::from_raw(unsafe { maps::flow_entry(bucket, position).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
+        let (word, seen) = (maps::flow_entry(bucket, old.position), old.entry.raw());
+        let mut found = seen;
+        // SAFETY: the word is within the map and aligned to 8. BPF's compare-and-exchange (Linux 5.12) expects what was seen in
+        // r0, and leaves there what it found.
+        unsafe {
+            asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new.raw(), inout("r0") found);
+        }
+        found == seen
+    }
+
+    #[inline(always)]
+    fn note_elsewhere(&self, slot_index: u32, now: Tick) {
+        if let Some(seen) = maps::slot_seen(slot_index) {
+            note(seen, now);
+        }
+    }
+
+    #[inline(always)]
+    fn note_flow(&self, id: BackendId, now: Tick) {
+        note(maps::backend_seen(id), now);
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, event: FlowEvent) {
+        self.bump(&maps::FLOW_EVENTS, |events| {
+            events.recorded += 1;
+            match event {
+                FlowEvent::Recorded => {}
+                FlowEvent::EvictedUnconfirmed => events.evicted_unconfirmed += 1,
+                FlowEvent::Evicted => events.evicted += 1,
+            }
+        });
     }
 
     #[inline(always)]
@@ -134,6 +196,32 @@ impl Env for Kernel {
             // A host that forwards nothing is asked before anything else whether it does: what arrives is for itself.
             BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Local,
             _ => Route::Host,
+        }
+    }
+}
+
+/// [`flow::answer`](lb_ebpf::flow::answer) as a global function. The verifier looks at such a one by itself, once: inlined, its
+/// ways through a bucket would be multiplied by all the ways that lead there, beyond a million instructions.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
+    let question = Question {
+        place: flow::Place { bucket, tag },
+        slot: Slot::from_raw(slot),
+        slot_index,
+        service: service_flags as u16,
+        tcp_flags: (service_flags >> 16) as u8,
+    };
+    u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+}
+
+/// Stores a time, if it is another: many CPUs read that line.
+#[inline(always)]
+fn note(seen: *mut Tick, now: Tick) {
+    // SAFETY: points into a map; a word is written as a whole, and whoever comes last is right.
+    unsafe {
+        if seen.read_volatile() != now {
+            seen.write_volatile(now);
         }
     }
 }

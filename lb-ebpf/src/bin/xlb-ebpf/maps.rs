@@ -1,13 +1,13 @@
 //! The maps, by the names under which the daemon finds them. Their sizes and what those cost stand in `lb_common::limits`.
 
 use core::arch::asm;
-use core::marker::PhantomData;
 
-use lb_common::Slot;
-use lb_common::counters::{ConnectionsByBackend, DropsByService, Totals, TrafficByBackend};
+use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Totals, TrafficByBackend};
 use lb_common::directory::Bucket;
+use lb_common::flow::{self, Tick};
 use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::{BackendId, Slot};
 
 /// A table: one map of one large element, which the program addresses like a variable of its own.
 ///
@@ -16,52 +16,61 @@ use lb_common::records::{Backend, Link, Service, Settings};
 ///
 /// What stands in this object is only an anchor, from which the relocation is made: the daemon makes the real map, with the
 /// real size and in its own memory, and puts it in the place of the one that the loader makes for the anchor's section.
-#[repr(transparent)]
-pub struct Table<T> {
-    anchor: u64,
-    _records: PhantomData<T>,
-}
+pub trait Table {
+    type Record: 'static;
 
-impl<T> Table<T> {
-    const fn new() -> Self {
-        Self { anchor: 0, _records: PhantomData }
-    }
-
-    /// The first record. The compiler is not to know that it points to the anchor, whose value it knows.
-    #[inline(always)]
-    fn first(&'static self) -> *const T {
-        let mut first: *const T = (&raw const self.anchor).cast();
-        // SAFETY: no instruction at all.
-        unsafe { asm!("/* {0} */", inout(reg) first, options(pure, nomem, nostack, preserves_flags)) };
-        first
-    }
+    /// The first record.
+    fn first(&self) -> *const Self::Record;
 
     /// The record at an index below a power of two, the number of records; upper bits of the index do not count.
     #[inline(always)]
-    pub fn at<const N_RECORDS: u32>(&'static self, index: u32) -> &'static T {
+    fn at<const N_RECORDS: u32>(&self, index: u32) -> &'static Self::Record {
         const { assert!(N_RECORDS.is_power_of_two()) };
         let index = index & (N_RECORDS - 1);
         // SAFETY: the daemon makes the map with that many records (`lb_user::maps::shape`), or the verifier refuses the program.
+        // Any bytes are a record; user space changes whole words, and each CPU writes to its own records only.
         unsafe { &*self.first().add(index as usize) }
     }
 
     /// The record at `index`, if there are more than that.
     #[inline(always)]
-    pub fn below(&'static self, index: u32, n_records: u32) -> Option<&'static T> {
+    fn below(&self, index: u32, n_records: u32) -> Option<&'static Self::Record> {
         // SAFETY: as above; the verifier follows the comparison.
         (index < n_records).then(|| unsafe { &*self.first().add(index as usize) })
     }
 }
 
-// SAFETY: any bytes are a record; user space changes whole words, and each CPU writes to its own records only.
-unsafe impl<T> Sync for Table<T> {}
+/// Loads the address of a static. In assembler, because the compiler is not to know what is there, nor that it is eight bytes.
+macro_rules! address {
+    ($name:path) => {{
+        let mut address: *const ();
+        // SAFETY: loads a constant.
+        unsafe { asm!("{0} = {1} ll", out(reg) address, sym $name, options(pure, nomem, nostack, preserves_flags)) };
+        address.cast()
+    }};
+}
 
 macro_rules! tables {
     ($($name:ident: $record:ty, $section:literal;)+) => {
+        mod anchors {
+            $(
+                #[unsafe(link_section = $section)]
+                #[unsafe(no_mangle)]
+                pub static $name: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+            )+
+        }
         $(
-            #[unsafe(link_section = $section)]
-            #[unsafe(no_mangle)]
-            pub static $name: Table<$record> = Table::new();
+            #[allow(non_camel_case_types)]
+            pub struct $name;
+
+            impl Table for $name {
+                type Record = $record;
+
+                #[inline(always)]
+                fn first(&self) -> *const $record {
+                    address!(anchors::$name)
+                }
+            }
         )+
     };
 }
@@ -74,6 +83,10 @@ tables! {
     SLOTS: Slot, ".bss.SLOTS";
     BACKENDS: Backend, ".bss.BACKENDS";
     LINKS: Link, ".bss.LINKS";
+    FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
+    SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
+    BACKENDS_SEEN: Tick, ".bss.BACKENDS_SEEN";
+    FLOW_EVENTS: FlowEvents, ".bss.FLOW_EVENTS";
     TOTALS: Totals, ".bss.TOTALS";
     BACKEND_TRAFFIC: TrafficByBackend, ".bss.BACKEND_TRAFFIC";
     BACKEND_CONNECTIONS: ConnectionsByBackend, ".bss.BACKEND_CONNECTIONS";
@@ -84,25 +97,54 @@ tables! {
 #[unsafe(no_mangle)]
 static N_SLOTS: u32 = limits::SLOTS_DEFAULT;
 
+/// Records in `FLOWS`, a power of two.
+#[unsafe(no_mangle)]
+static N_FLOW_BUCKETS: u32 = limits::FLOWS_DEFAULT / flow::ENTRIES as u32;
+
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
 static N_CPUS: u32 = 1;
 
 /// A constant to the verifier, and not to the compiler.
-#[inline(always)]
-fn constant(value: &'static u32) -> u32 {
-    // SAFETY: a reference is valid.
-    unsafe { (&raw const *value).read_volatile() }
+macro_rules! constant {
+    ($name:path) => {{
+        let constant: *const u32 = address!($name);
+        // SAFETY: points to a static of that type.
+        unsafe { *constant }
+    }};
 }
 
 #[inline(always)]
 pub fn slot(index: u32) -> Option<Slot> {
-    SLOTS.below(index, constant(&N_SLOTS)).copied()
+    SLOTS.below(index, constant!(N_SLOTS)).copied()
+}
+
+/// When a flow of this slot, or of one on the same line, was last seen elsewhere.
+#[inline(always)]
+pub fn slot_seen(slot_index: u32) -> Option<*mut Tick> {
+    let n_lines = constant!(N_SLOTS) / limits::SLOTS_PER_LINE;
+    SLOTS_SEEN.below(slot_index / limits::SLOTS_PER_LINE, n_lines).map(|seen| (&raw const *seen).cast_mut())
+}
+
+/// When a flow on record was last sent to this backend.
+#[inline(always)]
+pub fn backend_seen(id: BackendId) -> *mut Tick {
+    (&raw const *BACKENDS_SEEN.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0))).cast_mut()
+}
+
+/// Upper bits of either number do not count.
+#[inline(always)]
+pub fn flow_entry(bucket: u32, position: usize) -> *mut u64 {
+    let mask = constant!(N_FLOW_BUCKETS) - 1;
+    // SAFETY: the daemon makes the map with that many records; the verifier knows the mask.
+    let bucket = unsafe { FLOWS.first().add((bucket & mask) as usize) };
+    // SAFETY: within the bucket.
+    unsafe { bucket.cast::<u64>().cast_mut().add(position % flow::ENTRIES) }
 }
 
 /// This CPU's own record.
 #[inline(always)]
-pub fn of_cpu<T>(table: &'static Table<T>, cpu: u32) -> Option<*mut T> {
+pub fn of_cpu<T: Table>(table: &T, cpu: u32) -> Option<*mut T::Record> {
     // SAFETY: the daemon makes the map with that many records; the verifier follows the comparison.
-    (cpu < constant(&N_CPUS)).then(|| unsafe { table.first().cast_mut().add(cpu as usize) })
+    (cpu < constant!(N_CPUS)).then(|| unsafe { table.first().cast_mut().add(cpu as usize) })
 }

@@ -136,7 +136,7 @@ ttl = 5
             9 | slot = 1
               | ^^^^ did you mean `slots`?
               |
-              = help: known here are slots
+              = help: known here are slots, flows
 
             error: unknown key `backends` in [[service]]
               --> xlb.toml:14:1
@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, health, backend, dns
+               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health, backend, dns
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1

@@ -41,6 +41,7 @@ fn the_minimal_file_takes_every_default() {
             },
             limits: Limits {
                 slots: 16777216,
+                flows: 1048576,
             },
             services: [
                 Service {
@@ -50,6 +51,8 @@ fn the_minimal_file_takes_every_default() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    idle: 900s,
+                    on_down: Remap,
                     health: Check {
                         probe: Tcp,
                         port: None,
@@ -97,6 +100,7 @@ fn the_full_file_says_what_it_shows() {
             },
             limits: Limits {
                 slots: 16777216,
+                flows: 1048576,
             },
             services: [
                 Service {
@@ -106,6 +110,8 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Nat,
+                    idle: 900s,
+                    on_down: Remap,
                     health: Check {
                         probe: Http {
                             path: "/health",
@@ -151,6 +157,8 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: IpHash,
                     forward: Dsr,
+                    idle: 10s,
+                    on_down: Remap,
                     health: Check {
                         probe: None,
                         port: None,

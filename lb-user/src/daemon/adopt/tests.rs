@@ -1,7 +1,7 @@
 use lb_common::MacAddr;
 
 use super::*;
-use crate::compile::compile;
+use crate::compile::{Quiet, compile};
 use crate::config::parse;
 use crate::daemon::assemble::assemble;
 use crate::health::State;
@@ -29,7 +29,7 @@ fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
             findings.health.insert((name.clone(), endpoint), State::Up);
         }
     }
-    compile(&assemble(config, &findings), &Layout::new(N_SLOTS), &Tables::default()).unwrap()
+    compile(&assemble(config, &findings), &Layout::new(N_SLOTS), &Tables::default(), &Quiet(0)).unwrap()
 }
 
 /// What the next daemon makes of it: the tables taken over, and those that it then compiles.
@@ -37,9 +37,9 @@ fn taken_over(left: &Tables, config: &Config) -> (Tables, Tables, Layout) {
     let (mut layout, mut findings) = (Layout::new(N_SLOTS), Findings::default());
     let in_use = RecordsInUse { services: left.services.clone(), backends: left.backends.clone() };
     let slots = |region: Region| left.regions[&region.first_line].slots.clone();
-    let adopted = take_over(in_use, slots, config, &mut layout, &mut findings);
+    let adopted = take_over(in_use, slots, 1000, config, &mut layout, &mut findings);
     let adopted = Tables { flags: left.flags, ..adopted };
-    let (tables, layout) = compile(&assemble(config, &findings), &layout, &adopted).unwrap();
+    let (tables, layout) = compile(&assemble(config, &findings), &layout, &adopted, &Quiet(1000)).unwrap();
     (adopted, tables, layout)
 }
 
@@ -64,7 +64,7 @@ fn one_that_had_failed_keeps_its_place_and_one_that_is_new_gets_none_before_it_i
             backend.next_hop = Some(HOP);
         }
     }
-    (left, _) = compile(&desired, &layout, &left).unwrap();
+    (left, _) = compile(&desired, &layout, &left, &Quiet(0)).unwrap();
     let list = (1..=4).map(|host| format!("{{ address = \"10.0.0.{host}\" }}")).collect::<Vec<_>>().join(", ");
     let (adopted, tables, _) = taken_over(&left, &config(&format!("backend = [{list}]")));
     let plan = diff(&adopted, &tables);

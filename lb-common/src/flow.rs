@@ -1,0 +1,287 @@
+//! The flow table: which backend a flow was sent to, for flows in slots that are not at rest.
+//!
+//! A plain array of buckets, one cache line each, eight entries of one 64-bit word. An entry is read and replaced as a whole, so
+//! there are no locks; who replaces one does so only if it is still what he saw. A full bucket gives up what is worth least:
+//! nothing, the expired, the closed, the unconfirmed, and only then the flow that has been silent longest. So a flood of SYNs
+//! cannot push out flows that answered.
+
+use crate::hash::{FlowHash, HashKeys};
+use crate::slot::BackendId;
+
+/// Time in the packet path: units of 2^30 ns (1.07 s) of the kernel's monotonic clock.
+pub type Tick = u32;
+
+/// How far to shift nanoseconds for ticks.
+pub const TICK_SHIFT: u32 = 30;
+
+/// Ticks that an entry can tell apart. What is older was removed before (`lb_user`'s sweep) or has the age of something younger.
+const CLOCK_BITS: u32 = 13;
+const CLOCK_MASK: u32 = (1 << CLOCK_BITS) - 1;
+
+/// The longest time for which a silent flow may be taken for alive: half of what the clock can tell, about 73 minutes.
+pub const IDLE_MAX: Tick = 1 << (CLOCK_BITS - 1);
+
+/// How long a connection that was closed is kept in preference to one that may be alive: about as long as TIME_WAIT.
+const CLOSED_FOR: Tick = 60;
+
+/// Entries in a bucket, which is one cache line.
+pub const ENTRIES: usize = 8;
+
+/// What is known of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// A SYN, and nothing else yet.
+    Opening = 1,
+    /// Packets of one instant that were no SYN: a flow from before its slot moved, UDP, or a flood.
+    Guessed = 2,
+    Established = 3,
+    /// FIN or RST from the client.
+    Closing = 4,
+}
+
+impl State {
+    #[inline(always)]
+    const fn from_bits(bits: u64) -> Self {
+        match bits & 7 {
+            1 => Self::Opening,
+            2 => Self::Guessed,
+            3 => Self::Established,
+            _ => Self::Closing,
+        }
+    }
+}
+
+/// One flow in a word: tag (32 bits), backend (16), state (3), clock (13). 0 is none.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Entry(u64);
+
+impl Entry {
+    #[inline(always)]
+    pub const fn new(tag: u32, backend: BackendId, state: State, now: Tick) -> Self {
+        let state_clock = (state as u64) << CLOCK_BITS | (now & CLOCK_MASK) as u64;
+        Self((tag as u64) << 32 | (backend.0 as u64) << 16 | state_clock)
+    }
+
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    pub const fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub const fn backend(self) -> BackendId {
+        BackendId((self.0 >> 16) as u16)
+    }
+
+    #[inline(always)]
+    pub const fn state(self) -> State {
+        State::from_bits(self.0 >> CLOCK_BITS)
+    }
+
+    /// Ticks since its last packet.
+    #[inline(always)]
+    pub const fn age(self, now: Tick) -> Tick {
+        now.wrapping_sub(self.0 as u32) & CLOCK_MASK
+    }
+
+    /// How little the entry is worth to one who needs its place; the age decides between equals.
+    #[inline(always)]
+    const fn dispensability(self, now: Tick, idle: Tick) -> u32 {
+        if self.is_empty() {
+            return u32::MAX;
+        }
+        let age = self.age(now);
+        let class: u32 = match self.state() {
+            _ if age > idle => 3,
+            State::Closing if age > CLOSED_FOR => 2,
+            State::Opening | State::Guessed => 1,
+            State::Established | State::Closing => 0,
+        };
+        class << CLOCK_BITS | age
+    }
+}
+
+impl core::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:08x}:{} {:?}", self.tag(), self.backend().0, self.state())
+    }
+}
+
+/// Where a flow's entry is, and what it is known by there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Of which the lower bits count.
+    pub bucket: u32,
+    pub tag: u32,
+}
+
+impl Place {
+    /// Hashed a second time, and with the service: flows of one slot share the upper bits of their hash, and the same client may
+    /// use the same port towards several services. Ids differ from node to node, which does not matter here.
+    #[inline(always)]
+    pub fn new(hash: FlowHash, service: u16, keys: &HashKeys) -> Self {
+        let state = (hash.0 ^ service as u64).wrapping_mul(keys.multiply[1] | 1);
+        let place = (state ^ state >> 32).wrapping_mul(keys.multiply[0] | 1);
+        Self { bucket: (place >> 32) as u32, tag: place as u32 ^ state as u32 }
+    }
+}
+
+/// A live entry and its position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub position: usize,
+    pub entry: Entry,
+}
+
+/// The flow's entry in its bucket, unless it has been silent for longer than `idle`.
+#[inline(always)]
+pub fn find(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick, idle: Tick) -> Option<Found> {
+    let mut position = 0;
+    while position < ENTRIES {
+        let entry = bucket(position);
+        if entry.tag() == tag && !entry.is_empty() {
+            return if entry.age(now) <= idle { Some(Found { position, entry }) } else { None };
+        }
+        position += 1;
+    }
+    None
+}
+
+/// The entry to replace by a new flow's: that flow's own if it has one, or else the one that is worth least.
+#[inline(always)]
+pub fn victim(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick, idle: Tick) -> Found {
+    let mut victim = Found { position: 0, entry: bucket(0) };
+    let mut most = 0;
+    let mut position = 0;
+    while position < ENTRIES {
+        let entry = bucket(position);
+        let is_own = entry.tag() == tag && !entry.is_empty();
+        let dispensability = if is_own { u32::MAX } else { entry.dispensability(now, idle) };
+        if is_own || dispensability > most {
+            victim = Found { position, entry };
+            most = dispensability;
+        }
+        position += 1;
+    }
+    victim
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Tick = 800;
+    const B: BackendId = BackendId(7);
+
+    #[derive(Default)]
+    struct Bucket([Entry; ENTRIES]);
+
+    impl Bucket {
+        fn insert(&mut self, tag: u32, state: State, now: Tick) -> Entry {
+            let victim = victim(|position| self.0[position], tag, now, IDLE);
+            self.0[victim.position] = Entry::new(tag, B, state, now);
+            victim.entry
+        }
+
+        fn find(&self, tag: u32, now: Tick) -> Option<Entry> {
+            find(|position| self.0[position], tag, now, IDLE).map(|found| found.entry)
+        }
+    }
+
+    #[test]
+    fn an_entry_keeps_all_its_parts() {
+        for state in [State::Opening, State::Guessed, State::Established, State::Closing] {
+            let entry = Entry::new(0xdead_beef, BackendId(65_535), state, 123_456);
+            assert_eq!((entry.tag(), entry.backend(), entry.state()), (0xdead_beef, BackendId(65_535), state));
+            assert_eq!((entry.age(123_456), entry.age(123_466)), (0, 10));
+            assert!(!entry.is_empty());
+        }
+        assert!(!Entry::new(0, BackendId(0), State::Opening, 0).is_empty());
+    }
+
+    #[test]
+    fn a_flow_is_found_until_it_was_silent_for_too_long() {
+        let mut bucket = Bucket::default();
+        bucket.insert(5, State::Established, 100);
+        assert_eq!(bucket.find(5, 100 + IDLE).map(Entry::backend), Some(B));
+        assert_eq!(bucket.find(5, 101 + IDLE), None);
+        assert_eq!(bucket.find(6, 100), None);
+    }
+
+    #[test]
+    fn a_full_bucket_gives_up_what_is_worth_least() {
+        let mut bucket = Bucket::default();
+        let states = [
+            (1, State::Established, 1000),
+            (2, State::Established, 900),
+            (3, State::Opening, 1001),
+            (4, State::Guessed, 999),
+            (5, State::Closing, 930),
+            (6, State::Closing, 995),
+            (7, State::Established, 150),
+            (8, State::Opening, 998),
+        ];
+        for (tag, state, at) in states {
+            assert!(bucket.insert(tag, state, at).is_empty());
+        }
+        // Expired, closed for long, the oldest unconfirmed ones, then the one that was silent longest.
+        for (tag, gone) in [(11, 7), (12, 5), (13, 8), (14, 4), (15, 3), (16, 2), (17, 6), (18, 1)] {
+            assert_eq!(bucket.insert(tag, State::Established, 1001).tag(), gone);
+        }
+    }
+
+    #[test]
+    fn a_flood_of_syns_leaves_established_flows_alone() {
+        let mut bucket = Bucket::default();
+        for tag in 0..7 {
+            bucket.insert(tag, State::Established, 1000);
+        }
+        for tag in 100..10_000 {
+            bucket.insert(tag, State::Opening, 1001);
+        }
+        assert!((0..7).all(|tag| bucket.find(tag, 1001).is_some()));
+    }
+
+    #[test]
+    fn a_flow_has_one_entry_however_often_it_begins() {
+        let mut bucket = Bucket::default();
+        for now in [10, 11, 5000] {
+            bucket.insert(9, State::Opening, now);
+            bucket.insert(8, State::Opening, now);
+        }
+        assert_eq!(bucket.0.iter().filter(|entry| !entry.is_empty()).count(), 2);
+    }
+
+    #[test]
+    fn services_and_flows_have_places_of_their_own() {
+        let keys = HashKeys::from_bytes([11; 32]);
+        let mut seen: Vec<(u32, u32)> = Vec::new();
+        for service in 1..20 {
+            for flow in 0..5000 {
+                let place = Place::new(crate::hash::flow_v4(&keys, flow, 80), service, &keys);
+                seen.push((place.bucket & 0xffff, place.tag));
+            }
+        }
+        let n = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), n);
+        let mut per_bucket = vec![0u32; 1 << 12];
+        seen.iter().for_each(|(bucket, _)| per_bucket[(bucket & 0xfff) as usize] += 1);
+        // 95,000 over 4,096: 23 on average, a standard deviation of 4.8.
+        assert!(per_bucket.iter().all(|&n| n < 60), "{:?}", per_bucket.iter().max());
+    }
+}
