@@ -59,7 +59,7 @@ pub fn act(show: &mut Show, stage: &mut Stage) -> Result<()> {
     };
     let slots = stage.daemon.metric(SLOTS_MOVED)? - slots_before;
     let text = format!(
-        "before {}\nafter  {}\n{SLOTS_MOVED} rose by {slots}: twice for a slot whose new owner was known before it served",
+        "before {}\nafter  {}\n{SLOTS_MOVED} rose by {slots}: twice for a slot that went to the first of the new ones, then to the other",
         names(&before),
         names(&after)
     );
