@@ -1,23 +1,14 @@
 //! `cargo xtask`: everything that building, testing and showing xlb takes, beyond what cargo does by itself.
 //!
-//! One subcommand, one module. `setup` finds or installs the tools, `ebpf` builds the BPF objects, and the others
-//! call these two first, so that any of them works in a fresh clone.
+//! What a task needs is looked for before anything large is compiled, so that any of them works in a fresh clone, or soon
+//! says what is missing.
 
-mod bench;
-mod ci;
-mod command;
-mod demo;
-mod ebpf;
-mod paint;
-mod setup;
-mod test;
-mod workspace;
-
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-
-use crate::paint::{Paint, RED};
+use xtask::{command, ebpf, setup, workspace};
 
 /// Build, test and show xlb
 #[derive(Parser)]
@@ -39,41 +30,31 @@ enum Task {
     /// Build the BPF program and the `xlb` binary around it
     Build,
     /// Set up, build, check formatting and lints, and run every test
-    ///
-    /// As root it runs the tests in network namespaces and in the kernel too; else it lists them as not run, which in CI
-    /// (the environment has CI=true) is an error.
-    Test {
-        /// As for `cargo test`: a filter, options, `--` and more. Then formatting and lints are not checked
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    #[command(disable_help_flag = true)]
+    Test(ForLab),
     /// Set up, build, and show the main job in network namespaces: under a minute after building, and nothing stays
-    ///
-    /// Fails if anything that it shows is not so.
-    Demo(demo::Options),
+    #[command(disable_help_flag = true)]
+    Demo(ForLab),
     /// Measure nanoseconds a packet, beside a program of the usual design
-    Bench(bench::Options),
+    #[command(disable_help_flag = true)]
+    Bench(ForLab),
     /// Run the tests, and check dependencies and documentation
-    Ci {
-        /// The tests have run already
-        #[arg(long)]
-        skip_tests: bool,
-    },
+    #[command(disable_help_flag = true)]
+    Ci(ForLab),
+}
+
+/// What `xtask-lab` makes of the rest of the line, `--help` among it.
+#[derive(clap::Args)]
+struct ForLab {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The chain of causes, without the backtrace that RUST_BACKTRACE would have anyhow add.
-            eprintln!("{}: {error}", Paint::of(&std::io::stderr()).painted(RED, "error"));
-            error.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
-            ExitCode::FAILURE
-        }
-    }
+    xtask::exit_code(&run(Cli::parse().task))
 }
 
-fn run(task: Task) -> anyhow::Result<()> {
+fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::run(setup::For::Everything),
         Task::BuildEbpf => {
@@ -86,9 +67,25 @@ fn run(task: Task) -> anyhow::Result<()> {
             println!("xlb is at {}", xlb.display());
             Ok(())
         }
-        Task::Test { arguments } => test::run(&arguments),
-        Task::Demo(options) => demo::run(&options),
-        Task::Bench(options) => bench::run(&options),
-        Task::Ci { skip_tests } => ci::run(skip_tests),
+        Task::Test(rest) => lab("test", &rest, Some(setup::For::Everything)),
+        // Without root these two only say so.
+        Task::Demo(rest) => lab("demo", &rest, command::is_root().then_some(setup::For::Everything)),
+        Task::Bench(rest) => lab("bench", &rest, command::is_root().then_some(setup::For::Building)),
+        Task::Ci(rest) => {
+            let tests = !rest.arguments.iter().any(|argument| argument == "--skip-tests");
+            lab("ci", &rest, tests.then_some(setup::For::Everything))
+        }
     }
+}
+
+/// Finds what the task needs, and becomes `xtask-lab`, compiled if need be. A signal from the terminal then finds one process.
+fn lab(task: &str, rest: &ForLab, needs: Option<setup::For>) -> Result<()> {
+    let asks_for_help = rest.arguments.iter().take_while(|argument| *argument != "--").any(|it| it == "--help" || it == "-h");
+    if let Some(needs) = needs.filter(|_| !asks_for_help) {
+        setup::run(needs)?;
+    }
+    let mut command = command::cargo();
+    command.args(["run", "--quiet", "--manifest-path"]).arg(workspace::root().join("Cargo.toml"));
+    command.args(["--package", "xtask", "--bin", "xtask-lab", "--", task]).args(&rest.arguments);
+    Err(command.exec()).context("cannot start cargo run")
 }
