@@ -8,7 +8,6 @@ pub mod probe;
 pub mod state;
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +15,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
+pub use probe::Http;
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
@@ -68,19 +68,8 @@ pub enum Probe {
     None,
     /// That it accepts a connection.
     Tcp,
-    /// That it answers `GET path` over HTTP/1.1 with an expected status. Redirects are not followed.
-    Http {
-        /// Begins with `/`; with its query, if any.
-        path: String,
-        /// The `Host` header; `None` sends the probed address and port.
-        host: Option<String>,
-        expect: RangeInclusive<u16>,
-    },
-}
-
-impl Probe {
-    /// The statuses that pass unless the configuration names others.
-    pub const EXPECT_DEFAULT: RangeInclusive<u16> = 200..=399;
+    /// That it answers over HTTP.
+    Http(Http),
 }
 
 /// A backend is in another state than before.

@@ -152,7 +152,7 @@ ttl = 5
             16 | intervall = "1s"
                | ^^^^^^^^^ did you mean `interval`?
                |
-               = help: known here are type, port, path, host, expect, interval, timeout, rise, fall
+               = help: known here are type, port, interval, timeout, rise, fall
 
             error: unknown key `weigth` in [[service.backend]]
               --> xlb.toml:19:1
@@ -1777,13 +1777,15 @@ path = "/"
 address = "10.0.1.1"
 "#,
         expect![[r#"
-            error: a tcp check has no `path`
-             --> xlb.toml:8:1
-              |
-            8 | [service.health]
-              | ^^^^^^^^^^^^^^^^ of type tcp
-              |
-              = help: write `type = "http"`, or remove `path`
+            error: a check of type tcp has no `path`
+              --> xlb.toml:10:1
+               |
+             9 | type = "tcp"
+               |        ----- the type
+            10 | path = "/"
+               | ^^^^ means nothing to tcp
+               |
+               = help: write `type = "http"`, or remove `path`
 
             error: xlb.toml: 1 problem"#]],
     );

@@ -107,13 +107,15 @@ fn the_full_file_says_what_it_shows() {
                     algorithm: Maglev,
                     forward: Nat,
                     health: Check {
-                        probe: Http {
-                            path: "/health",
-                            host: Some(
-                                "www.example.org",
-                            ),
-                            expect: 200..=299,
-                        },
+                        probe: Http(
+                            Http {
+                                path: "/health",
+                                host: Some(
+                                    "www.example.org",
+                                ),
+                                expect: 200..=299,
+                            },
+                        ),
                         port: Some(
                             8080,
                         ),
@@ -173,14 +175,25 @@ fn the_full_file_says_what_it_shows() {
     .assert_debug_eq(&accepted(FULL));
 }
 
+/// What follows `label` in each error about `text`.
+fn told(text: &str, label: &str) -> Vec<String> {
+    let error = parse("xlb.toml", text).unwrap_err().to_string();
+    error.lines().filter_map(|line| line.split_once(label)).map(|(_, told)| told.to_owned()).collect()
+}
+
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[service.health]\nz = 1\n\
-                         [[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
-    let error = parse("xlb.toml", every_section).unwrap_err().to_string();
-    let known: Vec<&str> = error.lines().filter_map(|line| line.split_once("known here are ")).map(|(_, keys)| keys).collect();
-    assert_eq!(known.len(), 8);
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
+    let mut known = told(every_section, "known here are ");
+    assert_eq!(known.len(), 7);
+    // A check's keys depend on its type.
+    let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
+    for word in types.trim_end_matches(", found the number 0").split(", ") {
+        let check = format!("[[service]]\nhealth = {{ type = \"{word}\", z = 1 }}\n");
+        known.push(told(&check, "known here are ").remove(0));
+        assert!(FULL.lines().any(|line| line.starts_with(&format!("#   {word} "))), "full.toml lacks the type {word}");
+    }
     for key in known.iter().flat_map(|keys| keys.split(", ")) {
         let shown = FULL.lines().any(|line| {
             line.starts_with(&format!("{key} ="))

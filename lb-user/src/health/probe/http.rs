@@ -13,42 +13,48 @@ use hyper::{Request, Response, http};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Outcome, Phase};
+use super::time::Time;
+use super::{Found, Setback, connect};
+
+const PHASE: &str = "http";
 
 /// What an answer's head may hold. Far above what servers send; a backend that sends more without end fails.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 const AGENT: &str = concat!("xlb/", env!("CARGO_PKG_VERSION"));
 
-/// Asks over a fresh connection; without a bound of its own on time.
-pub(super) async fn get(
-    stream: TcpStream,
-    target: SocketAddr,
-    path: &str,
-    host: Option<&str>,
-    expect: &RangeInclusive<u16>,
-) -> Outcome {
-    let request = match request(target, path, host) {
-        Ok(request) => request,
-        Err(error) => return Outcome::Unasked(format!("{}: {error}", Phase::Http)),
-    };
-    match head(stream, request).await {
-        Ok(response) => {
-            let status = response.status().as_u16();
-            let text = format!("http {status}");
-            if expect.contains(&status) { Outcome::Passed(text) } else { Outcome::Failed(text) }
-        }
-        Err(error) => Outcome::Failed(described(&error)),
-    }
+/// That a backend answers `GET path` over HTTP/1.1 with an expected status. Redirects are not followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Http {
+    /// Begins with `/`; with its query, if any.
+    pub path: String,
+    /// The `Host` header; `None` sends the probed address and port.
+    pub host: Option<String>,
+    pub expect: RangeInclusive<u16>,
 }
 
-fn request(target: SocketAddr, path: &str, host: Option<&str>) -> http::Result<Request<Empty<Bytes>>> {
-    let request = Request::get(path).header(USER_AGENT, AGENT).header(CONNECTION, "close");
-    let request = match host {
-        Some(host) => request.header(HOST, host),
-        None => request.header(HOST, target.to_string()),
-    };
-    request.body(Empty::new())
+impl Http {
+    /// The statuses that pass unless the configuration names others.
+    pub const EXPECT_DEFAULT: RangeInclusive<u16> = 200..=399;
+
+    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+        let request = self.request(target).map_err(|error| Setback::Unasked(format!("{PHASE}: {error}")))?;
+        let stream = connect(target, time).await?;
+        let answered = time.keep(PHASE, head(stream, request)).await?;
+        let response = answered.map_err(|error| Setback::Failed(described(&error)))?;
+        let status = response.status().as_u16();
+        let text = format!("{PHASE} {status}");
+        if self.expect.contains(&status) { Ok(text) } else { Err(Setback::Failed(text)) }
+    }
+
+    fn request(&self, target: SocketAddr) -> http::Result<Request<Empty<Bytes>>> {
+        let request = Request::get(&self.path).header(USER_AGENT, AGENT).header(CONNECTION, "close");
+        let request = match &self.host {
+            Some(host) => request.header(HOST, host),
+            None => request.header(HOST, target.to_string()),
+        };
+        request.body(Empty::new())
+    }
 }
 
 /// The answer's head. The connection is driven in place rather than in a task of its own: it lives as long as this.
@@ -66,9 +72,8 @@ async fn head(stream: TcpStream, request: Request<Empty<Bytes>>) -> hyper::Resul
 
 /// hyper says what failed, and its source why.
 fn described(error: &hyper::Error) -> String {
-    let phase = Phase::Http;
     match error.source() {
-        Some(source) => format!("{phase}: {error}: {source}"),
-        None => format!("{phase}: {error}"),
+        Some(source) => format!("{PHASE}: {error}: {source}"),
+        None => format!("{PHASE}: {error}"),
     }
 }

@@ -1,20 +1,23 @@
-//! One probe of one backend: a connection, what is asked over it, and a verdict before the time is up.
+//! One probe of one backend: what is asked, and a verdict before the time is up.
 
 mod http;
 mod tcp;
+mod time;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
 
-use super::{Probe, TICK};
+use super::Probe;
+pub use http::Http;
+use time::Time;
+#[cfg(test)]
+pub(super) use time::deadline;
 
 /// How a probe ended, with what it found in a few words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,65 +38,57 @@ impl Outcome {
     }
 }
 
-/// When a probe that starts now must have ended: early by what a timer may be late, so that `timeout` is kept.
-pub(super) fn deadline(timeout: Duration) -> Instant {
-    Instant::now() + timeout.saturating_sub(TICK).max(TICK)
+/// What a probe that passed found; or else why it did not pass, so that each step of a probe can end it with `?`.
+type Found = Result<String, Setback>;
+
+/// Why a probe did not pass; the [`Outcome`] of the same name says more.
+#[derive(Debug)]
+enum Setback {
+    Failed(String),
+    Unasked(String),
 }
 
-/// Asks `target` once. The verdict stands within `timeout`, whatever the other side does.
-pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcome {
-    let late = |phase: Phase| Outcome::Failed(format!("{phase}: timed out after {}", humantime::format_duration(timeout)));
-    if *probe == Probe::None {
-        return Outcome::Passed("not checked".to_owned());
-    }
-    let deadline = deadline(timeout);
-    let stream = match timeout_at(deadline, TcpStream::connect(target)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed_connect(&error),
-        Err(_) => return late(Phase::Connect),
-    };
-    reset_on_close(&stream);
-    match probe {
-        Probe::None | Probe::Tcp => tcp::verdict(stream),
-        Probe::Http { path, host, expect } => {
-            let exchange = http::get(stream, target, path, host.as_deref(), expect);
-            timeout_at(deadline, exchange).await.unwrap_or_else(|_| late(Phase::Http))
+impl From<Found> for Outcome {
+    fn from(found: Found) -> Self {
+        match found {
+            Ok(text) => Self::Passed(text),
+            Err(Setback::Failed(text)) => Self::Failed(text),
+            Err(Setback::Unasked(text)) => Self::Unasked(text),
         }
     }
 }
 
-/// What a probe was at, as its result begins.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    Connect,
-    Http,
+/// Asks `target` once. The verdict stands within `timeout`, whatever the other side does.
+pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcome {
+    let time = Time::from_now(timeout);
+    let found = match probe {
+        Probe::None => Ok("not checked".to_owned()),
+        Probe::Tcp => tcp::ask(target, &time).await,
+        Probe::Http(http) => http.ask(target, &time).await,
+    };
+    found.into()
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "connect",
-            Self::Http => "http",
-        })
-    }
-}
-
-/// Ends the connection with RST instead of FIN when it is dropped.
+/// A connection to `target`, which ends with RST instead of FIN when it is dropped.
 ///
 /// Whoever closes first keeps the connection in TIME_WAIT for a minute. A probe always does: at a probe a second, 5,000
 /// backends would hold 300,000 such, above the kernel's usual bound (`tcp_max_tw_buckets`, 262,144). A probe has nothing
 /// in flight that RST could lose. HAProxy's checks close the same way.
-fn reset_on_close(stream: &TcpStream) {
+async fn connect(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
+    const PHASE: &str = "connect";
+    let connected = time.keep(PHASE, TcpStream::connect(target)).await?;
+    let stream = connected.map_err(|error| setback(PHASE, &error))?;
     // Without it the close is merely the usual one.
     let _ = stream.set_zero_linger();
+    Ok(stream)
 }
 
-fn failed_connect(error: &io::Error) -> Outcome {
-    let phase = Phase::Connect;
+/// What a failed system call means. `phase` is what the probe was at, as its result begins.
+fn setback(phase: &str, error: &io::Error) -> Setback {
     if is_local(error) {
-        return Outcome::Unasked(format!("{phase}: {error}"));
+        return Setback::Unasked(format!("{phase}: {error}"));
     }
-    Outcome::Failed(match error.kind() {
+    Setback::Failed(match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("{phase}: refused"),
         io::ErrorKind::ConnectionReset => format!("{phase}: reset"),
         io::ErrorKind::HostUnreachable => format!("{phase}: host unreachable"),

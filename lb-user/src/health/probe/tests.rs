@@ -14,7 +14,7 @@ const PATIENT: Duration = Duration::from_secs(10);
 const BRIEF: Duration = Duration::from_millis(100);
 
 fn http(path: &str) -> Probe {
-    Probe::Http { path: path.to_owned(), host: None, expect: Probe::EXPECT_DEFAULT }
+    Probe::Http(Http { path: path.to_owned(), host: None, expect: Http::EXPECT_DEFAULT })
 }
 
 fn passed(text: &str) -> Outcome {
@@ -132,7 +132,7 @@ async fn the_status_decides() {
 
 #[tokio::test]
 async fn the_expected_statuses_can_be_chosen() {
-    let probe = Probe::Http { path: "/".to_owned(), host: None, expect: 404..=404 };
+    let probe = Probe::Http(Http { path: "/".to_owned(), host: None, expect: 404..=404 });
     let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 404 Not Found\r\n\r\n")).await;
     assert_eq!(outcome, passed("http 404"));
     let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 200 OK\r\n\r\n")).await;
@@ -142,7 +142,7 @@ async fn the_expected_statuses_can_be_chosen() {
 #[tokio::test]
 async fn the_request_is_what_a_server_expects() {
     for (host, named) in [(None, "127.0.0.1:"), (Some("www.example.org".to_owned()), "www.example.org\r\n")] {
-        let probe = Probe::Http { path: "/health?deep=1".to_owned(), host, expect: Probe::EXPECT_DEFAULT };
+        let probe = Probe::Http(Http { path: "/health?deep=1".to_owned(), host, expect: Http::EXPECT_DEFAULT });
         let (tell, told) = oneshot::channel();
         probed(&probe, PATIENT, |mut stream| async move {
             let _ = tell.send(request_head(&mut stream).await?);
@@ -248,11 +248,11 @@ async fn who_closes_at_once_fails() {
 fn what_this_machine_lacks_does_not_count_against_a_backend() {
     use rustix::io::Errno;
     for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL] {
-        let outcome = failed_connect(&io::Error::from_raw_os_error(errno.raw_os_error()));
-        assert!(matches!(outcome, Outcome::Unasked(_)), "{errno}");
+        let outcome = setback("connect", &io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(matches!(outcome, Setback::Unasked(_)), "{errno}");
     }
     for errno in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT, Errno::CONNRESET, Errno::ACCESS] {
-        let outcome = failed_connect(&io::Error::from_raw_os_error(errno.raw_os_error()));
-        assert!(matches!(outcome, Outcome::Failed(_)), "{errno}");
+        let outcome = setback("connect", &io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(matches!(outcome, Setback::Failed(_)), "{errno}");
     }
 }
