@@ -10,7 +10,7 @@ use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
 use super::{Backend, Dns, Service, health, values};
 use crate::desired::{Algorithm, Forward, Protocol};
-use crate::health::{Check, Probe};
+use crate::health::Check;
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
@@ -113,7 +113,7 @@ fn check(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protocol
         Some(found) => health::read(found, protocol.unwrap_or(Protocol::Tcp), problems)?,
         None => health::default(protocol?),
     };
-    if port == Some(0) && check.port.is_none() && check.probe != Probe::None {
+    if port == Some(0) && check.port.is_none() && check.probe.needs_port() {
         problems.push(
             Problem::new("a service of every port has no port to check", span, "this check needs a `port`")
                 .help("in `[service.health]`, name the port to probe: `port = 80`; or do without: `type = \"none\"`"),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
-pub use probe::Http;
+pub use probe::{Dns, DnsAnswer, Http, Udp};
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
@@ -70,6 +70,19 @@ pub enum Probe {
     Tcp,
     /// That it answers over HTTP.
     Http(Http),
+    /// That it answers a datagram.
+    Udp(Udp),
+    /// That it answers a DNS query.
+    Dns(Dns),
+    /// That its host answers an ICMP echo request.
+    Icmp,
+}
+
+impl Probe {
+    /// Whether it is sent to a port. Others can check the backends of a service of every port.
+    pub fn needs_port(&self) -> bool {
+        !matches!(self, Self::None | Self::Icmp)
+    }
 }
 
 /// A backend is in another state than before.

@@ -9,16 +9,36 @@ pub(super) enum Kind {
     None,
     Tcp,
     Http,
+    Udp,
+    Dns,
+    Icmp,
 }
 
 /// In the order in which an operator is shown the choice.
-pub(super) const KINDS: [(&str, Kind); 3] = [("http", Kind::Http), ("tcp", Kind::Tcp), ("none", Kind::None)];
+pub(super) const KINDS: [(&str, Kind); 6] = [
+    ("http", Kind::Http),
+    ("tcp", Kind::Tcp),
+    ("udp", Kind::Udp),
+    ("dns", Kind::Dns),
+    ("icmp", Kind::Icmp),
+    ("none", Kind::None),
+];
 
 /// The keys that not every type has, and whose they are.
-const KEYS: [(&str, &[Kind]); 3] = [("path", &[Kind::Http]), ("host", &[Kind::Http]), ("expect", &[Kind::Http])];
+const KEYS: [(&str, &[Kind]); 9] = [
+    ("port", &[Kind::Http, Kind::Tcp, Kind::Udp, Kind::Dns]),
+    ("path", &[Kind::Http]),
+    ("host", &[Kind::Http]),
+    ("expect", &[Kind::Http, Kind::Udp, Kind::Dns]),
+    ("expect_hex", &[Kind::Udp]),
+    ("payload", &[Kind::Udp]),
+    ("payload_hex", &[Kind::Udp]),
+    ("query", &[Kind::Dns]),
+    ("record", &[Kind::Dns]),
+];
 
 /// More types than this to choose from are no help.
-const CHOICES_SHOWN: usize = 4;
+const CHOICES_SHOWN: usize = 3;
 
 impl Kind {
     /// As the file writes it.
@@ -45,7 +65,7 @@ pub(super) fn refuse_foreign(section: &mut Section<'_>, kind: Option<&At<Kind>>,
         };
         problems.push(
             Problem::new(format!("a check of type {word} has no `{key}`"), span, format!("means nothing to {word}"))
-                .and(kind.span.clone(), if is_type_given { "the type" } else { "the type, as none is given, is the default" })
+                .and(kind.span.clone(), if is_type_given { "the type" } else { "of this type by default" })
                 .help(help),
         );
     }

@@ -2,6 +2,7 @@
 
 mod http;
 mod kinds;
+mod network;
 
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub(super) fn default(protocol: Protocol) -> Check {
 pub(super) fn read(mut section: Section<'_>, protocol: Protocol, problems: &mut Problems) -> Option<Check> {
     let default_kind = if default(protocol).probe == Probe::None { Kind::None } else { Kind::Tcp };
     let kind = section.or("type", default_kind, problems, |value| values::one_of(value, &KINDS));
-    let port = section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some));
-    let probe = probe(&mut section, kind.as_ref(), problems);
+    let port = port(&mut section, kind.as_ref(), problems);
+    let probe = probe(&mut section, kind.as_ref(), protocol, problems);
 
     let fallback = Check::default();
     let interval_given = section.has("interval");
@@ -53,12 +54,20 @@ pub(super) fn read(mut section: Section<'_>, protocol: Protocol, problems: &mut 
     }
     Some(Check {
         probe: probe?,
-        port: port?.value,
+        port: port?,
         interval: interval.value,
         timeout: timeout.value,
         rise: rise?.value,
         fall: fall?.value,
     })
+}
+
+/// The port to probe, where the type has one.
+fn port(section: &mut Section<'_>, kind: Option<&At<Kind>>, problems: &mut Problems) -> Option<Option<u16>> {
+    if kind.is_some_and(|kind| kind.value == Kind::Icmp) {
+        return Some(None);
+    }
+    section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some)).map(|port| port.value)
 }
 
 fn timeout_beyond_interval(interval: &At<Duration>, given: bool, timeout: At<Duration>) -> Problem {
@@ -73,12 +82,15 @@ fn timeout_beyond_interval(interval: &At<Duration>, given: bool, timeout: At<Dur
 }
 
 /// The part of the check that its type decides.
-fn probe(section: &mut Section<'_>, kind: Option<&At<Kind>>, problems: &mut Problems) -> Option<Probe> {
+fn probe(section: &mut Section<'_>, kind: Option<&At<Kind>>, protocol: Protocol, problems: &mut Problems) -> Option<Probe> {
     let probe = match kind.map(|kind| kind.value) {
         None => None,
         Some(Kind::None) => Some(Probe::None),
         Some(Kind::Tcp) => Some(Probe::Tcp),
         Some(Kind::Http) => http::read(section, problems).map(Probe::Http),
+        Some(Kind::Udp) => network::udp(section, problems).map(Probe::Udp),
+        Some(Kind::Dns) => network::dns(section, protocol, problems).map(Probe::Dns),
+        Some(Kind::Icmp) => Some(Probe::Icmp),
     };
     kinds::refuse_foreign(section, kind, problems);
     probe

@@ -7,7 +7,7 @@ use expect_test::{Expect, expect};
 use super::super::parse;
 
 #[track_caller]
-fn check(input: &str, expected: Expect) {
+pub(super) fn check(input: &str, expected: Expect) {
     match parse("xlb.toml", input) {
         Ok(config) => panic!("accepted as {config:#?}"),
         Err(error) => {
@@ -1515,7 +1515,7 @@ address = "10.0.1.1"
              --> xlb.toml:9:8
               |
             9 | type = "htp"
-              |        ^^^^^ expected one of http, tcp, none, found the string "htp"
+              |        ^^^^^ expected one of http, tcp, udp, dns, icmp, none, found the string "htp"
               |
               = help: did you mean "http"?
 

@@ -1,6 +1,7 @@
 //! What is accepted, what it means, and that nothing whatever makes the parser panic.
 
 mod errors;
+mod health;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -154,7 +155,14 @@ fn the_full_file_says_what_it_shows() {
                     algorithm: IpHash,
                     forward: Dsr,
                     health: Check {
-                        probe: None,
+                        probe: Dns(
+                            Dns {
+                                name: Name("www.example.org."),
+                                record: AAAA,
+                                expect: Records,
+                                over: Udp,
+                            },
+                        ),
                         port: None,
                         interval: 1s,
                         timeout: 500ms,
@@ -164,6 +172,47 @@ fn the_full_file_says_what_it_shows() {
                     backends: [
                         Backend {
                             endpoint: [2001:db8:1::1]:53,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "game",
+                    vip: 192.0.2.2,
+                    port: 27015,
+                    protocol: Udp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    health: Check {
+                        probe: Udp(
+                            Udp {
+                                payload: [
+                                    115,
+                                    116,
+                                    97,
+                                    116,
+                                    117,
+                                    115,
+                                ],
+                                expect: Some(
+                                    [
+                                        109,
+                                        97,
+                                        112,
+                                    ],
+                                ),
+                            },
+                        ),
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.3:27015,
                             weight: 1,
                         },
                     ],
@@ -196,7 +245,8 @@ fn the_full_file_has_every_key_that_is_known() {
     }
     for key in known.iter().flat_map(|keys| keys.split(", ")) {
         let shown = FULL.lines().any(|line| {
-            line.starts_with(&format!("{key} ="))
+            // What excludes another key is commented out.
+            line.trim_start_matches("# ").starts_with(&format!("{key} ="))
                 || line.starts_with(&format!("[{key}]"))
                 || line.contains(&format!("{key}]]"))
                 || line.contains(&format!(".{key}]"))

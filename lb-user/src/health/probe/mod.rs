@@ -1,8 +1,11 @@
 //! One probe of one backend: what is asked, and a verdict before the time is up.
 
+mod dns;
 mod http;
+mod icmp;
 mod tcp;
 mod time;
+mod udp;
 
 #[cfg(test)]
 mod tests;
@@ -14,10 +17,12 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::Probe;
+pub use dns::{Dns, DnsAnswer};
 pub use http::Http;
 use time::Time;
 #[cfg(test)]
 pub(super) use time::deadline;
+pub use udp::Udp;
 
 /// How a probe ended, with what it found in a few words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,6 +70,9 @@ pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcom
         Probe::None => Ok("not checked".to_owned()),
         Probe::Tcp => tcp::ask(target, &time).await,
         Probe::Http(http) => http.ask(target, &time).await,
+        Probe::Udp(udp) => udp.ask(target, &time).await,
+        Probe::Dns(dns) => dns.ask(target, &time).await,
+        Probe::Icmp => icmp::ask(target.ip(), &time).await,
     };
     found.into()
 }
@@ -103,4 +111,17 @@ fn is_local(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.contains(&Errno::from_raw_os_error(code)))
+}
+
+/// Whether `wanted` stands anywhere in `bytes`.
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    wanted.is_empty() || bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// The beginning of what a backend said, fit for logs whatever it is.
+fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 60;
+    let shown = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let more = if shown.len() < bytes.len() { "..." } else { "" };
+    format!("\"{}{more}\"", shown.escape_ascii())
 }

@@ -1,48 +1,12 @@
-//! Probes against real listeners, the nasty ones too.
-
-use std::time::Duration;
+//! The HTTP probe.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use super::*;
 
-/// Long enough for a loaded machine to answer in.
-const PATIENT: Duration = Duration::from_secs(10);
-/// For those who never answer.
-const BRIEF: Duration = Duration::from_millis(100);
-
-fn http(path: &str) -> Probe {
+pub(super) fn probe(path: &str) -> Probe {
     Probe::Http(Http { path: path.to_owned(), host: None, expect: Http::EXPECT_DEFAULT })
-}
-
-fn passed(text: &str) -> Outcome {
-    Outcome::Passed(text.to_owned())
-}
-
-fn failed(text: &str) -> Outcome {
-    Outcome::Failed(text.to_owned())
-}
-
-/// A backend that does `serve` with its first connection, and the probe's outcome with it.
-async fn probed<S>(probe: &Probe, timeout: Duration, serve: impl FnOnce(TcpStream) -> S) -> Outcome
-where
-    S: Future<Output = io::Result<()>>,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = listener.local_addr().unwrap();
-    let probing = run(probe, target, timeout);
-    // For as long as the probe runs; the backend's errors are the point.
-    let serving = async {
-        let (stream, _) = listener.accept().await.unwrap();
-        let _ = serve(stream).await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        outcome = probing => outcome,
-        () = serving => unreachable!(),
-    }
 }
 
 /// A request's head.
@@ -63,56 +27,7 @@ async fn answer(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
 
 /// The outcome of an HTTP probe of a backend that gives this answer.
 async fn answered(with: &'static [u8]) -> Outcome {
-    probed(&http("/"), PATIENT, move |stream| answer(stream, with)).await
-}
-
-/// An address at which nothing listens: bound, so that nobody else takes it, and never listened on.
-fn deaf() -> (TcpSocket, SocketAddr) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = socket.local_addr().unwrap();
-    (socket, address)
-}
-
-#[tokio::test]
-async fn a_listener_passes_the_tcp_probe() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let outcome = run(&Probe::Tcp, listener.local_addr().unwrap(), PATIENT).await;
-    assert_eq!(outcome, passed("connected"));
-}
-
-#[tokio::test]
-async fn the_tcp_probe_leaves_no_connection_behind() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    run(&Probe::Tcp, listener.local_addr().unwrap(), PATIENT).await;
-    let (mut stream, _) = listener.accept().await.unwrap();
-    let error = stream.read_u8().await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-}
-
-#[tokio::test]
-async fn a_closed_port_is_refused() {
-    let (_socket, target) = deaf();
-    for probe in [Probe::Tcp, http("/")] {
-        assert_eq!(run(&probe, target, PATIENT).await, failed("connect: refused"));
-    }
-}
-
-#[tokio::test]
-async fn a_full_backlog_times_out() {
-    // The kernel completes backlog + 1 connections that nobody accepts, and ignores further SYNs.
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(0).unwrap();
-    let target = listener.local_addr().unwrap();
-    let _waiting = TcpStream::connect(target).await.unwrap();
-    assert_eq!(run(&Probe::Tcp, target, BRIEF).await, failed("connect: timed out after 100ms"));
-}
-
-#[tokio::test]
-async fn a_service_without_check_passes_unasked() {
-    let (_socket, target) = deaf();
-    assert_eq!(run(&Probe::None, target, PATIENT).await, passed("not checked"));
+    probed(&probe("/"), PATIENT, move |stream| answer(stream, with)).await
 }
 
 #[tokio::test]
@@ -160,7 +75,7 @@ async fn the_request_is_what_a_server_expects() {
 
 #[tokio::test]
 async fn an_endless_body_is_not_waited_for() {
-    let outcome = probed(&http("/"), PATIENT, |mut stream| async move {
+    let outcome = probed(&probe("/"), PATIENT, |mut stream| async move {
         request_head(&mut stream).await?;
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
         loop {
@@ -191,7 +106,7 @@ async fn what_is_not_http_fails() {
 #[tokio::test]
 async fn a_head_without_end_fails_before_the_time_is_up() {
     for piece in [b"x-more: and more\r\n".as_slice(), b"one-line-without-end"] {
-        let outcome = probed(&http("/"), PATIENT, move |mut stream| async move {
+        let outcome = probed(&probe("/"), PATIENT, move |mut stream| async move {
             request_head(&mut stream).await?;
             stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
             loop {
@@ -205,7 +120,7 @@ async fn a_head_without_end_fails_before_the_time_is_up() {
 
 #[tokio::test]
 async fn who_never_answers_times_out() {
-    let outcome = probed(&http("/"), BRIEF, |stream| async move {
+    let outcome = probed(&probe("/"), BRIEF, |stream| async move {
         let _held_open = stream;
         std::future::pending().await
     })
@@ -215,7 +130,7 @@ async fn who_never_answers_times_out() {
 
 #[tokio::test]
 async fn who_answers_byte_by_byte_times_out() {
-    let outcome = probed(&http("/"), BRIEF, |mut stream| async move {
+    let outcome = probed(&probe("/"), BRIEF, |mut stream| async move {
         request_head(&mut stream).await?;
         for byte in b"HTTP/1.1 200 OK\r\n\r\n".iter().cycle() {
             stream.write_all(&[*byte]).await?;
@@ -230,29 +145,16 @@ async fn who_answers_byte_by_byte_times_out() {
 #[tokio::test]
 async fn who_speaks_before_being_asked_fails() {
     let outcome =
-        probed(&http("/"), PATIENT, |mut stream| async move { stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n").await }).await;
+        probed(&probe("/"), PATIENT, |mut stream| async move { stream.write_all(b"HTTP/1.1 503 Busy\r\n\r\n").await }).await;
     assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn who_closes_at_once_fails() {
-    let outcome = probed(&http("/"), PATIENT, |stream| async move {
+    let outcome = probed(&probe("/"), PATIENT, |stream| async move {
         drop(stream);
         Ok(())
     })
     .await;
     assert!(matches!(&outcome, Outcome::Failed(text) if text.starts_with("http: ")), "{outcome:?}");
-}
-
-#[test]
-fn what_this_machine_lacks_does_not_count_against_a_backend() {
-    use rustix::io::Errno;
-    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL] {
-        let outcome = setback("connect", &io::Error::from_raw_os_error(errno.raw_os_error()));
-        assert!(matches!(outcome, Setback::Unasked(_)), "{errno}");
-    }
-    for errno in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT, Errno::CONNRESET, Errno::ACCESS] {
-        let outcome = setback("connect", &io::Error::from_raw_os_error(errno.raw_os_error()));
-        assert!(matches!(outcome, Setback::Failed(_)), "{errno}");
-    }
 }

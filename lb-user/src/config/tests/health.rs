@@ -1,0 +1,232 @@
+//! `[service.health]`: what its keys mean, and each error once.
+
+use std::fmt::Write as _;
+
+use expect_test::{Expect, expect};
+
+use super::super::parse;
+use crate::health::{Check, DnsAnswer, Probe, Udp};
+
+fn file(protocol: &str, lines: &str) -> String {
+    let mut text = format!(
+        "[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"192.0.2.1\"\nport = 80\nprotocol = \"{protocol}\"\n"
+    );
+    write!(text, "backend = [{{ address = \"10.0.1.1\" }}]\n[service.health]\n{lines}").unwrap();
+    text
+}
+
+/// What these lines under `[service.health]` say.
+#[track_caller]
+fn accepted(lines: &str) -> Check {
+    parse("xlb.toml", &file("tcp", lines)).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health
+}
+
+/// What an operator is told about these lines under `[service.health]`: line 10 is the first.
+#[track_caller]
+fn refused(lines: &str, expected: Expect) {
+    super::errors::check(&file("tcp", lines), expected);
+}
+
+#[test]
+fn a_datagram_is_text_or_hex() {
+    for (lines, payload, expect) in [
+        ("payload = \"ping\"", b"ping".as_slice(), None),
+        ("payload = \"\"\nexpect = \"pong\"", b"", Some(b"pong".to_vec())),
+        ("payload_hex = \"00 fF0a\"\nexpect_hex = \"01\"", b"\x00\xff\x0a", Some(b"\x01".to_vec())),
+    ] {
+        let probe = accepted(&format!("type = \"udp\"\n{lines}")).probe;
+        assert_eq!(probe, Probe::Udp(Udp { payload: payload.to_vec(), expect }));
+    }
+}
+
+#[test]
+fn a_datagram_is_required_and_given_once() {
+    refused(
+        "type = \"udp\"",
+        expect![[r#"
+        error: missing `payload` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: say what to send: `payload = "ping"`, or `payload_hex = "00 ff"`; whatever the service answers
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"udp\"\npayload = \"ping\"\npayload_hex = \"00\"\nexpect = \"a\"\nexpect_hex = \"61\"",
+        expect![[r#"
+        error: `payload` and `payload_hex` say the same thing twice
+          --> xlb.toml:12:15
+           |
+        11 | payload = "ping"
+           |           ------ first here
+        12 | payload_hex = "00"
+           |               ^^^^ again here
+           |
+           = help: remove `payload`, or `payload_hex`
+
+        error: `expect` and `expect_hex` say the same thing twice
+          --> xlb.toml:14:14
+           |
+        13 | expect = "a"
+           |          --- first here
+        14 | expect_hex = "61"
+           |              ^^^^ again here
+           |
+           = help: remove `expect`, or `expect_hex`
+
+        error: xlb.toml: 2 problems"#]],
+    );
+}
+
+#[test]
+fn bytes_are_checked() {
+    refused(
+        "type = \"udp\"\npayload_hex = \"0g\"\nexpect_hex = \"123\"",
+        expect![[r#"
+        error: invalid `payload_hex` in [service.health]
+          --> xlb.toml:11:15
+           |
+        11 | payload_hex = "0g"
+           |               ^^^^ "0g" is not hexadecimal
+           |
+           = help: write two digits a byte, with or without spaces between bytes, such as "00 ff"
+
+        error: invalid `expect_hex` in [service.health]
+          --> xlb.toml:12:14
+           |
+        12 | expect_hex = "123"
+           |              ^^^^^ "123" has half a byte
+           |
+           = help: write two digits a byte, with or without spaces between bytes, such as "00 ff"
+
+        error: xlb.toml: 2 problems"#]],
+    );
+    let long = format!("type = \"udp\"\npayload = \"{}\"\n", "x".repeat(1201));
+    let error = parse("xlb.toml", &file("udp", &long)).unwrap_err().to_string();
+    assert!(error.contains("1201 bytes, but a check sends and looks for at most 1200"), "{error}");
+}
+
+#[test]
+fn a_dns_query_goes_over_what_the_service_speaks() {
+    for protocol in ["tcp", "udp"] {
+        let config = parse("xlb.toml", &file(protocol, "type = \"dns\"\nquery = \"example.org\"")).unwrap();
+        let Probe::Dns(dns) = &config.services[0].health.probe else { panic!("not dns") };
+        assert_eq!((dns.over.to_string().as_str(), dns.name.to_string().as_str()), (protocol, "example.org."));
+        assert_eq!((dns.record.to_string().as_str(), dns.expect), ("A", DnsAnswer::Records));
+    }
+    let Probe::Dns(root) = accepted("type = \"dns\"\nquery = \".\"\nrecord = \"NS\"\nexpect = \"noerror\"").probe else {
+        panic!("not dns")
+    };
+    assert_eq!((root.name.to_string().as_str(), root.expect), (".", DnsAnswer::NoError));
+}
+
+#[test]
+fn dns_checks_are_checked() {
+    refused(
+        "type = \"dns\"",
+        expect![[r#"
+        error: missing `query` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: name what the server must know: `query = "www.example.org"`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"dns\"\nquery = \"10.0.1.1\"\nrecord = \"a\"\nexpect = \"NXDOMAIN\"",
+        expect![[r#"
+        error: invalid `query` in [service.health]
+          --> xlb.toml:11:9
+           |
+        11 | query = "10.0.1.1"
+           |         ^^^^^^^^^^ this is an address, not a name
+           |
+           = help: to ask whose address this is, write its name under in-addr.arpa or ip6.arpa, and `record = "PTR"`
+
+        error: invalid `record` in [service.health]
+          --> xlb.toml:12:10
+           |
+        12 | record = "a"
+           |          ^^^ expected one of A, AAAA, CNAME, HTTPS, MX, NS, PTR, SOA, SRV, TXT, found the string "a"
+           |
+           = help: did you mean "A"?
+
+        error: invalid `expect` in [service.health]
+          --> xlb.toml:13:10
+           |
+        13 | expect = "NXDOMAIN"
+           |          ^^^^^^^^^^ expected one of records, noerror, nxdomain, refused, found the string "NXDOMAIN"
+           |
+           = help: write "records" or "noerror" or "nxdomain" or "refused"
+
+        error: xlb.toml: 3 problems"#]],
+    );
+}
+
+#[test]
+fn an_echo_needs_no_port() {
+    assert_eq!(accepted("type = \"icmp\"").probe, Probe::Icmp);
+    let every_port = file("tcp", "type = \"icmp\"").replace("port = 80", "port = 0");
+    assert_eq!(parse("xlb.toml", &every_port).unwrap().services[0].health.probe, Probe::Icmp);
+    refused(
+        "type = \"icmp\"\nport = 80",
+        expect![[r#"
+        error: a check of type icmp has no `port`
+          --> xlb.toml:11:1
+           |
+        10 | type = "icmp"
+           |        ------ the type
+        11 | port = 80
+           | ^^^^ means nothing to icmp
+           |
+           = help: remove `port`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn keys_of_other_types_are_refused() {
+    refused(
+        "path = \"/\"",
+        expect![[r#"
+            error: a check of type tcp has no `path`
+              --> xlb.toml:10:1
+               |
+             9 | [service.health]
+               | ---------------- of this type by default
+            10 | path = "/"
+               | ^^^^ means nothing to tcp
+               |
+               = help: write `type = "http"`, or remove `path`
+
+            error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"dns\"\nquery = \"example.org\"\npayload = \"ping\"",
+        expect![[r#"
+        error: a check of type dns has no `payload`
+          --> xlb.toml:12:1
+           |
+        10 | type = "dns"
+           |        ----- the type
+        11 | query = "example.org"
+        12 | payload = "ping"
+           | ^^^^^^^ means nothing to dns
+           |
+           = help: write `type = "udp"`, or remove `payload`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn a_check_that_is_switched_off_keeps_keys_of_any_type() {
+    assert_eq!(accepted("type = \"none\"\nquery = \"example.org\"\npayload = \"ping\"\npath = \"/\"").probe, Probe::None);
+}

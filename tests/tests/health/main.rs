@@ -1,0 +1,5 @@
+//! Health checks against the servers that they are made for, each in a network namespace of its own.
+
+mod ping;
+mod resolve;
+mod support;
