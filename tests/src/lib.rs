@@ -26,6 +26,7 @@
 //! Needs root, and the programs that `cargo xtask setup` installs.
 
 pub mod backend;
+pub mod certificate;
 pub mod connections;
 pub mod daemon;
 pub mod dns;
@@ -45,6 +46,7 @@ pub mod world;
 pub mod wrk;
 
 pub use backend::Backend;
+pub use certificate::{Authority, Certificate};
 pub use connections::Connections;
 pub use daemon::Daemon;
 pub use dns::Dnsmasq;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
-pub use probe::{Dns, DnsAnswer, Http, Udp};
+pub use probe::{Dns, DnsAnswer, Http, Tls, Trust, Udp};
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
@@ -68,7 +68,7 @@ pub enum Probe {
     None,
     /// That it accepts a connection.
     Tcp,
-    /// That it answers over HTTP.
+    /// That it answers over HTTP, or HTTPS.
     Http(Http),
     /// That it answers a datagram.
     Udp(Udp),

@@ -3,3 +3,4 @@
 mod ping;
 mod resolve;
 mod support;
+mod web;

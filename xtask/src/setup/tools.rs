@@ -16,6 +16,8 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "ethtool", binary: "ethtool", what_for: "turning off partial checksums on veth" },
     Tool { package: "nginx-light", binary: "nginx", what_for: "real HTTP backends" },
     Tool { package: "dnsmasq-base", binary: "dnsmasq", what_for: "a real DNS server for discovery" },
+    Tool { package: "openssl", binary: "openssl", what_for: "certificates for HTTPS backends" },
+    Tool { package: "ca-certificates", binary: "update-ca-certificates", what_for: "authorities that a machine trusts" },
     Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
     Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
     Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },

@@ -9,14 +9,16 @@ pub(super) enum Kind {
     None,
     Tcp,
     Http,
+    Https,
     Udp,
     Dns,
     Icmp,
 }
 
 /// In the order in which an operator is shown the choice.
-pub(super) const KINDS: [(&str, Kind); 6] = [
+pub(super) const KINDS: [(&str, Kind); 7] = [
     ("http", Kind::Http),
+    ("https", Kind::Https),
     ("tcp", Kind::Tcp),
     ("udp", Kind::Udp),
     ("dns", Kind::Dns),
@@ -24,12 +26,19 @@ pub(super) const KINDS: [(&str, Kind); 6] = [
     ("none", Kind::None),
 ];
 
+const HTTP_OR_HTTPS: &[Kind] = &[Kind::Http, Kind::Https];
+
 /// The keys that not every type has, and whose they are.
-const KEYS: [(&str, &[Kind]); 9] = [
-    ("port", &[Kind::Http, Kind::Tcp, Kind::Udp, Kind::Dns]),
-    ("path", &[Kind::Http]),
-    ("host", &[Kind::Http]),
-    ("expect", &[Kind::Http, Kind::Udp, Kind::Dns]),
+const KEYS: [(&str, &[Kind]); 14] = [
+    ("port", &[Kind::Http, Kind::Https, Kind::Tcp, Kind::Udp, Kind::Dns]),
+    ("method", HTTP_OR_HTTPS),
+    ("path", HTTP_OR_HTTPS),
+    ("host", HTTP_OR_HTTPS),
+    ("body", HTTP_OR_HTTPS),
+    ("verify", &[Kind::Https]),
+    ("ca_file", &[Kind::Https]),
+    ("sni", &[Kind::Https]),
+    ("expect", &[Kind::Http, Kind::Https, Kind::Udp, Kind::Dns]),
     ("expect_hex", &[Kind::Udp]),
     ("payload", &[Kind::Udp]),
     ("payload_hex", &[Kind::Udp]),
@@ -38,7 +47,7 @@ const KEYS: [(&str, &[Kind]); 9] = [
 ];
 
 /// More types than this to choose from are no help.
-const CHOICES_SHOWN: usize = 3;
+const CHOICES_SHOWN: usize = 4;
 
 impl Kind {
     /// As the file writes it.

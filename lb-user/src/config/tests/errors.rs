@@ -1515,7 +1515,7 @@ address = "10.0.1.1"
              --> xlb.toml:9:8
               |
             9 | type = "htp"
-              |        ^^^^^ expected one of http, tcp, udp, dns, icmp, none, found the string "htp"
+              |        ^^^^^ expected one of http, https, tcp, udp, dns, icmp, none, found the string "htp"
               |
               = help: did you mean "http"?
 
@@ -1785,7 +1785,7 @@ address = "10.0.1.1"
             10 | path = "/"
                | ^^^^ means nothing to tcp
                |
-               = help: write `type = "http"`, or remove `path`
+               = help: write `type = "http"` or `type = "https"`, or remove `path`
 
             error: xlb.toml: 1 problem"#]],
     );

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
-use crate::health::{Check, DnsAnswer, Probe, Udp};
+use crate::health::{Check, DnsAnswer, Probe, Trust, Udp};
 
 fn file(protocol: &str, lines: &str) -> String {
     let mut text = format!(
@@ -204,7 +204,7 @@ fn keys_of_other_types_are_refused() {
             10 | path = "/"
                | ^^^^ means nothing to tcp
                |
-               = help: write `type = "http"`, or remove `path`
+               = help: write `type = "http"` or `type = "https"`, or remove `path`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -229,4 +229,145 @@ fn keys_of_other_types_are_refused() {
 #[test]
 fn a_check_that_is_switched_off_keeps_keys_of_any_type() {
     assert_eq!(accepted("type = \"none\"\nquery = \"example.org\"\npayload = \"ping\"\npath = \"/\"").probe, Probe::None);
+}
+
+/// What an https check with these lines trusts, and whom it asks for.
+#[track_caller]
+fn tls(lines: &str) -> (Trust, Option<String>) {
+    let Probe::Http(http) = accepted(&format!("type = \"https\"\n{lines}")).probe else { panic!("not https") };
+    let tls = http.tls.expect("TLS");
+    (tls.trust, tls.name.map(|name| name.to_str().into_owned()))
+}
+
+#[test]
+fn certificates_are_verified_for_the_name_that_is_asked_for() {
+    let named = |name: &str| Some(name.to_owned());
+    for (lines, expected) in [
+        ("", (Trust::System, None)),
+        ("host = \"www.example.org\"", (Trust::System, named("www.example.org"))),
+        ("host = \"www.example.org:8443\"", (Trust::System, named("www.example.org"))),
+        ("host = \"[2001:db8::1]:8443\"", (Trust::System, named("2001:db8::1"))),
+        ("host = \"192.0.2.1\"", (Trust::System, named("192.0.2.1"))),
+        ("host = \"a_b,c\"\nsni = \"b.example.org\"", (Trust::System, named("b.example.org"))),
+        ("verify = false", (Trust::Anyone, None)),
+        ("ca_file = \"/etc/xlb/ca.pem\"", (Trust::File("/etc/xlb/ca.pem".into()), None)),
+    ] {
+        assert_eq!(tls(lines), expected, "{lines}");
+    }
+}
+
+#[test]
+fn tls_values_are_checked() {
+    refused(
+        "type = \"https\"\nverify = \"no\"\nca_file = \"ca.pem\"\nsni = \"a b\"",
+        expect![[r#"
+        error: invalid `verify` in [service.health]
+          --> xlb.toml:11:10
+           |
+        11 | verify = "no"
+           |          ^^^^ expected true or false, found the string "no"
+           |
+           = help: write true or false, without quotes
+
+        error: invalid `ca_file` in [service.health]
+          --> xlb.toml:12:11
+           |
+        12 | ca_file = "ca.pem"
+           |           ^^^^^^^^ expected an absolute path
+           |
+           = help: the daemon's working directory is not yours: begin with `/`
+
+        error: invalid `sni` in [service.health]
+          --> xlb.toml:13:7
+           |
+        13 | sni = "a b"
+           |       ^^^^^ no certificate can name this
+           |
+           = help: write a DNS name such as "www.example.org", or an address
+
+        error: xlb.toml: 3 problems"#]],
+    );
+    refused(
+        "type = \"https\"\nverify = false\nca_file = \"/etc/xlb/ca.pem\"",
+        expect![[r#"
+        error: nothing is verified, so `ca_file` does nothing
+          --> xlb.toml:12:11
+           |
+        11 | verify = false
+           |          ----- verifies nothing
+        12 | ca_file = "/etc/xlb/ca.pem"
+           |           ^^^^^^^^^^^^^^^^^ not read
+           |
+           = help: remove `verify = false`, or `ca_file`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"https\"\nhost = \"a,b\"",
+        expect![[r#"
+        error: no certificate can name this host
+          --> xlb.toml:11:8
+           |
+        11 | host = "a,b"
+           |        ^^^^^ neither a DNS name nor an address
+           |
+           = help: add `sni = "..."` with the name that the certificate is for
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"http\"\nverify = false",
+        expect![[r#"
+        error: a check of type http has no `verify`
+          --> xlb.toml:11:1
+           |
+        10 | type = "http"
+           |        ------ the type
+        11 | verify = false
+           | ^^^^^^ means nothing to http
+           |
+           = help: write `type = "https"`, or remove `verify`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn a_body_is_looked_for_where_there_can_be_one() {
+    refused(
+        "type = \"http\"\nmethod = \"HEAD\"\nbody = \"ok\"",
+        expect![[r#"
+        error: an answer to HEAD has no body
+          --> xlb.toml:12:8
+           |
+        11 | method = "HEAD"
+           |          ------ the method
+        12 | body = "ok"
+           |        ^^^^ cannot be found
+           |
+           = help: write `method = "GET"`, or remove `body`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"http\"\nmethod = \"get\"\nbody = \"\"",
+        expect![[r#"
+        error: invalid `method` in [service.health]
+          --> xlb.toml:11:10
+           |
+        11 | method = "get"
+           |          ^^^^^ expected one of GET, HEAD, OPTIONS, found the string "get"
+           |
+           = help: write "GET" or "HEAD" or "OPTIONS"
+
+        error: invalid `body` in [service.health]
+          --> xlb.toml:12:8
+           |
+        12 | body = ""
+           |        ^^ every body holds nothing
+           |
+           = help: write the text to look for, or remove `body`
+
+        error: xlb.toml: 2 problems"#]],
+    );
 }

@@ -110,11 +110,16 @@ fn the_full_file_says_what_it_shows() {
                     health: Check {
                         probe: Http(
                             Http {
+                                method: GET,
                                 path: "/health",
                                 host: Some(
                                     "www.example.org",
                                 ),
                                 expect: 200..=299,
+                                body: Some(
+                                    "ok",
+                                ),
+                                tls: None,
                             },
                         ),
                         port: Some(
@@ -213,6 +218,49 @@ fn the_full_file_says_what_it_shows() {
                     backends: [
                         Backend {
                             endpoint: 10.0.1.3:27015,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "web-tls",
+                    vip: 192.0.2.1,
+                    port: 443,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    health: Check {
+                        probe: Http(
+                            Http {
+                                method: GET,
+                                path: "/",
+                                host: None,
+                                expect: 200..=399,
+                                body: None,
+                                tls: Some(
+                                    Tls {
+                                        name: Some(
+                                            DnsName(
+                                                "www.example.org",
+                                            ),
+                                        ),
+                                        trust: File(
+                                            "/etc/xlb/ca.pem",
+                                        ),
+                                    },
+                                ),
+                            },
+                        ),
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.1:443,
                             weight: 1,
                         },
                     ],

@@ -1,10 +1,12 @@
 //! One probe of one backend: what is asked, and a verdict before the time is up.
 
 mod dns;
+mod file;
 mod http;
 mod icmp;
 mod tcp;
 mod time;
+mod tls;
 mod udp;
 
 #[cfg(test)]
@@ -22,6 +24,7 @@ pub use http::Http;
 use time::Time;
 #[cfg(test)]
 pub(super) use time::deadline;
+pub use tls::{Tls, Trust};
 pub use udp::Udp;
 
 /// How a probe ended, with what it found in a few words.
@@ -69,7 +72,8 @@ pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcom
     let found = match probe {
         Probe::None => Ok("not checked".to_owned()),
         Probe::Tcp => tcp::ask(target, &time).await,
-        Probe::Http(http) => http.ask(target, &time).await,
+        // Boxed where there is much to remember between two steps: thousands of checkers mostly wait, and have this in them.
+        Probe::Http(http) => Box::pin(http.ask(target, &time)).await,
         Probe::Udp(udp) => udp.ask(target, &time).await,
         Probe::Dns(dns) => dns.ask(target, &time).await,
         Probe::Icmp => icmp::ask(target.ip(), &time).await,

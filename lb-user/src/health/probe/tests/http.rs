@@ -1,12 +1,19 @@
 //! The HTTP probe.
 
+use hyper::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
 
+/// A request to `/` without wishes.
+fn plain() -> Http {
+    let (method, path) = (Method::GET, "/".to_owned());
+    Http { method, path, host: None, expect: Http::EXPECT_DEFAULT, body: None, tls: None }
+}
+
 pub(super) fn probe(path: &str) -> Probe {
-    Probe::Http(Http { path: path.to_owned(), host: None, expect: Http::EXPECT_DEFAULT })
+    Probe::Http(Http { path: path.to_owned(), ..plain() })
 }
 
 /// A request's head.
@@ -47,7 +54,7 @@ async fn the_status_decides() {
 
 #[tokio::test]
 async fn the_expected_statuses_can_be_chosen() {
-    let probe = Probe::Http(Http { path: "/".to_owned(), host: None, expect: 404..=404 });
+    let probe = Probe::Http(Http { expect: 404..=404, ..plain() });
     let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 404 Not Found\r\n\r\n")).await;
     assert_eq!(outcome, passed("http 404"));
     let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 200 OK\r\n\r\n")).await;
@@ -57,7 +64,7 @@ async fn the_expected_statuses_can_be_chosen() {
 #[tokio::test]
 async fn the_request_is_what_a_server_expects() {
     for (host, named) in [(None, "127.0.0.1:"), (Some("www.example.org".to_owned()), "www.example.org\r\n")] {
-        let probe = Probe::Http(Http { path: "/health?deep=1".to_owned(), host, expect: Http::EXPECT_DEFAULT });
+        let probe = Probe::Http(Http { path: "/health?deep=1".to_owned(), host, ..plain() });
         let (tell, told) = oneshot::channel();
         probed(&probe, PATIENT, |mut stream| async move {
             let _ = tell.send(request_head(&mut stream).await?);
@@ -157,4 +164,124 @@ async fn who_closes_at_once_fails() {
     })
     .await;
     assert!(matches!(&outcome, Outcome::Failed(text) if text.starts_with("http: ")), "{outcome:?}");
+}
+
+/// The outcome of a probe that looks for `mark` in a body.
+async fn with_body(mark: &str, body: impl AsRef<[u8]>) -> Outcome {
+    let probe = Probe::Http(Http { body: Some(mark.to_owned()), ..plain() });
+    let answer_head = b"HTTP/1.1 200 OK\r\n\r\n".as_slice();
+    let with = [answer_head, body.as_ref()].concat();
+    probed(&probe, PATIENT, |stream| async move { answer(stream, &with).await }).await
+}
+
+#[tokio::test]
+async fn the_body_decides_if_asked_to() {
+    let bound = 64 * 1024;
+    let without = failed("http 200, without \"ready\" in the first 64 KiB of the body");
+    for (body, expected) in [
+        (b"all ready.".to_vec(), passed("http 200")),
+        (b"not read".to_vec(), without.clone()),
+        (b"".to_vec(), without.clone()),
+        ([vec![b'x'; bound - 5], b"ready".to_vec()].concat(), passed("http 200")),
+        ([vec![b'x'; bound - 4], b"ready".to_vec()].concat(), without.clone()),
+    ] {
+        assert_eq!(with_body("ready", &body).await, expected, "{} bytes", body.len());
+    }
+}
+
+#[tokio::test]
+async fn a_mark_in_pieces_is_found() {
+    let probe = Probe::Http(Http { body: Some("ready".to_owned()), ..plain() });
+    let outcome = probed(&probe, PATIENT, |mut stream| async move {
+        request_head(&mut stream).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+        for byte in b"not yet, but now ready" {
+            stream.write_all(&[b'1', b'\r', b'\n', *byte, b'\r', b'\n']).await?;
+        }
+        std::future::pending().await
+    });
+    assert_eq!(outcome.await, passed("http 200"));
+}
+
+#[tokio::test]
+async fn of_an_endless_body_the_beginning_is_read() {
+    let probe = Probe::Http(Http { body: Some("ready".to_owned()), ..plain() });
+    let outcome = probed(&probe, PATIENT, |mut stream| async move {
+        request_head(&mut stream).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        loop {
+            stream.write_all(&[b'x'; 4096]).await?;
+        }
+    });
+    assert_eq!(outcome.await, failed("http 200, without \"ready\" in the first 64 KiB of the body"));
+}
+
+#[tokio::test]
+async fn a_body_is_not_looked_at_where_the_status_decides() {
+    let probe = Probe::Http(Http { body: Some("ready".to_owned()), ..plain() });
+    let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 503 Busy\r\n\r\nready"));
+    assert_eq!(outcome.await, failed("http 503"));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_fails() {
+    let probe = Probe::Http(Http { body: Some("ready".to_owned()), ..plain() });
+    let outcome = probed(&probe, PATIENT, |stream| answer(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf")).await;
+    assert!(matches!(&outcome, Outcome::Failed(text) if text.starts_with("http: ")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_method_is_the_operators() {
+    for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+        let probe = Probe::Http(Http { method: method.clone(), ..plain() });
+        let (tell, told) = oneshot::channel();
+        let outcome = probed(&probe, PATIENT, |mut stream| async move {
+            let _ = tell.send(request_head(&mut stream).await?);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").await
+        });
+        assert_eq!(outcome.await, passed("http 200"));
+        assert!(told.await.unwrap().starts_with(format!("{method} / HTTP/1.1\r\n").as_bytes()));
+    }
+}
+
+/// HTTPS that takes any certificate, of backends that never show one.
+fn https() -> Probe {
+    Probe::Http(Http { tls: Some(Tls { name: None, trust: Trust::Anyone }), ..plain() })
+}
+
+#[tokio::test]
+async fn who_does_not_speak_tls_fails() {
+    let probe = https();
+    let outcome = probed(&probe, PATIENT, |mut stream| async move {
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await?;
+        std::future::pending().await
+    });
+    assert_eq!(outcome.await, failed("tls: received corrupt message of type InvalidContentType"));
+    let outcome = probed(&probe, PATIENT, |mut stream| async move { stream.shutdown().await }).await;
+    assert!(matches!(&outcome, Outcome::Failed(text) if text.starts_with("tls: ")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_never_answered_times_out() {
+    let probe = https();
+    let outcome = probed(&probe, BRIEF, |stream| async move {
+        let _held_open = stream;
+        std::future::pending().await
+    });
+    assert_eq!(outcome.await, failed("tls: timed out after 100ms"));
+}
+
+#[tokio::test]
+async fn without_its_certificates_a_check_cannot_ask() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let ask = |file: &str| {
+        let trust = Trust::File(file.into());
+        let probe = Probe::Http(Http { tls: Some(Tls { name: None, trust }), ..plain() });
+        async move { run(&probe, target, PATIENT).await }
+    };
+    let gone = Outcome::Unasked("tls: /no/such/file: No such file or directory (os error 2)".to_owned());
+    assert_eq!(ask("/no/such/file").await, gone);
+    assert_eq!(ask("/dev/null").await, Outcome::Unasked("tls: /dev/null: no certificate in it".to_owned()));
+    assert_eq!(ask("/dev/zero").await, Outcome::Unasked("tls: /dev/zero: more than 1048576 bytes".to_owned()));
 }
