@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
-pub use probe::{Dns, DnsAnswer, Http, Tls, Trust, Udp};
+pub use probe::{Dns, DnsAnswer, Http, Login, Postgres, Redis, Role, Tls, Trust, Udp};
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
@@ -70,6 +70,10 @@ pub enum Probe {
     Tcp,
     /// That it answers over HTTP, or HTTPS.
     Http(Http),
+    /// That a Redis server answers, and has the right role.
+    Redis(Redis),
+    /// That a PostgreSQL server answers, and has the right role.
+    Postgres(Postgres),
     /// That it answers a datagram.
     Udp(Udp),
     /// That it answers a DNS query.

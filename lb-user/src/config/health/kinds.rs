@@ -10,15 +10,19 @@ pub(super) enum Kind {
     Tcp,
     Http,
     Https,
+    Redis,
+    Postgres,
     Udp,
     Dns,
     Icmp,
 }
 
 /// In the order in which an operator is shown the choice.
-pub(super) const KINDS: [(&str, Kind); 7] = [
+pub(super) const KINDS: [(&str, Kind); 9] = [
     ("http", Kind::Http),
     ("https", Kind::Https),
+    ("redis", Kind::Redis),
+    ("postgres", Kind::Postgres),
     ("tcp", Kind::Tcp),
     ("udp", Kind::Udp),
     ("dns", Kind::Dns),
@@ -27,10 +31,11 @@ pub(super) const KINDS: [(&str, Kind); 7] = [
 ];
 
 const HTTP_OR_HTTPS: &[Kind] = &[Kind::Http, Kind::Https];
+const DATABASES: &[Kind] = &[Kind::Redis, Kind::Postgres];
 
 /// The keys that not every type has, and whose they are.
-const KEYS: [(&str, &[Kind]); 14] = [
-    ("port", &[Kind::Http, Kind::Https, Kind::Tcp, Kind::Udp, Kind::Dns]),
+const KEYS: [(&str, &[Kind]); 18] = [
+    ("port", &[Kind::Http, Kind::Https, Kind::Redis, Kind::Postgres, Kind::Tcp, Kind::Udp, Kind::Dns]),
     ("method", HTTP_OR_HTTPS),
     ("path", HTTP_OR_HTTPS),
     ("host", HTTP_OR_HTTPS),
@@ -38,6 +43,10 @@ const KEYS: [(&str, &[Kind]); 14] = [
     ("verify", &[Kind::Https]),
     ("ca_file", &[Kind::Https]),
     ("sni", &[Kind::Https]),
+    ("user", DATABASES),
+    ("password_file", DATABASES),
+    ("role", DATABASES),
+    ("database", &[Kind::Postgres]),
     ("expect", &[Kind::Http, Kind::Https, Kind::Udp, Kind::Dns]),
     ("expect_hex", &[Kind::Udp]),
     ("payload", &[Kind::Udp]),

@@ -1,5 +1,6 @@
 //! `[service.health]`
 
+mod database;
 mod http;
 mod kinds;
 mod network;
@@ -89,6 +90,8 @@ fn probe(section: &mut Section<'_>, kind: Option<&At<Kind>>, protocol: Protocol,
         Some(Kind::Tcp) => Some(Probe::Tcp),
         Some(Kind::Http) => http::read(section, false, problems).map(Probe::Http),
         Some(Kind::Https) => http::read(section, true, problems).map(Probe::Http),
+        Some(Kind::Redis) => database::redis(section, problems).map(Probe::Redis),
+        Some(Kind::Postgres) => database::postgres(section, problems).map(Probe::Postgres),
         Some(Kind::Udp) => network::udp(section, problems).map(Probe::Udp),
         Some(Kind::Dns) => network::dns(section, protocol, problems).map(Probe::Dns),
         Some(Kind::Icmp) => Some(Probe::Icmp),

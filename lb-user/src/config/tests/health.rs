@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
-use crate::health::{Check, DnsAnswer, Probe, Trust, Udp};
+use crate::health::{Check, DnsAnswer, Login, Postgres, Probe, Redis, Role, Trust, Udp};
 
 fn file(protocol: &str, lines: &str) -> String {
     let mut text = format!(
@@ -369,5 +369,111 @@ fn a_body_is_looked_for_where_there_can_be_one() {
            = help: write the text to look for, or remove `body`
 
         error: xlb.toml: 2 problems"#]],
+    );
+}
+
+#[test]
+fn a_database_may_be_asked_with_or_without_a_login() {
+    assert_eq!(accepted("type = \"postgres\"").probe, Probe::Postgres(Postgres { login: None }));
+    let login = Login {
+        user: "xlb".to_owned(),
+        password_file: Some("/etc/xlb/password".into()),
+        database: Some("app".to_owned()),
+        role: Some(Role::Primary),
+    };
+    let lines = "user = \"xlb\"\npassword_file = \"/etc/xlb/password\"\nrole = \"primary\"\n";
+    assert_eq!(
+        accepted(&format!("type = \"postgres\"\ndatabase = \"app\"\n{lines}")).probe,
+        Probe::Postgres(Postgres { login: Some(login.clone()) })
+    );
+    let redis = Redis { user: Some(login.user), password_file: login.password_file, role: login.role };
+    assert_eq!(accepted(&format!("type = \"redis\"\n{lines}")).probe, Probe::Redis(redis));
+    let redis = Redis { user: None, password_file: None, role: Some(Role::Replica) };
+    assert_eq!(accepted("type = \"redis\"\nrole = \"replica\"").probe, Probe::Redis(redis));
+}
+
+#[test]
+fn database_values_are_checked() {
+    refused(
+        "type = \"redis\"\nuser = \"\"\npassword_file = \"password\"\nrole = \"master\"\ndatabase = \"a\"",
+        expect![[r#"
+        error: invalid `user` in [service.health]
+          --> xlb.toml:11:8
+           |
+        11 | user = ""
+           |        ^^ not a user's name
+           |
+           = help: write it as the server knows it
+
+        error: invalid `password_file` in [service.health]
+          --> xlb.toml:12:17
+           |
+        12 | password_file = "password"
+           |                 ^^^^^^^^^^ expected an absolute path
+           |
+           = help: the daemon's working directory is not yours: begin with `/`
+
+        error: invalid `role` in [service.health]
+          --> xlb.toml:13:8
+           |
+        13 | role = "master"
+           |        ^^^^^^^^ expected one of primary, replica, found the string "master"
+           |
+           = help: write "primary" or "replica"
+
+        error: a check of type redis has no `database`
+          --> xlb.toml:14:1
+           |
+        10 | type = "redis"
+           |        ------- the type
+        ...
+        14 | database = "a"
+           | ^^^^^^^^ means nothing to redis
+           |
+           = help: write `type = "postgres"`, or remove `database`
+
+        error: xlb.toml: 4 problems"#]],
+    );
+    refused(
+        "type = \"redis\"\nuser = \"xlb\"",
+        expect![[r#"
+        error: a Redis user logs in by a password
+          --> xlb.toml:11:8
+           |
+        11 | user = "xlb"
+           |        ^^^^^ without one
+           |
+           = help: add `password_file = "/etc/xlb/redis-password"`, or remove `user`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"postgres\"\npassword_file = \"/a\"\ndatabase = \"a\"\nrole = \"replica\"",
+        expect![[r#"
+        error: a PostgreSQL check without a user has no use for `password_file`
+          --> xlb.toml:11:17
+           |
+        11 | password_file = "/a"
+           |                 ^^^^ takes a login
+           |
+           = help: add `user = "..."`, or remove `password_file`
+
+        error: a PostgreSQL check without a user has no use for `database`
+          --> xlb.toml:12:12
+           |
+        12 | database = "a"
+           |            ^^^ takes a login
+           |
+           = help: add `user = "..."`, or remove `database`
+
+        error: a PostgreSQL check without a user has no use for `role`
+          --> xlb.toml:13:8
+           |
+        13 | role = "replica"
+           |        ^^^^^^^^^ takes a login
+           |
+           = help: add `user = "..."`, or remove `role`
+
+        error: xlb.toml: 3 problems"#]],
     );
 }

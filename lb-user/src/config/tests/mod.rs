@@ -266,6 +266,50 @@ fn the_full_file_says_what_it_shows() {
                     ],
                     dns: None,
                 },
+                Service {
+                    name: "database",
+                    vip: 192.0.2.3,
+                    port: 5432,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    health: Check {
+                        probe: Postgres(
+                            Postgres {
+                                login: Some(
+                                    Login {
+                                        user: "xlb",
+                                        password_file: Some(
+                                            "/etc/xlb/database-password",
+                                        ),
+                                        database: Some(
+                                            "postgres",
+                                        ),
+                                        role: Some(
+                                            Primary,
+                                        ),
+                                    },
+                                ),
+                            },
+                        ),
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.4:5432,
+                            weight: 1,
+                        },
+                        Backend {
+                            endpoint: 10.0.1.5:5432,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
             ],
         }
     "#]]

@@ -29,3 +29,13 @@ pub(super) async fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
     Ok(bytes)
 }
+
+/// The password in the file: its first line, for editors end it.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) async fn secret(path: &Path) -> Result<Vec<u8>, String> {
+    let bytes = read(path).await?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
+}

@@ -4,7 +4,6 @@
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::pin::pin;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -17,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::time::Time;
 use super::tls::Tls;
-use super::{Found, Setback, connect, contains};
+use super::{Found, Setback, connect, contains, driven};
 
 /// What an answer's head may hold. Far above what servers send; a backend that sends more without end fails.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -89,7 +88,7 @@ struct Answer {
     has_wanted: bool,
 }
 
-/// The answer to `request`. The connection is driven in place rather than in a task of its own: it lives as long as this.
+/// The answer to `request`.
 async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>, http: &Http) -> hyper::Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -104,14 +103,7 @@ where
         };
         Ok(Answer { status, has_wanted })
     };
-    let mut connection = pin!(connection);
-    let mut exchange = pin!(exchange);
-    tokio::select! {
-        biased;
-        answer = &mut exchange => answer,
-        // It ends first when it breaks, or has read all; the exchange then knows what came of it.
-        _ = &mut connection => exchange.await,
-    }
+    driven(connection, exchange).await
 }
 
 /// Whether `wanted` stands in the beginning of the body. No more is read than it takes to know.

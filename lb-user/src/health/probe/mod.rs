@@ -4,6 +4,9 @@ mod dns;
 mod file;
 mod http;
 mod icmp;
+mod postgres;
+mod redis;
+mod role;
 mod tcp;
 mod time;
 mod tls;
@@ -14,6 +17,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -21,6 +25,9 @@ use tokio::net::TcpStream;
 use super::Probe;
 pub use dns::{Dns, DnsAnswer};
 pub use http::Http;
+pub use postgres::{Login, Postgres};
+pub use redis::Redis;
+pub use role::Role;
 use time::Time;
 #[cfg(test)]
 pub(super) use time::deadline;
@@ -74,6 +81,8 @@ pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcom
         Probe::Tcp => tcp::ask(target, &time).await,
         // Boxed where there is much to remember between two steps: thousands of checkers mostly wait, and have this in them.
         Probe::Http(http) => Box::pin(http.ask(target, &time)).await,
+        Probe::Redis(redis) => Box::pin(redis.ask(target, &time)).await,
+        Probe::Postgres(postgres) => Box::pin(postgres.ask(target, &time)).await,
         Probe::Udp(udp) => udp.ask(target, &time).await,
         Probe::Dns(dns) => dns.ask(target, &time).await,
         Probe::Icmp => icmp::ask(target.ip(), &time).await,
@@ -87,12 +96,30 @@ pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcom
 /// backends would hold 300,000 such, above the kernel's usual bound (`tcp_max_tw_buckets`, 262,144). A probe has nothing
 /// in flight that RST could lose. HAProxy's checks close the same way.
 async fn connect(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
-    const PHASE: &str = "connect";
-    let connected = time.keep(PHASE, TcpStream::connect(target)).await?;
-    let stream = connected.map_err(|error| setback(PHASE, &error))?;
+    let stream = connect_gently(target, time).await?;
     // Without it the close is merely the usual one.
     let _ = stream.set_zero_linger();
     Ok(stream)
+}
+
+/// One that ends with FIN, for servers that take RST for a fault of theirs.
+async fn connect_gently(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
+    const PHASE: &str = "connect";
+    let connected = time.keep(PHASE, TcpStream::connect(target)).await?;
+    connected.map_err(|error| setback(PHASE, &error))
+}
+
+/// What `exchange` yields, while the connection that it needs is driven: in place rather than in a task of its own, so that
+/// both end with the probe.
+async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    let mut connection = pin!(connection);
+    let mut exchange = pin!(exchange);
+    tokio::select! {
+        biased;
+        found = &mut exchange => found,
+        // It ends first when it breaks, or has nothing more to come; the exchange then knows what that means.
+        _ = &mut connection => exchange.await,
+    }
 }
 
 /// What a failed system call means. `phase` is what the probe was at, as its result begins.

@@ -1,5 +1,6 @@
 //! Probes against real listeners, the nasty ones too.
 
+mod databases;
 mod datagrams;
 mod http;
 
