@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
-pub use probe::{Dns, DnsAnswer, Http, Login, Postgres, Redis, Role, Tls, Trust, Udp};
+pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Tls, Trust, Udp};
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
@@ -74,6 +74,8 @@ pub enum Probe {
     Redis(Redis),
     /// That a PostgreSQL server answers, and has the right role.
     Postgres(Postgres),
+    /// That a gRPC server says that it serves.
+    Grpc(Grpc),
     /// That it answers a datagram.
     Udp(Udp),
     /// That it answers a DNS query.

@@ -1,4 +1,4 @@
-//! What checks over HTTP and HTTPS have of their own.
+//! What checks over HTTP, HTTPS and gRPC have of their own.
 
 use std::ops::RangeInclusive;
 
@@ -11,7 +11,7 @@ use toml::de::DeValue;
 use crate::config::report::{Problem, Problems};
 use crate::config::section::{At, Fault, Section};
 use crate::config::values;
-use crate::health::{Http, Tls, Trust};
+use crate::health::{Grpc, Http, Tls, Trust};
 
 const METHODS: [(&str, &Method); 3] = [("GET", &Method::GET), ("HEAD", &Method::HEAD), ("OPTIONS", &Method::OPTIONS)];
 /// Longer is no mark to look for, but a page.
@@ -45,6 +45,30 @@ pub(super) fn read(section: &mut Section<'_>, is_tls: bool, problems: &mut Probl
             None => None,
         },
     })
+}
+
+pub(super) fn grpc(section: &mut Section<'_>, problems: &mut Problems) -> Option<Grpc> {
+    let service = section.or("grpc_service", String::new(), problems, grpc_service);
+    let host = section.or("host", None, problems, |value| authority(value).map(Some));
+    Some(Grpc { service: service?.value, host: host?.value })
+}
+
+fn grpc_service(value: &DeValue<'_>) -> Result<String, Fault> {
+    let name = values::string(value, "the name of a gRPC service")?;
+    if name.len() > Grpc::SERVICE_BYTES_MAX {
+        let label = format!("{} bytes, but a check asks for at most {}", name.len(), Grpc::SERVICE_BYTES_MAX);
+        return Err(Fault::new(label, "write the name that the server registers its health under"));
+    }
+    Ok(name.to_owned())
+}
+
+/// HTTP/2 has no header for the host, but a part of the URI.
+fn authority(value: &DeValue<'_>) -> Result<String, Fault> {
+    let host = host(value)?;
+    match host.parse::<Authority>() {
+        Ok(_) => Ok(host),
+        Err(_) => Err(Fault::new("no URI has this host", "write it as \"www.example.org\"")),
+    }
 }
 
 /// `None` after reporting what is wrong.

@@ -10,6 +10,7 @@ pub(super) enum Kind {
     Tcp,
     Http,
     Https,
+    Grpc,
     Redis,
     Postgres,
     Udp,
@@ -18,9 +19,10 @@ pub(super) enum Kind {
 }
 
 /// In the order in which an operator is shown the choice.
-pub(super) const KINDS: [(&str, Kind); 9] = [
+pub(super) const KINDS: [(&str, Kind); 10] = [
     ("http", Kind::Http),
     ("https", Kind::Https),
+    ("grpc", Kind::Grpc),
     ("redis", Kind::Redis),
     ("postgres", Kind::Postgres),
     ("tcp", Kind::Tcp),
@@ -34,11 +36,12 @@ const HTTP_OR_HTTPS: &[Kind] = &[Kind::Http, Kind::Https];
 const DATABASES: &[Kind] = &[Kind::Redis, Kind::Postgres];
 
 /// The keys that not every type has, and whose they are.
-const KEYS: [(&str, &[Kind]); 18] = [
-    ("port", &[Kind::Http, Kind::Https, Kind::Redis, Kind::Postgres, Kind::Tcp, Kind::Udp, Kind::Dns]),
+const KEYS: [(&str, &[Kind]); 19] = [
+    ("port", &[Kind::Http, Kind::Https, Kind::Grpc, Kind::Redis, Kind::Postgres, Kind::Tcp, Kind::Udp, Kind::Dns]),
     ("method", HTTP_OR_HTTPS),
     ("path", HTTP_OR_HTTPS),
-    ("host", HTTP_OR_HTTPS),
+    ("host", &[Kind::Http, Kind::Https, Kind::Grpc]),
+    ("grpc_service", &[Kind::Grpc]),
     ("body", HTTP_OR_HTTPS),
     ("verify", &[Kind::Https]),
     ("ca_file", &[Kind::Https]),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
-use crate::health::{Check, DnsAnswer, Login, Postgres, Probe, Redis, Role, Trust, Udp};
+use crate::health::{Check, DnsAnswer, Grpc, Login, Postgres, Probe, Redis, Role, Trust, Udp};
 
 fn file(protocol: &str, lines: &str) -> String {
     let mut text = format!(
@@ -473,6 +473,46 @@ fn database_values_are_checked() {
            |        ^^^^^^^^^ takes a login
            |
            = help: add `user = "..."`, or remove `role`
+
+        error: xlb.toml: 3 problems"#]],
+    );
+}
+
+#[test]
+fn a_grpc_check_asks_about_a_service_or_the_server() {
+    let asked = |lines: &str| accepted(&format!("type = \"grpc\"\n{lines}")).probe;
+    assert_eq!(asked(""), Probe::Grpc(Grpc { service: String::new(), host: None }));
+    let named = Grpc { service: "example.Users".to_owned(), host: Some("users.internal:50051".to_owned()) };
+    assert_eq!(asked("grpc_service = \"example.Users\"\nhost = \"users.internal:50051\""), Probe::Grpc(named));
+    refused(
+        &format!("type = \"grpc\"\ngrpc_service = \"{}\"\nhost = \"a/b\"\npath = \"/\"", "x".repeat(128)),
+        expect![[r#"
+        error: invalid `grpc_service` in [service.health]
+          --> xlb.toml:11:16
+           |
+        11 | ... = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ 128 bytes, but a check asks for at most 127
+           |
+           = help: write the name that the server registers its health under
+
+        error: invalid `host` in [service.health]
+          --> xlb.toml:12:8
+           |
+        12 | host = "a/b"
+           |        ^^^^^ no URI has this host
+           |
+           = help: write it as "www.example.org"
+
+        error: a check of type grpc has no `path`
+          --> xlb.toml:13:1
+           |
+        10 | type = "grpc"
+           |        ------ the type
+        ...
+        13 | path = "/"
+           | ^^^^ means nothing to grpc
+           |
+           = help: write `type = "http"` or `type = "https"`, or remove `path`
 
         error: xlb.toml: 3 problems"#]],
     );

@@ -310,6 +310,34 @@ fn the_full_file_says_what_it_shows() {
                     ],
                     dns: None,
                 },
+                Service {
+                    name: "users",
+                    vip: 192.0.2.4,
+                    port: 50051,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    health: Check {
+                        probe: Grpc(
+                            Grpc {
+                                service: "example.Users",
+                                host: None,
+                            },
+                        ),
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.6:50051,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
             ],
         }
     "#]]

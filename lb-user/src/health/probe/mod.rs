@@ -2,6 +2,7 @@
 
 mod dns;
 mod file;
+mod grpc;
 mod http;
 mod icmp;
 mod postgres;
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 
 use super::Probe;
 pub use dns::{Dns, DnsAnswer};
+pub use grpc::Grpc;
 pub use http::Http;
 pub use postgres::{Login, Postgres};
 pub use redis::Redis;
@@ -83,6 +85,7 @@ pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcom
         Probe::Http(http) => Box::pin(http.ask(target, &time)).await,
         Probe::Redis(redis) => Box::pin(redis.ask(target, &time)).await,
         Probe::Postgres(postgres) => Box::pin(postgres.ask(target, &time)).await,
+        Probe::Grpc(grpc) => Box::pin(grpc.ask(target, &time)).await,
         Probe::Udp(udp) => udp.ask(target, &time).await,
         Probe::Dns(dns) => dns.ask(target, &time).await,
         Probe::Icmp => icmp::ask(target.ip(), &time).await,
@@ -112,14 +115,18 @@ async fn connect_gently(target: SocketAddr, time: &Time) -> Result<TcpStream, Se
 /// What `exchange` yields, while the connection that it needs is driven: in place rather than in a task of its own, so that
 /// both end with the probe.
 async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
-    let mut connection = pin!(connection);
     let mut exchange = pin!(exchange);
-    tokio::select! {
-        biased;
-        found = &mut exchange => found,
-        // It ends first when it breaks, or has nothing more to come; the exchange then knows what that means.
-        _ = &mut connection => exchange.await,
+    {
+        let connection = pin!(connection);
+        tokio::select! {
+            biased;
+            found = &mut exchange => return found,
+            // It ends first when it breaks, or has nothing more to come.
+            _ = connection => {}
+        }
     }
+    // Gone by now, it has told the exchange that nothing more will come.
+    exchange.await
 }
 
 /// What a failed system call means. `phase` is what the probe was at, as its result begins.

@@ -2,6 +2,7 @@
 
 mod databases;
 mod datagrams;
+mod grpc;
 mod http;
 
 use std::time::Duration;
