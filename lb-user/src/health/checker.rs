@@ -72,8 +72,8 @@ pub fn spawn(service: ServiceName, backend: SocketAddr, check: Check, transition
     let task = match check.probe {
         Probe::None => tokio::spawn(async move { record.without_check().await }),
         _ => tokio::spawn(async move {
-            let (probe, timeout) = (check.probe, check.timeout);
-            keep_checking(record, check.interval, || probe::run(&probe, target, timeout)).await;
+            let (probe, timeout, service) = (check.probe, check.timeout, record.service.clone());
+            keep_checking(record, check.interval, || probe::run(&probe, &service, target, timeout)).await;
         }),
     };
     Checker { task: task.abort_handle(), status }

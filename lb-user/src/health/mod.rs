@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
-pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Tls, Trust, Udp};
+pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Script, Tls, Trust, Udp};
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
@@ -76,6 +76,10 @@ pub enum Probe {
     Postgres(Postgres),
     /// That a gRPC server says that it serves.
     Grpc(Grpc),
+    /// That a program says so.
+    Script(Script),
+    /// That an agent beside it says so.
+    Agent,
     /// That it answers a datagram.
     Udp(Udp),
     /// That it answers a DNS query.
@@ -87,7 +91,7 @@ pub enum Probe {
 impl Probe {
     /// Whether it is sent to a port. Others can check the backends of a service of every port.
     pub fn needs_port(&self) -> bool {
-        !matches!(self, Self::None | Self::Icmp)
+        !matches!(self, Self::None | Self::Icmp | Self::Script(_))
     }
 }
 

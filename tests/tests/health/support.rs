@@ -40,7 +40,7 @@ pub fn check_service(netns: &Netns, protocol: &str, lines: &str, target: &str, t
     let service = config::parse("test.toml", &file)?.services.pop().context("one service")?;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     // On a thread of the namespace, so that all its sockets are there.
-    netns.enter(|| Ok(runtime()?.block_on(probe::run(&service.health.probe, target, timeout))))
+    netns.enter(|| Ok(runtime()?.block_on(probe::run(&service.health.probe, &service.name, target, timeout))))
 }
 
 /// # Errors

@@ -13,18 +13,22 @@ pub(super) enum Kind {
     Grpc,
     Redis,
     Postgres,
+    Script,
+    Agent,
     Udp,
     Dns,
     Icmp,
 }
 
 /// In the order in which an operator is shown the choice.
-pub(super) const KINDS: [(&str, Kind); 10] = [
+pub(super) const KINDS: [(&str, Kind); 12] = [
     ("http", Kind::Http),
     ("https", Kind::Https),
     ("grpc", Kind::Grpc),
     ("redis", Kind::Redis),
     ("postgres", Kind::Postgres),
+    ("script", Kind::Script),
+    ("agent", Kind::Agent),
     ("tcp", Kind::Tcp),
     ("udp", Kind::Udp),
     ("dns", Kind::Dns),
@@ -34,12 +38,26 @@ pub(super) const KINDS: [(&str, Kind); 10] = [
 
 const HTTP_OR_HTTPS: &[Kind] = &[Kind::Http, Kind::Https];
 const DATABASES: &[Kind] = &[Kind::Redis, Kind::Postgres];
+/// All that go to a port; a script is told it.
+const WITH_PORT: &[Kind] = &[
+    Kind::Http,
+    Kind::Https,
+    Kind::Grpc,
+    Kind::Redis,
+    Kind::Postgres,
+    Kind::Script,
+    Kind::Agent,
+    Kind::Tcp,
+    Kind::Udp,
+    Kind::Dns,
+];
 
 /// The keys that not every type has, and whose they are.
-const KEYS: [(&str, &[Kind]); 19] = [
-    ("port", &[Kind::Http, Kind::Https, Kind::Grpc, Kind::Redis, Kind::Postgres, Kind::Tcp, Kind::Udp, Kind::Dns]),
+const KEYS: [(&str, &[Kind]); 20] = [
+    ("port", WITH_PORT),
     ("method", HTTP_OR_HTTPS),
     ("path", HTTP_OR_HTTPS),
+    ("command", &[Kind::Script]),
     ("host", &[Kind::Http, Kind::Https, Kind::Grpc]),
     ("grpc_service", &[Kind::Grpc]),
     ("body", HTTP_OR_HTTPS),

@@ -4,6 +4,7 @@ mod database;
 mod http;
 mod kinds;
 mod network;
+mod script;
 
 use std::time::Duration;
 
@@ -68,6 +69,10 @@ fn port(section: &mut Section<'_>, kind: Option<&At<Kind>>, problems: &mut Probl
     if kind.is_some_and(|kind| kind.value == Kind::Icmp) {
         return Some(None);
     }
+    // It listens beside the service, not on its port.
+    if kind.is_some_and(|kind| kind.value == Kind::Agent) && !section.has("port") {
+        section.missing("port", "name the port that the agent listens on: `port = 9777`", problems);
+    }
     section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some)).map(|port| port.value)
 }
 
@@ -93,6 +98,8 @@ fn probe(section: &mut Section<'_>, kind: Option<&At<Kind>>, protocol: Protocol,
         Some(Kind::Grpc) => http::grpc(section, problems).map(Probe::Grpc),
         Some(Kind::Redis) => database::redis(section, problems).map(Probe::Redis),
         Some(Kind::Postgres) => database::postgres(section, problems).map(Probe::Postgres),
+        Some(Kind::Script) => script::read(section, problems).map(Probe::Script),
+        Some(Kind::Agent) => Some(Probe::Agent),
         Some(Kind::Udp) => network::udp(section, problems).map(Probe::Udp),
         Some(Kind::Dns) => network::dns(section, protocol, problems).map(Probe::Dns),
         Some(Kind::Icmp) => Some(Probe::Icmp),

@@ -1515,7 +1515,7 @@ address = "10.0.1.1"
              --> xlb.toml:9:8
               |
             9 | type = "htp"
-              |        ^^^^^ expected one of http, https, grpc, redis, postgres, tcp, udp, dns, icmp, none, found the string "htp"
+              |        ^^^^^ expected one of http, https, grpc, redis, postgres, script, agent, tcp, udp, dns, icmp, none, found the string "htp"
               |
               = help: did you mean "http"?
 

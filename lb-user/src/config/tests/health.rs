@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
-use crate::health::{Check, DnsAnswer, Grpc, Login, Postgres, Probe, Redis, Role, Trust, Udp};
+use crate::health::{Check, DnsAnswer, Grpc, Login, Postgres, Probe, Redis, Role, Script, Trust, Udp};
 
 fn file(protocol: &str, lines: &str) -> String {
     let mut text = format!(
@@ -515,5 +515,106 @@ fn a_grpc_check_asks_about_a_service_or_the_server() {
            = help: write `type = "http"` or `type = "https"`, or remove `path`
 
         error: xlb.toml: 3 problems"#]],
+    );
+}
+
+#[test]
+fn a_script_is_a_program_and_its_arguments() {
+    let script = Script { program: "/bin/check".to_owned(), arguments: vec!["-v".to_owned(), "a b".to_owned()] };
+    assert_eq!(accepted("type = \"script\"\ncommand = [\"/bin/check\", \"-v\", \"a b\"]").probe, Probe::Script(script));
+    refused(
+        "type = \"script\"",
+        expect![[r#"
+        error: missing `command` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: name a program, and its arguments: `command = ["/usr/local/lib/xlb/check-disk", "90"]`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = \"/bin/check -v\"",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = "/bin/check -v"
+           |           ^^^^^^^^^^^^^^^ expected a list, a program and its arguments
+           |
+           = help: write a list of strings: the program's absolute path, then its arguments; no shell reads them
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = [\"check\"]",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = ["check"]
+           |           ^^^^^^^^^ the program is not an absolute path
+           |
+           = help: write a list of strings: the program's absolute path, then its arguments; no shell reads them
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = []\nbody = \"ok\"",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = []
+           |           ^^ an empty list
+           |
+           = help: write a list of strings: the program's absolute path, then its arguments; no shell reads them
+
+        error: a check of type script has no `body`
+          --> xlb.toml:12:1
+           |
+        10 | type = "script"
+           |        -------- the type
+        11 | command = []
+        12 | body = "ok"
+           | ^^^^ means nothing to script
+           |
+           = help: write `type = "http"` or `type = "https"`, or remove `body`
+
+        error: xlb.toml: 2 problems"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = [\"/bin/check\", 90]",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = ["/bin/check", 90]
+           |           ^^^^^^^^^^^^^^^^^^ expected a program or an argument, found the number 90
+           |
+           = help: write it in double quotes
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn an_agent_has_a_port_of_its_own() {
+    let check = accepted("type = \"agent\"\nport = 9777");
+    assert_eq!((check.probe, check.port), (Probe::Agent, Some(9777)));
+    refused(
+        "type = \"agent\"",
+        expect![[r#"
+        error: missing `port` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: name the port that the agent listens on: `port = 9777`
+
+        error: xlb.toml: 1 problem"#]],
     );
 }

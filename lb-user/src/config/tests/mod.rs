@@ -338,6 +338,36 @@ fn the_full_file_says_what_it_shows() {
                     ],
                     dns: None,
                 },
+                Service {
+                    name: "files",
+                    vip: 192.0.2.5,
+                    port: 445,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    health: Check {
+                        probe: Script(
+                            Script {
+                                program: "/usr/local/lib/xlb/check-share",
+                                arguments: [
+                                    "public",
+                                ],
+                            },
+                        ),
+                        port: None,
+                        interval: 1s,
+                        timeout: 500ms,
+                        rise: 2,
+                        fall: 2,
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.7:445,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
             ],
         }
     "#]]

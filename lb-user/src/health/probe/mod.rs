@@ -1,5 +1,6 @@
 //! One probe of one backend: what is asked, and a verdict before the time is up.
 
+mod agent;
 mod dns;
 mod file;
 mod grpc;
@@ -8,6 +9,7 @@ mod icmp;
 mod postgres;
 mod redis;
 mod role;
+mod script;
 mod tcp;
 mod time;
 mod tls;
@@ -24,12 +26,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::Probe;
+use crate::desired::ServiceName;
 pub use dns::{Dns, DnsAnswer};
 pub use grpc::Grpc;
 pub use http::Http;
 pub use postgres::{Login, Postgres};
 pub use redis::Redis;
 pub use role::Role;
+pub use script::Script;
 use time::Time;
 #[cfg(test)]
 pub(super) use time::deadline;
@@ -75,8 +79,8 @@ impl From<Found> for Outcome {
     }
 }
 
-/// Asks `target` once. The verdict stands within `timeout`, whatever the other side does.
-pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcome {
+/// Asks `target`, a backend of `service`, once. The verdict stands within `timeout`, whatever the other side does.
+pub async fn run(probe: &Probe, service: &ServiceName, target: SocketAddr, timeout: Duration) -> Outcome {
     let time = Time::from_now(timeout);
     let found = match probe {
         Probe::None => Ok("not checked".to_owned()),
@@ -86,6 +90,8 @@ pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcom
         Probe::Redis(redis) => Box::pin(redis.ask(target, &time)).await,
         Probe::Postgres(postgres) => Box::pin(postgres.ask(target, &time)).await,
         Probe::Grpc(grpc) => Box::pin(grpc.ask(target, &time)).await,
+        Probe::Script(script) => Box::pin(script.ask(service, target, &time)).await,
+        Probe::Agent => agent::ask(target, &time).await,
         Probe::Udp(udp) => udp.ask(target, &time).await,
         Probe::Dns(dns) => dns.ask(target, &time).await,
         Probe::Icmp => icmp::ask(target.ip(), &time).await,

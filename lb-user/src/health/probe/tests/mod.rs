@@ -4,6 +4,7 @@ mod databases;
 mod datagrams;
 mod grpc;
 mod http;
+mod programs;
 
 use std::time::Duration;
 
@@ -23,6 +24,11 @@ fn passed(text: &str) -> Outcome {
 
 fn failed(text: &str) -> Outcome {
     Outcome::Failed(text.to_owned())
+}
+
+/// A probe of a backend of the service `web`.
+async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcome {
+    super::run(probe, &"web".into(), target, timeout).await
 }
 
 /// A backend that does `serve` with its first connection, and the probe's outcome with it.
