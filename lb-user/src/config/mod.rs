@@ -28,7 +28,7 @@ use lb_common::limits;
 use toml::de::DeTable;
 
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
-use crate::health::Check;
+use crate::health::Checks;
 use report::{Problem, Problems};
 use section::Section;
 
@@ -112,7 +112,7 @@ pub struct Service {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
-    pub health: Check,
+    pub health: Checks,
     /// Fixed backends, each endpoint once; may be empty if `dns` is set.
     pub backends: Vec<Backend>,
     pub dns: Option<Dns>,

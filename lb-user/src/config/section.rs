@@ -133,6 +133,28 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// A table within, or an array of at least one. Nothing if absent, or wrong and reported. `places` are the two forms.
+    pub(super) fn one_or_more(
+        &mut self,
+        key: &'static str,
+        places: [&'static str; 2],
+        problems: &mut Problems,
+    ) -> Vec<Section<'a>> {
+        let [one, many] = places;
+        match self.table.get(key).map(|found| (found, found.get_ref())) {
+            Some((found, DeValue::Array(elements))) if elements.is_empty() => {
+                self.known.push(key);
+                problems.push(
+                    Problem::new(format!("`{key}` is an empty list"), found.span(), "nothing in it")
+                        .help(format!("add `{many}`, or remove `{key}`")),
+                );
+                Vec::new()
+            }
+            Some((_, DeValue::Array(_))) => self.tables(key, many, problems),
+            _ => self.table(key, one, problems).into_iter().collect(),
+        }
+    }
+
     fn of(found: &'a Spanned<DeValue<'a>>, place: &'static str) -> Option<Section<'a>> {
         let table = found.get_ref().as_table()?;
         Some(Section { place, span: found.span(), table, known: Vec::new(), dismissed: Vec::new() })

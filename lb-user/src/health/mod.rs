@@ -21,7 +21,40 @@ pub use state::State;
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
 const TICK: Duration = Duration::from_millis(1);
 
-/// `[service.health]`: how a service's backends are checked.
+/// How a service's backends are checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checks {
+    pub mode: Mode,
+    /// At least one. Each has its own schedule and its own row of results.
+    pub list: Vec<Check>,
+}
+
+/// `health_mode`: which of several checks a backend must pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    #[default]
+    All,
+    /// One is enough.
+    Any,
+}
+
+impl Mode {
+    /// What a backend is whose checks say this. `None` while too many of them say nothing.
+    fn combine(self, states: impl Iterator<Item = State> + Clone) -> Option<State> {
+        let (decisive, otherwise) = match self {
+            Self::All => (State::Down, State::Up),
+            Self::Any => (State::Up, State::Down),
+        };
+        let has = |wanted: State| states.clone().any(|state| state == wanted);
+        match () {
+            () if has(decisive) => Some(decisive),
+            () if has(State::Unknown) => None,
+            () => Some(otherwise),
+        }
+    }
+}
+
+/// `[service.health]`, or one `[[service.health]]`: one check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Check {
     pub probe: Probe,
@@ -52,7 +85,7 @@ impl Default for Check {
 }
 
 impl Check {
-    /// The longest time from a backend's death to the [`Transition`] that says so.
+    /// The longest time from a backend's death to this check's verdict, which is the [`Transition`] if there is no other.
     ///
     /// Dying at the instant at which it answered a probe, it has up to an interval until the first probe that fails, the
     /// `fall`-th such starts `fall - 1` intervals later, and ends with its time-out: `fall * interval + timeout`.

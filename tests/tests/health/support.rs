@@ -40,7 +40,8 @@ pub fn check_service(netns: &Netns, protocol: &str, lines: &str, target: &str, t
     let service = config::parse("test.toml", &file)?.services.pop().context("one service")?;
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     // On a thread of the namespace, so that all its sockets are there.
-    netns.enter(|| Ok(runtime()?.block_on(probe::run(&service.health.probe, &service.name, target, timeout))))
+    let probe = &service.health.list.first().context("one check")?.probe;
+    netns.enter(|| Ok(runtime()?.block_on(probe::run(probe, &service.name, target, timeout))))
 }
 
 /// # Errors

@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, health, backend, dns
+               = help: known here are name, vip, port, protocol, algorithm, forward, health_mode, health, backend, dns
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
-use crate::health::{Check, DnsAnswer, Grpc, Login, Postgres, Probe, Redis, Role, Script, Trust, Udp};
+use crate::health::{Check, Checks, DnsAnswer, Grpc, Login, Mode, Postgres, Probe, Redis, Role, Script, Trust, Udp};
 
 fn file(protocol: &str, lines: &str) -> String {
     let mut text = format!(
@@ -18,7 +18,7 @@ fn file(protocol: &str, lines: &str) -> String {
 /// What these lines under `[service.health]` say.
 #[track_caller]
 fn accepted(lines: &str) -> Check {
-    parse("xlb.toml", &file("tcp", lines)).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health
+    parse("xlb.toml", &file("tcp", lines)).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health.list.remove(0)
 }
 
 /// What an operator is told about these lines under `[service.health]`: line 10 is the first.
@@ -113,7 +113,7 @@ fn bytes_are_checked() {
 fn a_dns_query_goes_over_what_the_service_speaks() {
     for protocol in ["tcp", "udp"] {
         let config = parse("xlb.toml", &file(protocol, "type = \"dns\"\nquery = \"example.org\"")).unwrap();
-        let Probe::Dns(dns) = &config.services[0].health.probe else { panic!("not dns") };
+        let Probe::Dns(dns) = &config.services[0].health.list[0].probe else { panic!("not dns") };
         assert_eq!((dns.over.to_string().as_str(), dns.name.to_string().as_str()), (protocol, "example.org."));
         assert_eq!((dns.record.to_string().as_str(), dns.expect), ("A", DnsAnswer::Records));
     }
@@ -173,7 +173,7 @@ fn dns_checks_are_checked() {
 fn an_echo_needs_no_port() {
     assert_eq!(accepted("type = \"icmp\"").probe, Probe::Icmp);
     let every_port = file("tcp", "type = \"icmp\"").replace("port = 80", "port = 0");
-    assert_eq!(parse("xlb.toml", &every_port).unwrap().services[0].health.probe, Probe::Icmp);
+    assert_eq!(parse("xlb.toml", &every_port).unwrap().services[0].health.list[0].probe, Probe::Icmp);
     refused(
         "type = \"icmp\"\nport = 80",
         expect![[r#"
@@ -614,6 +614,101 @@ fn an_agent_has_a_port_of_its_own() {
           | ^^^^^^^^^^^^^^^^
           |
           = help: name the port that the agent listens on: `port = 9777`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+/// The checks of a service with these lines.
+#[track_caller]
+fn several(mode: &str, checks: &str) -> Checks {
+    let text = file("tcp", "").replace("[service.health]\n", &format!("{mode}\n{checks}"));
+    parse("xlb.toml", &text).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health
+}
+
+#[test]
+fn a_service_may_have_several_checks() {
+    let two = "[[service.health]]\ntype = \"icmp\"\n[[service.health]]\nrise = 3\n";
+    let probes = |checks: Checks| checks.list.into_iter().map(|check| check.probe).collect::<Vec<_>>();
+    assert_eq!(probes(several("", two)), [Probe::Icmp, Probe::Tcp]);
+    for (line, mode) in [("", Mode::All), ("health_mode = \"all\"", Mode::All), ("health_mode = \"any\"", Mode::Any)] {
+        assert_eq!(several(line, two).mode, mode);
+        assert_eq!(several(line, "").mode, mode, "of the default check");
+    }
+    assert_eq!(probes(several("health = [{ type = \"icmp\" }]", "")), [Probe::Icmp]);
+}
+
+#[test]
+fn of_several_checks_those_that_are_switched_off_do_not_count() {
+    let off = "[[service.health]]\ntype = \"none\"\n";
+    let probes = |checks: &str| several("", checks).list.into_iter().map(|check| check.probe).collect::<Vec<_>>();
+    assert_eq!(probes(&format!("{off}[[service.health]]\ntype = \"icmp\"\n{off}")), [Probe::Icmp]);
+    assert_eq!(probes(off), [Probe::None]);
+}
+
+#[test]
+fn each_of_several_checks_is_checked() {
+    let refused = |mode: &str, checks: &str, expected: Expect| {
+        let text = file("tcp", "").replace("[service.health]\n", &format!("{mode}\n{checks}"));
+        super::errors::check(&text, expected);
+    };
+    refused(
+        "health_mode = \"most\"",
+        "[[service.health]]\npath = \"/\"\n[[service.health]]\ntype = \"htp\"",
+        expect![[r#"
+        error: invalid `health_mode` in [[service]]
+         --> xlb.toml:9:15
+          |
+        9 | health_mode = "most"
+          |               ^^^^^^ expected one of all, any, found the string "most"
+          |
+          = help: write "all" or "any"
+
+        error: a check of type tcp has no `path`
+          --> xlb.toml:11:1
+           |
+        10 | [[service.health]]
+           | ------------------ of this type by default
+        11 | path = "/"
+           | ^^^^ means nothing to tcp
+           |
+           = help: write `type = "http"` or `type = "https"`, or remove `path`
+
+        error: invalid `type` in [[service.health]]
+          --> xlb.toml:13:8
+           |
+        13 | type = "htp"
+           |        ^^^^^ expected one of http, https, grpc, redis, postgres, script, agent, tcp, udp, dns, icmp, none, found the string "htp"
+           |
+           = help: did you mean "http"?
+
+        error: xlb.toml: 3 problems"#]],
+    );
+    refused(
+        "health = []",
+        "",
+        expect![[r#"
+            error: `health` is an empty list
+             --> xlb.toml:9:10
+              |
+            9 | health = []
+              |          ^^ nothing in it
+              |
+              = help: add `[[service.health]]`, or remove `health`
+
+            error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "health = \"tcp\"",
+        "",
+        expect![[r#"
+        error: `health` must be a section
+         --> xlb.toml:9:10
+          |
+        9 | health = "tcp"
+          |          ^^^^^ found the string "tcp"
+          |
+          = help: write `[service.health]` on a line of its own, and its keys below
 
         error: xlb.toml: 1 problem"#]],
     );

@@ -51,13 +51,18 @@ fn the_minimal_file_takes_every_default() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
-                    health: Check {
-                        probe: Tcp,
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Tcp,
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
                     },
                     backends: [
                         Backend {
@@ -107,28 +112,33 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Nat,
-                    health: Check {
-                        probe: Http(
-                            Http {
-                                method: GET,
-                                path: "/health",
-                                host: Some(
-                                    "www.example.org",
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Http(
+                                    Http {
+                                        method: GET,
+                                        path: "/health",
+                                        host: Some(
+                                            "www.example.org",
+                                        ),
+                                        expect: 200..=299,
+                                        body: Some(
+                                            "ok",
+                                        ),
+                                        tls: None,
+                                    },
                                 ),
-                                expect: 200..=299,
-                                body: Some(
-                                    "ok",
+                                port: Some(
+                                    8080,
                                 ),
-                                tls: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: Some(
-                            8080,
-                        ),
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                        ],
                     },
                     backends: [
                         Backend {
@@ -159,20 +169,25 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: IpHash,
                     forward: Dsr,
-                    health: Check {
-                        probe: Dns(
-                            Dns {
-                                name: Name("www.example.org."),
-                                record: AAAA,
-                                expect: Records,
-                                over: Udp,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Dns(
+                                    Dns {
+                                        name: Name("www.example.org."),
+                                        record: AAAA,
+                                        expect: Records,
+                                        over: Udp,
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                        ],
                     },
                     backends: [
                         Backend {
@@ -189,31 +204,36 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: Maglev,
                     forward: Dsr,
-                    health: Check {
-                        probe: Udp(
-                            Udp {
-                                payload: [
-                                    115,
-                                    116,
-                                    97,
-                                    116,
-                                    117,
-                                    115,
-                                ],
-                                expect: Some(
-                                    [
-                                        109,
-                                        97,
-                                        112,
-                                    ],
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Udp(
+                                    Udp {
+                                        payload: [
+                                            115,
+                                            116,
+                                            97,
+                                            116,
+                                            117,
+                                            115,
+                                        ],
+                                        expect: Some(
+                                            [
+                                                109,
+                                                97,
+                                                112,
+                                            ],
+                                        ),
+                                    },
                                 ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                        ],
                     },
                     backends: [
                         Backend {
@@ -230,33 +250,38 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
-                    health: Check {
-                        probe: Http(
-                            Http {
-                                method: GET,
-                                path: "/",
-                                host: None,
-                                expect: 200..=399,
-                                body: None,
-                                tls: Some(
-                                    Tls {
-                                        name: Some(
-                                            DnsName(
-                                                "www.example.org",
-                                            ),
-                                        ),
-                                        trust: File(
-                                            "/etc/xlb/ca.pem",
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Http(
+                                    Http {
+                                        method: GET,
+                                        path: "/",
+                                        host: None,
+                                        expect: 200..=399,
+                                        body: None,
+                                        tls: Some(
+                                            Tls {
+                                                name: Some(
+                                                    DnsName(
+                                                        "www.example.org",
+                                                    ),
+                                                ),
+                                                trust: File(
+                                                    "/etc/xlb/ca.pem",
+                                                ),
+                                            },
                                         ),
                                     },
                                 ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                        ],
                     },
                     backends: [
                         Backend {
@@ -273,30 +298,35 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
-                    health: Check {
-                        probe: Postgres(
-                            Postgres {
-                                login: Some(
-                                    Login {
-                                        user: "xlb",
-                                        password_file: Some(
-                                            "/etc/xlb/database-password",
-                                        ),
-                                        database: Some(
-                                            "postgres",
-                                        ),
-                                        role: Some(
-                                            Primary,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Postgres(
+                                    Postgres {
+                                        login: Some(
+                                            Login {
+                                                user: "xlb",
+                                                password_file: Some(
+                                                    "/etc/xlb/database-password",
+                                                ),
+                                                database: Some(
+                                                    "postgres",
+                                                ),
+                                                role: Some(
+                                                    Primary,
+                                                ),
+                                            },
                                         ),
                                     },
                                 ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                        ],
                     },
                     backends: [
                         Backend {
@@ -317,18 +347,23 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
-                    health: Check {
-                        probe: Grpc(
-                            Grpc {
-                                service: "example.Users",
-                                host: None,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Grpc(
+                                    Grpc {
+                                        service: "example.Users",
+                                        host: None,
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                        ],
                     },
                     backends: [
                         Backend {
@@ -345,20 +380,35 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
-                    health: Check {
-                        probe: Script(
-                            Script {
-                                program: "/usr/local/lib/xlb/check-share",
-                                arguments: [
-                                    "public",
-                                ],
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Script(
+                                    Script {
+                                        program: "/usr/local/lib/xlb/check-share",
+                                        arguments: [
+                                            "public",
+                                        ],
+                                    },
+                                ),
+                                port: None,
+                                interval: 10s,
+                                timeout: 5s,
+                                rise: 2,
+                                fall: 2,
                             },
-                        ),
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                            Check {
+                                probe: Agent,
+                                port: Some(
+                                    9777,
+                                ),
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
                     },
                     backends: [
                         Backend {
@@ -422,7 +472,7 @@ fn a_nat_backend_serves_on_its_own_port_or_the_services() {
 fn a_service_of_every_port_leaves_the_port_open() {
     let every = service("port = 0\nhealth.port = 22\ndns.name = \"a.b\"\nbackend = [{ address = \"10.0.1.1\", weight = 0 }]");
     assert_eq!((every.port, every.backends[0].endpoint.port(), every.dns.unwrap().port), (0, 0, 0));
-    assert_eq!((every.health.probe, every.health.port), (Probe::Tcp, Some(22)));
+    assert_eq!((&every.health.list[0].probe, every.health.list[0].port), (&Probe::Tcp, Some(22)));
 }
 
 #[test]
@@ -446,14 +496,14 @@ fn the_default_check_is_tcp_for_tcp_and_none_for_udp() {
         ("tcp", "health.rise = 3", Probe::Tcp),
     ] {
         let lines = format!("port = 80\nprotocol = \"{protocol}\"\n{health}\nbackend = [{{ address = \"10.0.1.1\" }}]");
-        assert_eq!(service(&lines).health.probe, expected, "{protocol} {health}");
+        assert_eq!(service(&lines).health.list[0].probe, expected, "{protocol} {health}");
     }
 }
 
 #[test]
 fn a_short_interval_shortens_the_default_timeout() {
     let check = service("port = 80\nhealth.interval = \"50ms\"\nbackend = [{ address = \"10.0.1.1\" }]").health;
-    assert_eq!(check.timeout, Duration::from_millis(50));
+    assert_eq!(check.list[0].timeout, Duration::from_millis(50));
 }
 
 #[test]
@@ -461,7 +511,7 @@ fn a_check_may_be_switched_off_with_all_its_keys_in_place() {
     let check = service(
         "port = 80\nhealth = { type = \"none\", path = \"/health\", interval = \"2s\" }\nbackend = [{ address = \"10.0.1.1\" }]",
     );
-    assert_eq!(check.health.probe, Probe::None);
+    assert_eq!(check.health.list[0].probe, Probe::None);
 }
 
 #[test]
