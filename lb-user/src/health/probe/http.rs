@@ -21,7 +21,7 @@ use super::{Found, Setback, connect, contains, driven};
 /// What an answer's head may hold. Far above what servers send; a backend that sends more without end fails.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How much of a body is looked at.
-pub const BODY_BYTES_MAX: usize = 64 * 1024;
+const BODY_BYTES_MAX: usize = 64 * 1024;
 
 const AGENT: &str = concat!("xlb/", env!("CARGO_PKG_VERSION"));
 
@@ -34,7 +34,7 @@ pub struct Http {
     /// The `Host` header; `None` sends the probed address and port.
     pub host: Option<String>,
     pub expect: RangeInclusive<u16>,
-    /// What must stand somewhere in the first [`BODY_BYTES_MAX`] of the body.
+    /// What must stand somewhere in the first 64 KiB of the body.
     pub body: Option<String>,
     /// `None` for plain HTTP.
     pub tls: Option<Tls>,

@@ -77,10 +77,11 @@ async fn what_a_backend_says_is_shown_in_part() {
 
 #[tokio::test]
 async fn a_closed_udp_port_is_unreachable() {
-    for address in ["127.0.0.1:0", "[::1]:0"] {
+    for (address, other) in [("127.0.0.1:0", "127.0.0.1:9"), ("[::1]:0", "[::1]:9")] {
+        // Taken, so that nobody else listens there, by a socket that hears only another.
         let socket = UdpSocket::bind(address).await.unwrap();
         let target = socket.local_addr().unwrap();
-        drop(socket);
+        socket.connect(other).await.unwrap();
         assert_eq!(run(&udp(None), target, PATIENT).await, failed("udp: port unreachable"));
     }
 }

@@ -30,12 +30,15 @@ fn is_running(process: &str) -> bool {
 
 /// The process whose number is in a file, once it is there.
 async fn process_in(file: &Path) -> String {
-    loop {
-        match std::fs::read_to_string(file) {
-            Ok(process) if process.ends_with('\n') => return process,
-            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+    let found = async {
+        loop {
+            match std::fs::read_to_string(file) {
+                Ok(process) if process.ends_with('\n') => return process,
+                _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
         }
-    }
+    };
+    tokio::time::timeout(PATIENT, found).await.expect("a process, before it is killed")
 }
 
 async fn until_gone(process: &str) {
