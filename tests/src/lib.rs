@@ -26,6 +26,7 @@
 //! Needs root, and the programs that `cargo xtask setup` installs.
 
 pub mod backend;
+pub mod certificate;
 pub mod connections;
 pub mod daemon;
 pub mod dns;
@@ -38,20 +39,25 @@ pub mod nginx;
 mod pass;
 pub mod path;
 pub mod paths;
+pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod udp;
 pub mod wait;
 pub mod world;
 pub mod wrk;
 
 pub use backend::Backend;
+pub use certificate::{Authority, Certificate};
 pub use connections::Connections;
 pub use daemon::Daemon;
 pub use dns::Dnsmasq;
 pub use netns::Netns;
 pub use network::{Host, Network};
 pub use nginx::Nginx;
+pub use postgres::Postgres;
 pub use process::Process;
+pub use redis::Redis;
 pub use wait::until;
 pub use world::World;
 pub use wrk::Wrk;

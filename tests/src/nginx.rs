@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::{Netns, Process, until};
+use crate::{Certificate, Netns, Process, until};
 
 const START_LIMIT: Duration = Duration::from_secs(5);
 
@@ -23,8 +23,22 @@ impl Nginx {
     /// # Errors
     /// nginx is not installed, or an address is not there or taken.
     pub fn start(netns: &Netns, name: &str, listen: &[SocketAddr]) -> Result<Self> {
+        Self::start_server(netns, name, listen, "", "")
+    }
+
+    /// The same over TLS.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_tls(netns: &Netns, name: &str, listen: &[SocketAddr], certificate: &Certificate) -> Result<Self> {
+        let (chain, key) = (certificate.chain.display(), certificate.key.display());
+        Self::start_server(netns, name, listen, "ssl", &format!("ssl_certificate {chain}; ssl_certificate_key {key};"))
+    }
+
+    fn start_server(netns: &Netns, name: &str, listen: &[SocketAddr], listen_option: &str, server_lines: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let listen_lines: String = listen.iter().map(|address| format!("listen {address} backlog=4096; ")).collect();
+        let listen_lines: String =
+            listen.iter().map(|address| format!("listen {address} backlog=4096 {listen_option}; ")).collect();
         let at = directory.path().display();
         let config = format!(
             "daemon off; master_process off; pid {at}/pid; error_log stderr warn;
@@ -35,6 +49,7 @@ impl Nginx {
                  uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
                  server {{
                      {listen_lines}
+                     {server_lines}
                      location = /health {{ return 200 \"ok\\n\"; }}
                      location / {{ return 200 \"{name}\\n\"; }}
                  }}

@@ -28,7 +28,7 @@ use lb_common::limits;
 use toml::de::DeTable;
 
 use crate::desired::{Algorithm, Forward, OnDown, Protocol, ServiceName};
-use crate::health::Check;
+use crate::health::Checks;
 use report::{Problem, Problems};
 use section::Section;
 
@@ -117,7 +117,7 @@ pub struct Service {
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,
-    pub health: Check,
+    pub health: Checks,
     /// Fixed backends, each endpoint once; may be empty if `dns` is set.
     pub backends: Vec<Backend>,
     pub dns: Option<Dns>,

@@ -41,12 +41,15 @@ pub(super) struct Section<'a> {
     /// Its header, where what is missing is reported.
     pub(super) span: Range<usize>,
     table: &'a DeTable<'a>,
+    /// Asked for.
     known: Vec<&'static str>,
+    /// Dealt with, but not keys to suggest here.
+    dismissed: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
     pub(super) fn document(table: &'a DeTable<'a>) -> Self {
-        Self { place: "the file", span: 0..0, table, known: Vec::new() }
+        Self { place: "the file", span: 0..0, table, known: Vec::new(), dismissed: Vec::new() }
     }
 
     fn get(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
@@ -130,14 +133,42 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// A table within, or an array of at least one. Nothing if absent, or wrong and reported. `places` are the two forms.
+    pub(super) fn one_or_more(
+        &mut self,
+        key: &'static str,
+        places: [&'static str; 2],
+        problems: &mut Problems,
+    ) -> Vec<Section<'a>> {
+        let [one, many] = places;
+        match self.table.get(key).map(|found| (found, found.get_ref())) {
+            Some((found, DeValue::Array(elements))) if elements.is_empty() => {
+                self.known.push(key);
+                problems.push(
+                    Problem::new(format!("`{key}` is an empty list"), found.span(), "nothing in it")
+                        .help(format!("add `{many}`, or remove `{key}`")),
+                );
+                Vec::new()
+            }
+            Some((_, DeValue::Array(_))) => self.tables(key, many, problems),
+            _ => self.table(key, one, problems).into_iter().collect(),
+        }
+    }
+
     fn of(found: &'a Spanned<DeValue<'a>>, place: &'static str) -> Option<Section<'a>> {
         let table = found.get_ref().as_table()?;
-        Some(Section { place, span: found.span(), table, known: Vec::new() })
+        Some(Section { place, span: found.span(), table, known: Vec::new(), dismissed: Vec::new() })
     }
 
     /// Whether the key stands in the file, right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Where the key stands, if it does. It has no meaning here, and the caller says so instead of [`Self::finish`].
+    pub(super) fn dismiss(&mut self, key: &'static str) -> Option<Range<usize>> {
+        self.dismissed.push(key);
+        self.table.iter().find(|(found, _)| found.get_ref() == key).map(|(found, _)| found.span())
     }
 
     /// Reports that a key is absent.
@@ -147,8 +178,11 @@ impl<'a> Section<'a> {
 
     /// Reports every key that was not asked for.
     pub(super) fn finish(self, problems: &mut Problems) {
-        for (key, _) in self.table.iter().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
+        for (key, _) in self.table.iter() {
             let word = key.get_ref();
+            if self.known.contains(&word.as_ref()) || self.dismissed.contains(&word.as_ref()) {
+                continue;
+            }
             let label = match nearest(word, self.known.iter().copied()) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None => "not a key that xlb knows".to_owned(),

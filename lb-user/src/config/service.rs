@@ -10,12 +10,13 @@ use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
 use super::{Backend, Dns, Service, health, values};
 use crate::desired::{Algorithm, Forward, OnDown, Protocol};
-use crate::health::{Check, Probe};
+use crate::health::{Check, Checks, Mode, Probe};
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
 const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
 const FORWARDS: [(&str, Forward); 2] = [("dsr", Forward::Dsr), ("nat", Forward::Nat)];
+const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 
 const DNS_PORT: u16 = 53;
 const RESOLVER_EXAMPLE: &str = "10.0.0.53:53";
@@ -37,7 +38,7 @@ pub(super) struct ServiceDraft {
     algorithm: Option<Algorithm>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
-    health: Option<Check>,
+    health: Option<Checks>,
     pub(super) backends: Vec<Option<At<Backend>>>,
     dns: Option<Option<Dns>>,
 }
@@ -67,7 +68,7 @@ impl ServiceDraft {
 
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
-        let health = check(&mut section, port_value, protocol_value, problems);
+        let health = checks(&mut section, port_value, protocol_value, problems);
 
         let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
         let sections = section.tables("backend", "[[service.backend]]", problems);
@@ -133,17 +134,36 @@ fn idle(value: &DeValue<'_>) -> Result<Duration, Fault> {
     if idle <= IDLE_MAX { Ok(idle) } else { Err(Fault::new("out of bounds", "a silent flow is kept for at most \"1h\"")) }
 }
 
-/// `[service.health]`, or what stands for it. A service of every port has none that a probe could fall back on.
-fn check(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protocol>, problems: &mut Problems) -> Option<Check> {
-    let place = "[service.health]";
-    let found = section.table("health", place, problems);
-    let span = found.as_ref().map_or(section.span.clone(), |found| found.span.clone());
-    let check = match found {
+/// The service's checks, or what stands for them.
+fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protocol>, problems: &mut Problems) -> Option<Checks> {
+    let mode = section.or("health_mode", Mode::default(), problems, |value| values::one_of(value, &MODES));
+    let sections = section.one_or_more("health", ["[service.health]", "[[service.health]]"], problems);
+    if !section.has("health") {
+        let check = needing_no_port(health::default(protocol?), port, section.span.clone(), problems)?;
+        return Some(Checks { mode: mode?.value, list: vec![check] });
+    }
+    let n_sections = sections.len();
+    let read = |section: Section<'_>| {
+        let span = section.span.clone();
         // With the protocol refused, the rest of the section can still be read.
-        Some(found) => health::read(found, protocol.unwrap_or(Protocol::Tcp), problems)?,
-        None => health::default(protocol?),
+        let check = health::read(section, protocol.unwrap_or(Protocol::Tcp), problems)?;
+        needing_no_port(check, port, span, problems)
     };
-    if port == Some(0) && check.port.is_none() && check.probe != Probe::None {
+    let mut list: Vec<Check> = sections.into_iter().filter_map(read).collect();
+    if list.is_empty() || list.len() < n_sections {
+        return None;
+    }
+    // Of several, one that is switched off neither passes nor fails.
+    if list.iter().any(|check| check.probe != Probe::None) {
+        list.retain(|check| check.probe != Probe::None);
+    }
+    Some(Checks { mode: mode?.value, list })
+}
+
+/// The check, unless it needs a port that nobody has named: a service of every port has none that a probe could fall back
+/// on.
+fn needing_no_port(check: Check, port: Option<u16>, span: Range<usize>, problems: &mut Problems) -> Option<Check> {
+    if port == Some(0) && check.port.is_none() && check.probe.needs_port() {
         problems.push(
             Problem::new("a service of every port has no port to check", span, "this check needs a `port`")
                 .help("in `[service.health]`, name the port to probe: `port = 80`; or do without: `type = \"none\"`"),

@@ -33,6 +33,10 @@ pub(super) fn string<'a>(value: &'a DeValue<'_>, what: &str) -> Result<&'a str, 
     value.as_str().ok_or_else(|| expected(what, value, "write it in double quotes"))
 }
 
+pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, Fault> {
+    value.as_bool().ok_or_else(|| expected("true or false", value, "write true or false, without quotes"))
+}
+
 /// A whole number within `min..=max`.
 pub(super) fn integer(value: &DeValue<'_>, min: u32, max: u32) -> Result<u32, Fault> {
     let help = format!("write a whole number from {min} to {max}, without quotes");

@@ -9,11 +9,11 @@ use super::assemble::BackendKey;
 use crate::config::{Config, Dns};
 use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, AddressFamily, Discovered, Watcher};
-use crate::health::{self, Check, Checker, Transition};
+use crate::health::{self, Checker, Checks, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
-    checkers: BTreeMap<BackendKey, (Check, Checker)>,
+    checkers: BTreeMap<BackendKey, (Checks, Checker)>,
     watchers: BTreeMap<ServiceName, (Dns, IpAddr, Watcher)>,
     resolver: Resolver,
     wanted: BTreeSet<IpAddr>,
@@ -32,17 +32,17 @@ impl Followers {
             self.resolver.want(addresses.clone());
             self.wanted = addresses;
         }
-        let checks: BTreeMap<&ServiceName, &Check> =
+        let checks: BTreeMap<&ServiceName, &Checks> =
             config.services.iter().map(|service| (&service.name, &service.health)).collect();
-        self.checkers.retain(|(name, endpoint), (check, _)| {
+        self.checkers.retain(|(name, endpoint), (followed, _)| {
             let is_wanted = desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint));
-            is_wanted && checks.get(name) == Some(&&*check)
+            is_wanted && checks.get(name) == Some(&&*followed)
         });
         for (name, service) in &desired.services {
-            let Some(&check) = checks.get(name) else { continue };
+            let Some(&wanted) = checks.get(name) else { continue };
             for &endpoint in service.backends.keys() {
                 self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
-                    (check.clone(), health::spawn(name.clone(), endpoint, check.clone(), self.transitions.clone()))
+                    (wanted.clone(), health::spawn(name.clone(), endpoint, wanted.clone(), self.transitions.clone()))
                 });
             }
         }

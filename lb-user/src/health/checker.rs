@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::probe::{self, Outcome};
 use super::state::{Machine, State};
-use super::{Check, Probe, TICK, Transition};
+use super::{Check, Checks, Mode, Probe, TICK, Transition};
 use crate::desired::ServiceName;
 
 #[cfg(test)]
@@ -27,11 +28,11 @@ pub struct Checker {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Status {
     pub state: State,
-    /// Successes since the last failure.
+    /// Successes since the last failure; of several checks the least.
     pub passed_in_row: u32,
-    /// Failures since the last success.
+    /// Failures since the last success; of several checks the most.
     pub failed_in_row: u32,
-    /// What the last probe found, such as `http 200`; empty before the first has ended.
+    /// What the last probe of each check found, such as `http 200; connected`; empty before the first has ended.
     pub last_result: String,
     /// How long the last probe took, if there was one.
     pub last_latency: Option<Duration>,
@@ -51,32 +52,35 @@ impl Drop for Checker {
     }
 }
 
-/// Starts checking one backend. Without a check it is up at once.
+/// Starts checking one backend. Where no check asks anything it is up at once.
 ///
 /// Transitions wait where the channel is full, and the probes with them: the receiver must not dawdle.
 /// The task ends when the receiver is gone.
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn spawn(service: ServiceName, backend: SocketAddr, check: Check, transitions: mpsc::Sender<Transition>) -> Checker {
+pub fn spawn(service: ServiceName, backend: SocketAddr, checks: Checks, transitions: mpsc::Sender<Transition>) -> Checker {
     let status = Arc::new(Mutex::new(Status::default()));
-    let target = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
-    let record = Record {
-        service,
-        backend,
-        machine: Machine::new(check.rise, check.fall),
-        status: Arc::clone(&status),
-        transitions,
-        unasked: false,
-    };
-    let task = match check.probe {
-        Probe::None => tokio::spawn(async move { record.without_check().await }),
-        _ => tokio::spawn(async move {
-            let (probe, timeout) = (check.probe, check.timeout);
-            keep_checking(record, check.interval, || probe::run(&probe, target, timeout)).await;
-        }),
+    let record = Record::new(service, backend, &checks, Arc::clone(&status), transitions);
+    let task = match checks.list.iter().all(|check| check.probe == Probe::None) {
+        true => tokio::spawn(record.without_check()),
+        false => tokio::spawn(keep_checking_all(record, checks.list)),
     };
     Checker { task: task.abort_handle(), status }
+}
+
+/// Follows every check on its own schedule, all in one task, until nobody listens.
+async fn keep_checking_all(record: Record, checks: Vec<Check>) {
+    let (service, backend) = (record.service.clone(), record.backend);
+    // Never contended for long: it is held while a result is noted, and while a transition waits for its receiver.
+    let record = tokio::sync::Mutex::new(record);
+    let schedules = checks.iter().enumerate().map(|(index, check)| {
+        let target = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
+        let service = &service;
+        let probe = move || probe::run(&check.probe, service, target, check.timeout);
+        Box::pin(keep_checking(&record, index, check.interval, probe))
+    });
+    select_all(schedules).await;
 }
 
 /// Probes until nobody listens.
@@ -84,7 +88,7 @@ pub fn spawn(service: ServiceName, backend: SocketAddr, check: Check, transition
 /// The schedule runs from start to start, whatever a probe took: a failure is not followed by a longer wait, and a slow
 /// backend is not asked less often. Each step is the interval less up to a tenth at random, never more, so that the
 /// bound of [`Check::detection_max`] holds while the probes of thousands of backends drift apart.
-async fn keep_checking<P>(mut record: Record, interval: Duration, mut probe: impl FnMut() -> P)
+async fn keep_checking<P>(record: &tokio::sync::Mutex<Record>, index: usize, interval: Duration, mut probe: impl FnMut() -> P)
 where
     P: Future<Output = Outcome>,
 {
@@ -94,7 +98,7 @@ where
         let started = Instant::now();
         let outcome = probe().await;
         let observed = Instant::now();
-        if record.take(outcome, observed, observed - started).await.is_err() {
+        if record.lock().await.take(index, outcome, observed, observed - started).await.is_err() {
             return;
         }
         // A starved machine does not make up for lost probes in a burst.
@@ -116,58 +120,96 @@ struct Unheard;
 struct Record {
     service: ServiceName,
     backend: SocketAddr,
-    machine: Machine,
+    mode: Mode,
+    /// What the checks, together, say.
+    state: State,
+    /// One for each check.
+    rows: Vec<Row>,
     status: Arc<Mutex<Status>>,
     transitions: mpsc::Sender<Transition>,
+}
+
+/// The results of one check.
+struct Row {
+    machine: Machine,
+    last_result: String,
     /// The last probe could not be sent: said once, until one can.
     unasked: bool,
 }
 
 impl Record {
-    async fn without_check(mut self) {
-        let _ = self.take(Outcome::Passed("not checked".to_owned()), Instant::now(), Duration::ZERO).await;
+    fn new(
+        service: ServiceName,
+        backend: SocketAddr,
+        checks: &Checks,
+        status: Arc<Mutex<Status>>,
+        transitions: mpsc::Sender<Transition>,
+    ) -> Self {
+        let row =
+            |check: &Check| Row { machine: Machine::new(check.rise, check.fall), last_result: String::new(), unasked: false };
+        let rows = checks.list.iter().map(row).collect();
+        Self { service, backend, mode: checks.mode, state: State::Unknown, rows, status, transitions }
     }
 
-    async fn take(&mut self, outcome: Outcome, observed: Instant, latency: Duration) -> Result<(), Unheard> {
-        let left = match &outcome {
-            Outcome::Passed(_) => self.machine.observe(true),
-            Outcome::Failed(_) => self.machine.observe(false),
-            Outcome::Unasked(_) => None,
-        };
-        self.report_unasked(&outcome);
-        self.show(outcome.text(), latency);
-        let Some(from) = left else { return Ok(()) };
+    async fn without_check(mut self) {
+        for index in 0..self.rows.len() {
+            let _ = self.take(index, Outcome::Passed("not checked".to_owned()), Instant::now(), Duration::ZERO).await;
+        }
+    }
+
+    /// Notes what a probe of the check with this index found.
+    async fn take(&mut self, index: usize, outcome: Outcome, observed: Instant, latency: Duration) -> Result<(), Unheard> {
+        self.report_unasked(index, &outcome);
+        let row = &mut self.rows[index];
+        match &outcome {
+            Outcome::Passed(_) => drop(row.machine.observe(true)),
+            Outcome::Failed(_) => drop(row.machine.observe(false)),
+            Outcome::Unasked(_) => {}
+        }
+        outcome.text().clone_into(&mut row.last_result);
+        // While some of them say nothing yet, what was known before goes on.
+        let states = self.rows.iter().map(|row| row.machine.state());
+        let next = self.mode.combine(states).unwrap_or(self.state);
+        let from = std::mem::replace(&mut self.state, next);
+        self.show(latency);
+        if from == self.state {
+            return Ok(());
+        }
         let transition = Transition {
             service: self.service.clone(),
             backend: self.backend,
             from,
-            to: self.machine.state(),
+            to: self.state,
             cause: outcome.text().to_owned(),
             observed,
         };
         self.transitions.send(transition).await.map_err(|_| Unheard)
     }
 
-    fn report_unasked(&mut self, outcome: &Outcome) {
+    fn report_unasked(&mut self, index: usize, outcome: &Outcome) {
         let unasked = matches!(outcome, Outcome::Unasked(_));
-        if unasked && !self.unasked {
+        if unasked && !self.rows[index].unasked {
             tracing::warn!(
-                service = %self.service, backend = %self.backend, cause = outcome.text(), state = %self.machine.state(),
+                service = %self.service, backend = %self.backend, cause = outcome.text(), state = %self.state,
                 "this machine cannot send health probes; the backend keeps its state",
             );
         }
-        self.unasked = unasked;
+        self.rows[index].unasked = unasked;
     }
 
-    fn show(&self, result: &str, latency: Duration) {
+    fn show(&self, latency: Duration) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.state = self.machine.state();
-        status.passed_in_row = self.machine.passed_in_row();
-        status.failed_in_row = self.machine.failed_in_row();
+        status.state = self.state;
+        status.passed_in_row = self.rows.iter().map(|row| row.machine.passed_in_row()).min().unwrap_or(0);
+        status.failed_in_row = self.rows.iter().map(|row| row.machine.failed_in_row()).max().unwrap_or(0);
         status.last_latency = Some(latency);
-        // Mostly it is the same as before: keep the allocation.
-        if status.last_result != result {
-            result.clone_into(&mut status.last_result);
+        // The allocation is kept.
+        status.last_result.clear();
+        for result in self.rows.iter().map(|row| row.last_result.as_str()).filter(|result| !result.is_empty()) {
+            if !status.last_result.is_empty() {
+                status.last_result.push_str("; ");
+            }
+            status.last_result.push_str(result);
         }
     }
 }

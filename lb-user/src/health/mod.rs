@@ -8,7 +8,6 @@ pub mod probe;
 pub mod state;
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,12 +15,46 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
+pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Script, Tls, Trust, Udp};
 pub use state::State;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
 const TICK: Duration = Duration::from_millis(1);
 
-/// `[service.health]`: how a service's backends are checked.
+/// How a service's backends are checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checks {
+    pub mode: Mode,
+    /// At least one. Each has its own schedule and its own row of results.
+    pub list: Vec<Check>,
+}
+
+/// `health_mode`: which of several checks a backend must pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    #[default]
+    All,
+    /// One is enough.
+    Any,
+}
+
+impl Mode {
+    /// What a backend is whose checks say this. `None` while too many of them say nothing.
+    fn combine(self, states: impl Iterator<Item = State> + Clone) -> Option<State> {
+        let (decisive, otherwise) = match self {
+            Self::All => (State::Down, State::Up),
+            Self::Any => (State::Up, State::Down),
+        };
+        let has = |wanted: State| states.clone().any(|state| state == wanted);
+        match () {
+            () if has(decisive) => Some(decisive),
+            () if has(State::Unknown) => None,
+            () => Some(otherwise),
+        }
+    }
+}
+
+/// `[service.health]`, or one `[[service.health]]`: one check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Check {
     pub probe: Probe,
@@ -52,7 +85,7 @@ impl Default for Check {
 }
 
 impl Check {
-    /// The longest time from a backend's death to the [`Transition`] that says so.
+    /// The longest time from a backend's death to this check's verdict, which is the [`Transition`] if there is no other.
     ///
     /// Dying at the instant at which it answered a probe, it has up to an interval until the first probe that fails, the
     /// `fall`-th such starts `fall - 1` intervals later, and ends with its time-out: `fall * interval + timeout`.
@@ -68,19 +101,31 @@ pub enum Probe {
     None,
     /// That it accepts a connection.
     Tcp,
-    /// That it answers `GET path` over HTTP/1.1 with an expected status. Redirects are not followed.
-    Http {
-        /// Begins with `/`; with its query, if any.
-        path: String,
-        /// The `Host` header; `None` sends the probed address and port.
-        host: Option<String>,
-        expect: RangeInclusive<u16>,
-    },
+    /// That it answers over HTTP, or HTTPS.
+    Http(Http),
+    /// That a Redis server answers, and has the right role.
+    Redis(Redis),
+    /// That a PostgreSQL server answers, and has the right role.
+    Postgres(Postgres),
+    /// That a gRPC server says that it serves.
+    Grpc(Grpc),
+    /// That a program says so.
+    Script(Script),
+    /// That an agent beside it says so.
+    Agent,
+    /// That it answers a datagram.
+    Udp(Udp),
+    /// That it answers a DNS query.
+    Dns(Dns),
+    /// That its host answers an ICMP echo request.
+    Icmp,
 }
 
 impl Probe {
-    /// The statuses that pass unless the configuration names others.
-    pub const EXPECT_DEFAULT: RangeInclusive<u16> = 200..=399;
+    /// Whether it is sent to a port. Others can check the backends of a service of every port.
+    pub fn needs_port(&self) -> bool {
+        !matches!(self, Self::None | Self::Icmp | Self::Script(_))
+    }
 }
 
 /// A backend is in another state than before.

@@ -10,6 +10,10 @@ use crate::command;
 /// Asked by the packages' scripts before they start a service; 101 means "do not".
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// What packages would start at boot.
+const SERVICES: &[(&str, &str)] =
+    &[("nginx-light", "nginx.service"), ("redis-server", "redis-server.service"), ("postgresql", "postgresql.service")];
+
 /// Whether this system installs packages with apt.
 pub fn is_here() -> bool {
     command::find("apt-get").is_some()
@@ -50,9 +54,11 @@ pub fn install(packages: &[&str]) -> Result<()> {
     );
     drop(services_stay_off);
     installed.with_context(|| format!("packages could not be installed; look at what this says: {by_hand}"))?;
-    if packages.contains(&"nginx-light") && Path::new("/run/systemd/system").is_dir() {
-        // Only the program is wanted: the machine's own port 80 must not be taken at the next boot.
-        command::run(Command::new("systemctl").args(["disable", "--quiet", "nginx.service"]))?;
+    if Path::new("/run/systemd/system").is_dir() {
+        // Only the programs are wanted: the machine's own ports must not be taken at the next boot.
+        for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
+            command::run(Command::new("systemctl").args(["disable", "--quiet", service]))?;
+        }
     }
     Ok(())
 }

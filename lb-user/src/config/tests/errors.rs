@@ -7,7 +7,7 @@ use expect_test::{Expect, expect};
 use super::super::parse;
 
 #[track_caller]
-fn check(input: &str, expected: Expect) {
+pub(super) fn check(input: &str, expected: Expect) {
     match parse("xlb.toml", input) {
         Ok(config) => panic!("accepted as {config:#?}"),
         Err(error) => {
@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health, backend, dns
+               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health_mode, health, backend, dns
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -152,7 +152,7 @@ ttl = 5
             16 | intervall = "1s"
                | ^^^^^^^^^ did you mean `interval`?
                |
-               = help: known here are type, port, path, host, expect, interval, timeout, rise, fall
+               = help: known here are type, port, interval, timeout, rise, fall
 
             error: unknown key `weigth` in [[service.backend]]
               --> xlb.toml:19:1
@@ -1515,7 +1515,7 @@ address = "10.0.1.1"
              --> xlb.toml:9:8
               |
             9 | type = "htp"
-              |        ^^^^^ expected one of http, tcp, none, found the string "htp"
+              |        ^^^^^ expected one of http, https, grpc, redis, postgres, script, agent, tcp, udp, dns, icmp, none, found the string "htp"
               |
               = help: did you mean "http"?
 
@@ -1777,13 +1777,15 @@ path = "/"
 address = "10.0.1.1"
 "#,
         expect![[r#"
-            error: a tcp check has no `path`
-             --> xlb.toml:8:1
-              |
-            8 | [service.health]
-              | ^^^^^^^^^^^^^^^^ of type tcp
-              |
-              = help: write `type = "http"`, or remove `path`
+            error: a check of type tcp has no `path`
+              --> xlb.toml:10:1
+               |
+             9 | type = "tcp"
+               |        ----- the type
+            10 | path = "/"
+               | ^^^^ means nothing to tcp
+               |
+               = help: write `type = "http"` or `type = "https"`, or remove `path`
 
             error: xlb.toml: 1 problem"#]],
     );

@@ -1,6 +1,7 @@
 //! What is accepted, what it means, and that nothing whatever makes the parser panic.
 
 mod errors;
+mod health;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -53,13 +54,18 @@ fn the_minimal_file_takes_every_default() {
                     forward: Dsr,
                     idle: 900s,
                     on_down: Remap,
-                    health: Check {
-                        probe: Tcp,
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Tcp,
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
                     },
                     backends: [
                         Backend {
@@ -112,21 +118,33 @@ fn the_full_file_says_what_it_shows() {
                     forward: Nat,
                     idle: 900s,
                     on_down: Remap,
-                    health: Check {
-                        probe: Http {
-                            path: "/health",
-                            host: Some(
-                                "www.example.org",
-                            ),
-                            expect: 200..=299,
-                        },
-                        port: Some(
-                            8080,
-                        ),
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Http(
+                                    Http {
+                                        method: GET,
+                                        path: "/health",
+                                        host: Some(
+                                            "www.example.org",
+                                        ),
+                                        expect: 200..=299,
+                                        body: Some(
+                                            "ok",
+                                        ),
+                                        tls: None,
+                                    },
+                                ),
+                                port: Some(
+                                    8080,
+                                ),
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
                     },
                     backends: [
                         Backend {
@@ -159,17 +177,260 @@ fn the_full_file_says_what_it_shows() {
                     forward: Dsr,
                     idle: 10s,
                     on_down: Remap,
-                    health: Check {
-                        probe: None,
-                        port: None,
-                        interval: 1s,
-                        timeout: 500ms,
-                        rise: 2,
-                        fall: 2,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Dns(
+                                    Dns {
+                                        name: Name("www.example.org."),
+                                        record: AAAA,
+                                        expect: Records,
+                                        over: Udp,
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
                     },
                     backends: [
                         Backend {
                             endpoint: [2001:db8:1::1]:53,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "game",
+                    vip: 192.0.2.2,
+                    port: 27015,
+                    protocol: Udp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    idle: 10s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Udp(
+                                    Udp {
+                                        payload: [
+                                            115,
+                                            116,
+                                            97,
+                                            116,
+                                            117,
+                                            115,
+                                        ],
+                                        expect: Some(
+                                            [
+                                                109,
+                                                97,
+                                                112,
+                                            ],
+                                        ),
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.3:27015,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "web-tls",
+                    vip: 192.0.2.1,
+                    port: 443,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    idle: 900s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Http(
+                                    Http {
+                                        method: GET,
+                                        path: "/",
+                                        host: None,
+                                        expect: 200..=399,
+                                        body: None,
+                                        tls: Some(
+                                            Tls {
+                                                name: Some(
+                                                    DnsName(
+                                                        "www.example.org",
+                                                    ),
+                                                ),
+                                                trust: File(
+                                                    "/etc/xlb/ca.pem",
+                                                ),
+                                            },
+                                        ),
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.1:443,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "database",
+                    vip: 192.0.2.3,
+                    port: 5432,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    idle: 900s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Postgres(
+                                    Postgres {
+                                        login: Some(
+                                            Login {
+                                                user: "xlb",
+                                                password_file: Some(
+                                                    "/etc/xlb/database-password",
+                                                ),
+                                                database: Some(
+                                                    "postgres",
+                                                ),
+                                                role: Some(
+                                                    Primary,
+                                                ),
+                                            },
+                                        ),
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.4:5432,
+                            weight: 1,
+                        },
+                        Backend {
+                            endpoint: 10.0.1.5:5432,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "users",
+                    vip: 192.0.2.4,
+                    port: 50051,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    idle: 900s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Grpc(
+                                    Grpc {
+                                        service: "example.Users",
+                                        host: None,
+                                    },
+                                ),
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.6:50051,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "files",
+                    vip: 192.0.2.5,
+                    port: 445,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Dsr,
+                    idle: 900s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Script(
+                                    Script {
+                                        program: "/usr/local/lib/xlb/check-share",
+                                        arguments: [
+                                            "public",
+                                        ],
+                                    },
+                                ),
+                                port: None,
+                                interval: 10s,
+                                timeout: 5s,
+                                rise: 2,
+                                fall: 2,
+                            },
+                            Check {
+                                probe: Agent,
+                                port: Some(
+                                    9777,
+                                ),
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.7:445,
                             weight: 1,
                         },
                     ],
@@ -181,17 +442,29 @@ fn the_full_file_says_what_it_shows() {
     .assert_debug_eq(&accepted(FULL));
 }
 
+/// What follows `label` in each error about `text`.
+fn told(text: &str, label: &str) -> Vec<String> {
+    let error = parse("xlb.toml", text).unwrap_err().to_string();
+    error.lines().filter_map(|line| line.split_once(label)).map(|(_, told)| told.to_owned()).collect()
+}
+
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[service.health]\nz = 1\n\
-                         [[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
-    let error = parse("xlb.toml", every_section).unwrap_err().to_string();
-    let known: Vec<&str> = error.lines().filter_map(|line| line.split_once("known here are ")).map(|(_, keys)| keys).collect();
-    assert_eq!(known.len(), 8);
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
+    let mut known = told(every_section, "known here are ");
+    assert_eq!(known.len(), 7);
+    // A check's keys depend on its type.
+    let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
+    for word in types.trim_end_matches(", found the number 0").split(", ") {
+        let check = format!("[[service]]\nhealth = {{ type = \"{word}\", z = 1 }}\n");
+        known.push(told(&check, "known here are ").remove(0));
+        assert!(FULL.lines().any(|line| line.starts_with(&format!("#   {word} "))), "full.toml lacks the type {word}");
+    }
     for key in known.iter().flat_map(|keys| keys.split(", ")) {
         let shown = FULL.lines().any(|line| {
-            line.starts_with(&format!("{key} ="))
+            // What excludes another key is commented out.
+            line.trim_start_matches("# ").starts_with(&format!("{key} ="))
                 || line.starts_with(&format!("[{key}]"))
                 || line.contains(&format!("{key}]]"))
                 || line.contains(&format!(".{key}]"))
@@ -217,7 +490,7 @@ fn a_nat_backend_serves_on_its_own_port_or_the_services() {
 fn a_service_of_every_port_leaves_the_port_open() {
     let every = service("port = 0\nhealth.port = 22\ndns.name = \"a.b\"\nbackend = [{ address = \"10.0.1.1\", weight = 0 }]");
     assert_eq!((every.port, every.backends[0].endpoint.port(), every.dns.unwrap().port), (0, 0, 0));
-    assert_eq!((every.health.probe, every.health.port), (Probe::Tcp, Some(22)));
+    assert_eq!((&every.health.list[0].probe, every.health.list[0].port), (&Probe::Tcp, Some(22)));
 }
 
 #[test]
@@ -241,14 +514,14 @@ fn the_default_check_is_tcp_for_tcp_and_none_for_udp() {
         ("tcp", "health.rise = 3", Probe::Tcp),
     ] {
         let lines = format!("port = 80\nprotocol = \"{protocol}\"\n{health}\nbackend = [{{ address = \"10.0.1.1\" }}]");
-        assert_eq!(service(&lines).health.probe, expected, "{protocol} {health}");
+        assert_eq!(service(&lines).health.list[0].probe, expected, "{protocol} {health}");
     }
 }
 
 #[test]
 fn a_short_interval_shortens_the_default_timeout() {
     let check = service("port = 80\nhealth.interval = \"50ms\"\nbackend = [{ address = \"10.0.1.1\" }]").health;
-    assert_eq!(check.timeout, Duration::from_millis(50));
+    assert_eq!(check.list[0].timeout, Duration::from_millis(50));
 }
 
 #[test]
@@ -256,7 +529,7 @@ fn a_check_may_be_switched_off_with_all_its_keys_in_place() {
     let check = service(
         "port = 80\nhealth = { type = \"none\", path = \"/health\", interval = \"2s\" }\nbackend = [{ address = \"10.0.1.1\" }]",
     );
-    assert_eq!(check.health.probe, Probe::None);
+    assert_eq!(check.health.list[0].probe, Probe::None);
 }
 
 #[test]

@@ -12,15 +12,17 @@ use super::*;
 
 const BACKEND: &str = "127.0.0.1:80";
 
+fn only(check: Check) -> Checks {
+    Checks { mode: Mode::All, list: vec![check] }
+}
+
 fn record(check: &Check, transitions: mpsc::Sender<Transition>) -> Record {
-    Record {
-        service: "web".into(),
-        backend: BACKEND.parse().unwrap(),
-        machine: Machine::new(check.rise, check.fall),
-        status: Arc::default(),
-        transitions,
-        unasked: false,
-    }
+    Record::new("web".into(), BACKEND.parse().unwrap(), &only(check.clone()), Arc::default(), transitions)
+}
+
+/// Follows the one check of a record.
+async fn keep_checking<P: Future<Output = Outcome>>(record: Record, interval: Duration, probe: impl FnMut() -> P) {
+    super::keep_checking(&tokio::sync::Mutex::new(record), 0, interval, probe).await;
 }
 
 fn check(interval_ms: u64, timeout_ms: u64, fall: u32) -> Check {
@@ -174,7 +176,7 @@ fn a_checker_that_nobody_listens_to_ends() {
 /// A real checker of a real address, and what it tells.
 fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<Transition>) {
     let (send, receive) = mpsc::channel(8);
-    (spawn("web".into(), backend, check, send), receive)
+    (spawn("web".into(), backend, only(check), send), receive)
 }
 
 #[tokio::test]
@@ -229,4 +231,84 @@ async fn a_dropped_checker_says_nothing_more() {
     drop(listener);
     // The task's sender goes with it.
     assert_eq!(transitions.recv().await, None);
+}
+
+#[test]
+fn several_checks_say_one_thing() {
+    use State::{Down, Unknown, Up};
+    for (states, all, any) in [
+        ([Up, Up], Some(Up), Some(Up)),
+        ([Up, Down], Some(Down), Some(Up)),
+        ([Down, Down], Some(Down), Some(Down)),
+        ([Up, Unknown], None, Some(Up)),
+        ([Down, Unknown], Some(Down), None),
+        ([Unknown, Unknown], None, None),
+    ] {
+        for states in [states, [states[1], states[0]]] {
+            assert_eq!((Mode::All.combine(states.into_iter()), Mode::Any.combine(states.into_iter())), (all, any), "{states:?}");
+        }
+    }
+}
+
+/// Feeds results to two checks of a record with rise and fall 1, such as `a+` and `b-`, and shows what was told: the first
+/// letter of each new state.
+fn told(mode: Mode, results: &str) -> String {
+    in_virtual_time(async {
+        let (send, mut receive) = mpsc::channel(64);
+        let check = Check { rise: 1, fall: 1, ..Check::default() };
+        let checks = Checks { mode, list: vec![check.clone(), check] };
+        let mut record = Record::new("web".into(), BACKEND.parse().unwrap(), &checks, Arc::default(), send);
+        for result in results.split(' ') {
+            let (index, outcome) = match result.as_bytes() {
+                [check, b'+'] => (check - b'a', Outcome::Passed(result.to_owned())),
+                [check, b'-'] => (check - b'a', Outcome::Failed(result.to_owned())),
+                other => panic!("{other:?}"),
+            };
+            assert!(record.take(index.into(), outcome, Instant::now(), Duration::ZERO).await.is_ok());
+        }
+        drop(record);
+        let mut told = String::new();
+        while let Some(transition) = receive.recv().await {
+            told.push(transition.to.to_string().remove(0));
+        }
+        told
+    })
+}
+
+#[test]
+fn a_backend_follows_all_its_checks_or_any() {
+    for (results, all, any) in [
+        ("a+ b+", "u", "u"),
+        ("a+ b-", "d", "u"),
+        ("a- b-", "d", "d"),
+        ("a+ b+ a- b-", "ud", "ud"),
+        ("a+ b+ a- a+ b- b+", "ududu", "u"),
+        ("a- b- a+ b+", "du", "du"),
+        // What is known goes on until enough is known otherwise.
+        ("a- a+ b+", "du", "u"),
+        ("a+ a- b-", "d", "ud"),
+    ] {
+        assert_eq!((told(Mode::All, results).as_str(), told(Mode::Any, results).as_str()), (all, any), "{results}");
+    }
+}
+
+#[tokio::test]
+async fn checks_run_side_by_side_and_show_what_each_found() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let deaf = tokio::net::TcpSocket::new_v4().unwrap();
+    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let refused = Check { port: Some(deaf.local_addr().unwrap().port()), ..check(20, 20, 2) };
+    for (mode, expected) in [(Mode::All, State::Down), (Mode::Any, State::Up)] {
+        let checks = Checks { mode, list: vec![check(50, 50, 3), refused.clone()] };
+        let (send, mut transitions) = mpsc::channel(8);
+        let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, send);
+        assert_eq!(transitions.recv().await.unwrap().to, expected);
+        let both = async {
+            while checker.status().last_result != "connected; connect: refused" {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        timeout(Duration::from_secs(10), both).await.expect("both results");
+        assert_eq!(checker.status().state, expected);
+    }
 }

@@ -1,20 +1,44 @@
-//! One probe of one backend: a connection, what is asked over it, and a verdict before the time is up.
+//! One probe of one backend: what is asked, and a verdict before the time is up.
 
+mod agent;
+mod dns;
+mod file;
+mod grpc;
 mod http;
+mod icmp;
+mod postgres;
+mod redis;
+mod role;
+mod script;
 mod tcp;
+mod time;
+mod tls;
+mod udp;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
 
-use super::{Probe, TICK};
+use super::Probe;
+use crate::desired::ServiceName;
+pub use dns::{Dns, DnsAnswer};
+pub use grpc::Grpc;
+pub use http::Http;
+pub use postgres::{Login, Postgres};
+pub use redis::Redis;
+pub use role::Role;
+pub use script::Script;
+use time::Time;
+#[cfg(test)]
+pub(super) use time::deadline;
+pub use tls::{Tls, Trust};
+pub use udp::Udp;
 
 /// How a probe ended, with what it found in a few words.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,65 +59,88 @@ impl Outcome {
     }
 }
 
-/// When a probe that starts now must have ended: early by what a timer may be late, so that `timeout` is kept.
-pub(super) fn deadline(timeout: Duration) -> Instant {
-    Instant::now() + timeout.saturating_sub(TICK).max(TICK)
+/// What a probe that passed found; or else why it did not pass, so that each step of a probe can end it with `?`.
+type Found = Result<String, Setback>;
+
+/// Why a probe did not pass; the [`Outcome`] of the same name says more.
+#[derive(Debug)]
+enum Setback {
+    Failed(String),
+    Unasked(String),
 }
 
-/// Asks `target` once. The verdict stands within `timeout`, whatever the other side does.
-pub async fn run(probe: &Probe, target: SocketAddr, timeout: Duration) -> Outcome {
-    let late = |phase: Phase| Outcome::Failed(format!("{phase}: timed out after {}", humantime::format_duration(timeout)));
-    if *probe == Probe::None {
-        return Outcome::Passed("not checked".to_owned());
-    }
-    let deadline = deadline(timeout);
-    let stream = match timeout_at(deadline, TcpStream::connect(target)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return failed_connect(&error),
-        Err(_) => return late(Phase::Connect),
-    };
-    reset_on_close(&stream);
-    match probe {
-        Probe::None | Probe::Tcp => tcp::verdict(stream),
-        Probe::Http { path, host, expect } => {
-            let exchange = http::get(stream, target, path, host.as_deref(), expect);
-            timeout_at(deadline, exchange).await.unwrap_or_else(|_| late(Phase::Http))
+impl From<Found> for Outcome {
+    fn from(found: Found) -> Self {
+        match found {
+            Ok(text) => Self::Passed(text),
+            Err(Setback::Failed(text)) => Self::Failed(text),
+            Err(Setback::Unasked(text)) => Self::Unasked(text),
         }
     }
 }
 
-/// What a probe was at, as its result begins.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    Connect,
-    Http,
+/// Asks `target`, a backend of `service`, once. The verdict stands within `timeout`, whatever the other side does.
+pub async fn run(probe: &Probe, service: &ServiceName, target: SocketAddr, timeout: Duration) -> Outcome {
+    let time = Time::from_now(timeout);
+    let found = match probe {
+        Probe::None => Ok("not checked".to_owned()),
+        Probe::Tcp => tcp::ask(target, &time).await,
+        // Boxed where there is much to remember between two steps: thousands of checkers mostly wait, and have this in them.
+        Probe::Http(http) => Box::pin(http.ask(target, &time)).await,
+        Probe::Redis(redis) => Box::pin(redis.ask(target, &time)).await,
+        Probe::Postgres(postgres) => Box::pin(postgres.ask(target, &time)).await,
+        Probe::Grpc(grpc) => Box::pin(grpc.ask(target, &time)).await,
+        Probe::Script(script) => Box::pin(script.ask(service, target, &time)).await,
+        Probe::Agent => agent::ask(target, &time).await,
+        Probe::Udp(udp) => udp.ask(target, &time).await,
+        Probe::Dns(dns) => dns.ask(target, &time).await,
+        Probe::Icmp => icmp::ask(target.ip(), &time).await,
+    };
+    found.into()
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "connect",
-            Self::Http => "http",
-        })
-    }
-}
-
-/// Ends the connection with RST instead of FIN when it is dropped.
+/// A connection to `target`, which ends with RST instead of FIN when it is dropped.
 ///
 /// Whoever closes first keeps the connection in TIME_WAIT for a minute. A probe always does: at a probe a second, 5,000
 /// backends would hold 300,000 such, above the kernel's usual bound (`tcp_max_tw_buckets`, 262,144). A probe has nothing
 /// in flight that RST could lose. HAProxy's checks close the same way.
-fn reset_on_close(stream: &TcpStream) {
+async fn connect(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
+    let stream = connect_gently(target, time).await?;
     // Without it the close is merely the usual one.
     let _ = stream.set_zero_linger();
+    Ok(stream)
 }
 
-fn failed_connect(error: &io::Error) -> Outcome {
-    let phase = Phase::Connect;
-    if is_local(error) {
-        return Outcome::Unasked(format!("{phase}: {error}"));
+/// One that ends with FIN, for servers that take RST for a fault of theirs.
+async fn connect_gently(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
+    const PHASE: &str = "connect";
+    let connected = time.keep(PHASE, TcpStream::connect(target)).await?;
+    connected.map_err(|error| setback(PHASE, &error))
+}
+
+/// What `exchange` yields, while the connection that it needs is driven: in place rather than in a task of its own, so that
+/// both end with the probe.
+async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    let mut exchange = pin!(exchange);
+    {
+        let connection = pin!(connection);
+        tokio::select! {
+            biased;
+            found = &mut exchange => return found,
+            // It ends first when it breaks, or has nothing more to come.
+            _ = connection => {}
+        }
     }
-    Outcome::Failed(match error.kind() {
+    // Gone by now, it has told the exchange that nothing more will come.
+    exchange.await
+}
+
+/// What a failed system call means. `phase` is what the probe was at, as its result begins.
+fn setback(phase: &str, error: &io::Error) -> Setback {
+    if is_local(error) {
+        return Setback::Unasked(format!("{phase}: {error}"));
+    }
+    Setback::Failed(match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("{phase}: refused"),
         io::ErrorKind::ConnectionReset => format!("{phase}: reset"),
         io::ErrorKind::HostUnreachable => format!("{phase}: host unreachable"),
@@ -108,4 +155,17 @@ fn is_local(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.contains(&Errno::from_raw_os_error(code)))
+}
+
+/// Whether `wanted` stands anywhere in `bytes`.
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    wanted.is_empty() || bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// The beginning of what a backend said, fit for logs whatever it is.
+fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 60;
+    let shown = &bytes[..bytes.len().min(SHOWN_BYTES)];
+    let more = if shown.len() < bytes.len() { "..." } else { "" };
+    format!("\"{}{more}\"", shown.escape_ascii())
 }

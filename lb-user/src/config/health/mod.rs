@@ -1,0 +1,109 @@
+//! `[service.health]`
+
+mod database;
+mod http;
+mod kinds;
+mod network;
+mod script;
+
+use std::time::Duration;
+
+use super::report::{Problem, Problems};
+use super::section::{At, Section};
+use super::values;
+use crate::desired::Protocol;
+use crate::health::{Check, Probe};
+use kinds::{KINDS, Kind};
+
+/// Below this, the probes of a few thousand backends leave no time for anything else.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Twice the granularity of the timers.
+const TIMEOUT_MIN: Duration = Duration::from_millis(2);
+/// More in a row than anyone waits for.
+const STREAK_MAX: u32 = 1000;
+
+/// The check of a service without `[service.health]`: a TCP service's backends must accept connections; whether UDP is
+/// served cannot be told without knowing what is spoken.
+pub(super) fn default(protocol: Protocol) -> Check {
+    let probe = match protocol {
+        Protocol::Tcp => Probe::Tcp,
+        Protocol::Udp => Probe::None,
+    };
+    Check { probe, ..Check::default() }
+}
+
+/// The check that the section asks for. `None` after reporting what is wrong with it.
+pub(super) fn read(mut section: Section<'_>, protocol: Protocol, problems: &mut Problems) -> Option<Check> {
+    let default_kind = if default(protocol).probe == Probe::None { Kind::None } else { Kind::Tcp };
+    let kind = section.or("type", default_kind, problems, |value| values::one_of(value, &KINDS));
+    let port = port(&mut section, kind.as_ref(), problems);
+    let probe = probe(&mut section, kind.as_ref(), protocol, problems);
+
+    let fallback = Check::default();
+    let interval_given = section.has("interval");
+    let interval = section.or("interval", fallback.interval, problems, |value| values::duration(value, INTERVAL_MIN));
+    // A short interval shortens the time-out with it, so that `interval = "50ms"` alone is a whole wish.
+    let timeout_default = interval.as_ref().map_or(fallback.timeout, |interval| fallback.timeout.min(interval.value));
+    let timeout = section.or("timeout", timeout_default, problems, |value| values::duration(value, TIMEOUT_MIN));
+    let rise = section.or("rise", fallback.rise, problems, |value| values::integer(value, 1, STREAK_MAX));
+    let fall = section.or("fall", fallback.fall, problems, |value| values::integer(value, 1, STREAK_MAX));
+    section.finish(problems);
+
+    let (interval, timeout) = (interval?, timeout?);
+    if timeout.value > interval.value {
+        problems.push(timeout_beyond_interval(&interval, interval_given, timeout));
+        return None;
+    }
+    Some(Check {
+        probe: probe?,
+        port: port?,
+        interval: interval.value,
+        timeout: timeout.value,
+        rise: rise?.value,
+        fall: fall?.value,
+    })
+}
+
+/// The port to probe, where the type has one.
+fn port(section: &mut Section<'_>, kind: Option<&At<Kind>>, problems: &mut Problems) -> Option<Option<u16>> {
+    if kind.is_some_and(|kind| kind.value == Kind::Icmp) {
+        return Some(None);
+    }
+    // It listens beside the service, not on its port.
+    if kind.is_some_and(|kind| kind.value == Kind::Agent) && !section.has("port") {
+        section.missing("port", "name the port that the agent listens on: `port = 9777`", problems);
+    }
+    section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some)).map(|port| port.value)
+}
+
+fn timeout_beyond_interval(interval: &At<Duration>, given: bool, timeout: At<Duration>) -> Problem {
+    let (shown_timeout, shown_interval) = (humantime::format_duration(timeout.value), humantime::format_duration(interval.value));
+    Problem::new(
+        format!("a health check's timeout of {shown_timeout} is longer than its interval of {shown_interval}"),
+        timeout.span,
+        "longer than the interval",
+    )
+    .and(interval.span.clone(), if given { "the interval" } else { "the interval, by default, is 1s" })
+    .help(format!("a probe must end before the next begins: write a timeout of at most \"{shown_interval}\""))
+}
+
+/// The part of the check that its type decides.
+fn probe(section: &mut Section<'_>, kind: Option<&At<Kind>>, protocol: Protocol, problems: &mut Problems) -> Option<Probe> {
+    let probe = match kind.map(|kind| kind.value) {
+        None => None,
+        Some(Kind::None) => Some(Probe::None),
+        Some(Kind::Tcp) => Some(Probe::Tcp),
+        Some(Kind::Http) => http::read(section, false, problems).map(Probe::Http),
+        Some(Kind::Https) => http::read(section, true, problems).map(Probe::Http),
+        Some(Kind::Grpc) => http::grpc(section, problems).map(Probe::Grpc),
+        Some(Kind::Redis) => database::redis(section, problems).map(Probe::Redis),
+        Some(Kind::Postgres) => database::postgres(section, problems).map(Probe::Postgres),
+        Some(Kind::Script) => script::read(section, problems).map(Probe::Script),
+        Some(Kind::Agent) => Some(Probe::Agent),
+        Some(Kind::Udp) => network::udp(section, problems).map(Probe::Udp),
+        Some(Kind::Dns) => network::dns(section, protocol, problems).map(Probe::Dns),
+        Some(Kind::Icmp) => Some(Probe::Icmp),
+    };
+    kinds::refuse_foreign(section, kind, problems);
+    probe
+}

@@ -1,0 +1,715 @@
+//! `[service.health]`: what its keys mean, and each error once.
+
+use std::fmt::Write as _;
+
+use expect_test::{Expect, expect};
+
+use super::super::parse;
+use crate::health::{Check, Checks, DnsAnswer, Grpc, Login, Mode, Postgres, Probe, Redis, Role, Script, Trust, Udp};
+
+fn file(protocol: &str, lines: &str) -> String {
+    let mut text = format!(
+        "[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"192.0.2.1\"\nport = 80\nprotocol = \"{protocol}\"\n"
+    );
+    write!(text, "backend = [{{ address = \"10.0.1.1\" }}]\n[service.health]\n{lines}").unwrap();
+    text
+}
+
+/// What these lines under `[service.health]` say.
+#[track_caller]
+fn accepted(lines: &str) -> Check {
+    parse("xlb.toml", &file("tcp", lines)).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health.list.remove(0)
+}
+
+/// What an operator is told about these lines under `[service.health]`: line 10 is the first.
+#[track_caller]
+fn refused(lines: &str, expected: Expect) {
+    super::errors::check(&file("tcp", lines), expected);
+}
+
+#[test]
+fn a_datagram_is_text_or_hex() {
+    for (lines, payload, expect) in [
+        ("payload = \"ping\"", b"ping".as_slice(), None),
+        ("payload = \"\"\nexpect = \"pong\"", b"", Some(b"pong".to_vec())),
+        ("payload_hex = \"00 fF0a\"\nexpect_hex = \"01\"", b"\x00\xff\x0a", Some(b"\x01".to_vec())),
+    ] {
+        let probe = accepted(&format!("type = \"udp\"\n{lines}")).probe;
+        assert_eq!(probe, Probe::Udp(Udp { payload: payload.to_vec(), expect }));
+    }
+}
+
+#[test]
+fn a_datagram_is_required_and_given_once() {
+    refused(
+        "type = \"udp\"",
+        expect![[r#"
+        error: missing `payload` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: say what to send: `payload = "ping"`, or `payload_hex = "00 ff"`; whatever the service answers
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"udp\"\npayload = \"ping\"\npayload_hex = \"00\"\nexpect = \"a\"\nexpect_hex = \"61\"",
+        expect![[r#"
+        error: `payload` and `payload_hex` say the same thing twice
+          --> xlb.toml:12:15
+           |
+        11 | payload = "ping"
+           |           ------ first here
+        12 | payload_hex = "00"
+           |               ^^^^ again here
+           |
+           = help: remove `payload`, or `payload_hex`
+
+        error: `expect` and `expect_hex` say the same thing twice
+          --> xlb.toml:14:14
+           |
+        13 | expect = "a"
+           |          --- first here
+        14 | expect_hex = "61"
+           |              ^^^^ again here
+           |
+           = help: remove `expect`, or `expect_hex`
+
+        error: xlb.toml: 2 problems"#]],
+    );
+}
+
+#[test]
+fn bytes_are_checked() {
+    refused(
+        "type = \"udp\"\npayload_hex = \"0g\"\nexpect_hex = \"123\"",
+        expect![[r#"
+        error: invalid `payload_hex` in [service.health]
+          --> xlb.toml:11:15
+           |
+        11 | payload_hex = "0g"
+           |               ^^^^ "0g" is not hexadecimal
+           |
+           = help: write two digits a byte, with or without spaces between bytes, such as "00 ff"
+
+        error: invalid `expect_hex` in [service.health]
+          --> xlb.toml:12:14
+           |
+        12 | expect_hex = "123"
+           |              ^^^^^ "123" has half a byte
+           |
+           = help: write two digits a byte, with or without spaces between bytes, such as "00 ff"
+
+        error: xlb.toml: 2 problems"#]],
+    );
+    let long = format!("type = \"udp\"\npayload = \"{}\"\n", "x".repeat(1201));
+    let error = parse("xlb.toml", &file("udp", &long)).unwrap_err().to_string();
+    assert!(error.contains("1201 bytes, but a check sends and looks for at most 1200"), "{error}");
+}
+
+#[test]
+fn a_dns_query_goes_over_what_the_service_speaks() {
+    for protocol in ["tcp", "udp"] {
+        let config = parse("xlb.toml", &file(protocol, "type = \"dns\"\nquery = \"example.org\"")).unwrap();
+        let Probe::Dns(dns) = &config.services[0].health.list[0].probe else { panic!("not dns") };
+        assert_eq!((dns.over.to_string().as_str(), dns.name.to_string().as_str()), (protocol, "example.org."));
+        assert_eq!((dns.record.to_string().as_str(), dns.expect), ("A", DnsAnswer::Records));
+    }
+    let Probe::Dns(root) = accepted("type = \"dns\"\nquery = \".\"\nrecord = \"NS\"\nexpect = \"noerror\"").probe else {
+        panic!("not dns")
+    };
+    assert_eq!((root.name.to_string().as_str(), root.expect), (".", DnsAnswer::NoError));
+}
+
+#[test]
+fn dns_checks_are_checked() {
+    refused(
+        "type = \"dns\"",
+        expect![[r#"
+        error: missing `query` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: name what the server must know: `query = "www.example.org"`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"dns\"\nquery = \"10.0.1.1\"\nrecord = \"a\"\nexpect = \"NXDOMAIN\"",
+        expect![[r#"
+        error: invalid `query` in [service.health]
+          --> xlb.toml:11:9
+           |
+        11 | query = "10.0.1.1"
+           |         ^^^^^^^^^^ this is an address, not a name
+           |
+           = help: to ask whose address this is, write its name under in-addr.arpa or ip6.arpa, and `record = "PTR"`
+
+        error: invalid `record` in [service.health]
+          --> xlb.toml:12:10
+           |
+        12 | record = "a"
+           |          ^^^ expected one of A, AAAA, CNAME, HTTPS, MX, NS, PTR, SOA, SRV, TXT, found the string "a"
+           |
+           = help: did you mean "A"?
+
+        error: invalid `expect` in [service.health]
+          --> xlb.toml:13:10
+           |
+        13 | expect = "NXDOMAIN"
+           |          ^^^^^^^^^^ expected one of records, noerror, nxdomain, refused, found the string "NXDOMAIN"
+           |
+           = help: write "records" or "noerror" or "nxdomain" or "refused"
+
+        error: xlb.toml: 3 problems"#]],
+    );
+}
+
+#[test]
+fn an_echo_needs_no_port() {
+    assert_eq!(accepted("type = \"icmp\"").probe, Probe::Icmp);
+    let every_port = file("tcp", "type = \"icmp\"").replace("port = 80", "port = 0");
+    assert_eq!(parse("xlb.toml", &every_port).unwrap().services[0].health.list[0].probe, Probe::Icmp);
+    refused(
+        "type = \"icmp\"\nport = 80",
+        expect![[r#"
+        error: a check of type icmp has no `port`
+          --> xlb.toml:11:1
+           |
+        10 | type = "icmp"
+           |        ------ the type
+        11 | port = 80
+           | ^^^^ means nothing to icmp
+           |
+           = help: remove `port`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn keys_of_other_types_are_refused() {
+    refused(
+        "path = \"/\"",
+        expect![[r#"
+            error: a check of type tcp has no `path`
+              --> xlb.toml:10:1
+               |
+             9 | [service.health]
+               | ---------------- of this type by default
+            10 | path = "/"
+               | ^^^^ means nothing to tcp
+               |
+               = help: write `type = "http"` or `type = "https"`, or remove `path`
+
+            error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"dns\"\nquery = \"example.org\"\npayload = \"ping\"",
+        expect![[r#"
+        error: a check of type dns has no `payload`
+          --> xlb.toml:12:1
+           |
+        10 | type = "dns"
+           |        ----- the type
+        11 | query = "example.org"
+        12 | payload = "ping"
+           | ^^^^^^^ means nothing to dns
+           |
+           = help: write `type = "udp"`, or remove `payload`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn a_check_that_is_switched_off_keeps_keys_of_any_type() {
+    assert_eq!(accepted("type = \"none\"\nquery = \"example.org\"\npayload = \"ping\"\npath = \"/\"").probe, Probe::None);
+}
+
+/// What an https check with these lines trusts, and whom it asks for.
+#[track_caller]
+fn tls(lines: &str) -> (Trust, Option<String>) {
+    let Probe::Http(http) = accepted(&format!("type = \"https\"\n{lines}")).probe else { panic!("not https") };
+    let tls = http.tls.expect("TLS");
+    (tls.trust, tls.name.map(|name| name.to_str().into_owned()))
+}
+
+#[test]
+fn certificates_are_verified_for_the_name_that_is_asked_for() {
+    let named = |name: &str| Some(name.to_owned());
+    for (lines, expected) in [
+        ("", (Trust::System, None)),
+        ("host = \"www.example.org\"", (Trust::System, named("www.example.org"))),
+        ("host = \"www.example.org:8443\"", (Trust::System, named("www.example.org"))),
+        ("host = \"[2001:db8::1]:8443\"", (Trust::System, named("2001:db8::1"))),
+        ("host = \"192.0.2.1\"", (Trust::System, named("192.0.2.1"))),
+        ("host = \"a_b,c\"\nsni = \"b.example.org\"", (Trust::System, named("b.example.org"))),
+        ("verify = false", (Trust::Anyone, None)),
+        ("ca_file = \"/etc/xlb/ca.pem\"", (Trust::File("/etc/xlb/ca.pem".into()), None)),
+    ] {
+        assert_eq!(tls(lines), expected, "{lines}");
+    }
+}
+
+#[test]
+fn tls_values_are_checked() {
+    refused(
+        "type = \"https\"\nverify = \"no\"\nca_file = \"ca.pem\"\nsni = \"a b\"",
+        expect![[r#"
+        error: invalid `verify` in [service.health]
+          --> xlb.toml:11:10
+           |
+        11 | verify = "no"
+           |          ^^^^ expected true or false, found the string "no"
+           |
+           = help: write true or false, without quotes
+
+        error: invalid `ca_file` in [service.health]
+          --> xlb.toml:12:11
+           |
+        12 | ca_file = "ca.pem"
+           |           ^^^^^^^^ expected an absolute path
+           |
+           = help: the daemon's working directory is not yours: begin with `/`
+
+        error: invalid `sni` in [service.health]
+          --> xlb.toml:13:7
+           |
+        13 | sni = "a b"
+           |       ^^^^^ no certificate can name this
+           |
+           = help: write a DNS name such as "www.example.org", or an address
+
+        error: xlb.toml: 3 problems"#]],
+    );
+    refused(
+        "type = \"https\"\nverify = false\nca_file = \"/etc/xlb/ca.pem\"",
+        expect![[r#"
+        error: nothing is verified, so `ca_file` does nothing
+          --> xlb.toml:12:11
+           |
+        11 | verify = false
+           |          ----- verifies nothing
+        12 | ca_file = "/etc/xlb/ca.pem"
+           |           ^^^^^^^^^^^^^^^^^ not read
+           |
+           = help: remove `verify = false`, or `ca_file`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"https\"\nhost = \"a,b\"",
+        expect![[r#"
+        error: no certificate can name this host
+          --> xlb.toml:11:8
+           |
+        11 | host = "a,b"
+           |        ^^^^^ neither a DNS name nor an address
+           |
+           = help: add `sni = "..."` with the name that the certificate is for
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"http\"\nverify = false",
+        expect![[r#"
+        error: a check of type http has no `verify`
+          --> xlb.toml:11:1
+           |
+        10 | type = "http"
+           |        ------ the type
+        11 | verify = false
+           | ^^^^^^ means nothing to http
+           |
+           = help: write `type = "https"`, or remove `verify`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn a_body_is_looked_for_where_there_can_be_one() {
+    refused(
+        "type = \"http\"\nmethod = \"HEAD\"\nbody = \"ok\"",
+        expect![[r#"
+        error: an answer to HEAD has no body
+          --> xlb.toml:12:8
+           |
+        11 | method = "HEAD"
+           |          ------ the method
+        12 | body = "ok"
+           |        ^^^^ cannot be found
+           |
+           = help: write `method = "GET"`, or remove `body`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"http\"\nmethod = \"get\"\nbody = \"\"",
+        expect![[r#"
+        error: invalid `method` in [service.health]
+          --> xlb.toml:11:10
+           |
+        11 | method = "get"
+           |          ^^^^^ expected one of GET, HEAD, OPTIONS, found the string "get"
+           |
+           = help: write "GET" or "HEAD" or "OPTIONS"
+
+        error: invalid `body` in [service.health]
+          --> xlb.toml:12:8
+           |
+        12 | body = ""
+           |        ^^ every body holds nothing
+           |
+           = help: write the text to look for, or remove `body`
+
+        error: xlb.toml: 2 problems"#]],
+    );
+}
+
+#[test]
+fn a_database_may_be_asked_with_or_without_a_login() {
+    assert_eq!(accepted("type = \"postgres\"").probe, Probe::Postgres(Postgres { login: None }));
+    let login = Login {
+        user: "xlb".to_owned(),
+        password_file: Some("/etc/xlb/password".into()),
+        database: Some("app".to_owned()),
+        role: Some(Role::Primary),
+    };
+    let lines = "user = \"xlb\"\npassword_file = \"/etc/xlb/password\"\nrole = \"primary\"\n";
+    assert_eq!(
+        accepted(&format!("type = \"postgres\"\ndatabase = \"app\"\n{lines}")).probe,
+        Probe::Postgres(Postgres { login: Some(login.clone()) })
+    );
+    let redis = Redis { user: Some(login.user), password_file: login.password_file, role: login.role };
+    assert_eq!(accepted(&format!("type = \"redis\"\n{lines}")).probe, Probe::Redis(redis));
+    let redis = Redis { user: None, password_file: None, role: Some(Role::Replica) };
+    assert_eq!(accepted("type = \"redis\"\nrole = \"replica\"").probe, Probe::Redis(redis));
+}
+
+#[test]
+fn database_values_are_checked() {
+    refused(
+        "type = \"redis\"\nuser = \"\"\npassword_file = \"password\"\nrole = \"master\"\ndatabase = \"a\"",
+        expect![[r#"
+        error: invalid `user` in [service.health]
+          --> xlb.toml:11:8
+           |
+        11 | user = ""
+           |        ^^ not a user's name
+           |
+           = help: write it as the server knows it
+
+        error: invalid `password_file` in [service.health]
+          --> xlb.toml:12:17
+           |
+        12 | password_file = "password"
+           |                 ^^^^^^^^^^ expected an absolute path
+           |
+           = help: the daemon's working directory is not yours: begin with `/`
+
+        error: invalid `role` in [service.health]
+          --> xlb.toml:13:8
+           |
+        13 | role = "master"
+           |        ^^^^^^^^ expected one of primary, replica, found the string "master"
+           |
+           = help: write "primary" or "replica"
+
+        error: a check of type redis has no `database`
+          --> xlb.toml:14:1
+           |
+        10 | type = "redis"
+           |        ------- the type
+        ...
+        14 | database = "a"
+           | ^^^^^^^^ means nothing to redis
+           |
+           = help: write `type = "postgres"`, or remove `database`
+
+        error: xlb.toml: 4 problems"#]],
+    );
+    refused(
+        "type = \"redis\"\nuser = \"xlb\"",
+        expect![[r#"
+        error: a Redis user logs in by a password
+          --> xlb.toml:11:8
+           |
+        11 | user = "xlb"
+           |        ^^^^^ without one
+           |
+           = help: add `password_file = "/etc/xlb/redis-password"`, or remove `user`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"postgres\"\npassword_file = \"/a\"\ndatabase = \"a\"\nrole = \"replica\"",
+        expect![[r#"
+        error: a PostgreSQL check without a user has no use for `password_file`
+          --> xlb.toml:11:17
+           |
+        11 | password_file = "/a"
+           |                 ^^^^ takes a login
+           |
+           = help: add `user = "..."`, or remove `password_file`
+
+        error: a PostgreSQL check without a user has no use for `database`
+          --> xlb.toml:12:12
+           |
+        12 | database = "a"
+           |            ^^^ takes a login
+           |
+           = help: add `user = "..."`, or remove `database`
+
+        error: a PostgreSQL check without a user has no use for `role`
+          --> xlb.toml:13:8
+           |
+        13 | role = "replica"
+           |        ^^^^^^^^^ takes a login
+           |
+           = help: add `user = "..."`, or remove `role`
+
+        error: xlb.toml: 3 problems"#]],
+    );
+}
+
+#[test]
+fn a_grpc_check_asks_about_a_service_or_the_server() {
+    let asked = |lines: &str| accepted(&format!("type = \"grpc\"\n{lines}")).probe;
+    assert_eq!(asked(""), Probe::Grpc(Grpc { service: String::new(), host: None }));
+    let named = Grpc { service: "example.Users".to_owned(), host: Some("users.internal:50051".to_owned()) };
+    assert_eq!(asked("grpc_service = \"example.Users\"\nhost = \"users.internal:50051\""), Probe::Grpc(named));
+    refused(
+        &format!("type = \"grpc\"\ngrpc_service = \"{}\"\nhost = \"a/b\"\npath = \"/\"", "x".repeat(128)),
+        expect![[r#"
+        error: invalid `grpc_service` in [service.health]
+          --> xlb.toml:11:16
+           |
+        11 | ... = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ 128 bytes, but a check asks for at most 127
+           |
+           = help: write the name that the server registers its health under
+
+        error: invalid `host` in [service.health]
+          --> xlb.toml:12:8
+           |
+        12 | host = "a/b"
+           |        ^^^^^ no URI has this host
+           |
+           = help: write it as "www.example.org"
+
+        error: a check of type grpc has no `path`
+          --> xlb.toml:13:1
+           |
+        10 | type = "grpc"
+           |        ------ the type
+        ...
+        13 | path = "/"
+           | ^^^^ means nothing to grpc
+           |
+           = help: write `type = "http"` or `type = "https"`, or remove `path`
+
+        error: xlb.toml: 3 problems"#]],
+    );
+}
+
+#[test]
+fn a_script_is_a_program_and_its_arguments() {
+    let script = Script { program: "/bin/check".to_owned(), arguments: vec!["-v".to_owned(), "a b".to_owned()] };
+    assert_eq!(accepted("type = \"script\"\ncommand = [\"/bin/check\", \"-v\", \"a b\"]").probe, Probe::Script(script));
+    refused(
+        "type = \"script\"",
+        expect![[r#"
+        error: missing `command` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: name a program, and its arguments: `command = ["/usr/local/lib/xlb/check-disk", "90"]`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = \"/bin/check -v\"",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = "/bin/check -v"
+           |           ^^^^^^^^^^^^^^^ expected a list, a program and its arguments
+           |
+           = help: write a list of strings: the program's absolute path, then its arguments; no shell reads them
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = [\"check\"]",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = ["check"]
+           |           ^^^^^^^^^ the program is not an absolute path
+           |
+           = help: write a list of strings: the program's absolute path, then its arguments; no shell reads them
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = []\nbody = \"ok\"",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = []
+           |           ^^ an empty list
+           |
+           = help: write a list of strings: the program's absolute path, then its arguments; no shell reads them
+
+        error: a check of type script has no `body`
+          --> xlb.toml:12:1
+           |
+        10 | type = "script"
+           |        -------- the type
+        11 | command = []
+        12 | body = "ok"
+           | ^^^^ means nothing to script
+           |
+           = help: write `type = "http"` or `type = "https"`, or remove `body`
+
+        error: xlb.toml: 2 problems"#]],
+    );
+    refused(
+        "type = \"script\"\ncommand = [\"/bin/check\", 90]",
+        expect![[r#"
+        error: invalid `command` in [service.health]
+          --> xlb.toml:11:11
+           |
+        11 | command = ["/bin/check", 90]
+           |           ^^^^^^^^^^^^^^^^^^ expected a program or an argument, found the number 90
+           |
+           = help: write it in double quotes
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn an_agent_has_a_port_of_its_own() {
+    let check = accepted("type = \"agent\"\nport = 9777");
+    assert_eq!((check.probe, check.port), (Probe::Agent, Some(9777)));
+    refused(
+        "type = \"agent\"",
+        expect![[r#"
+        error: missing `port` in [service.health]
+         --> xlb.toml:9:1
+          |
+        9 | [service.health]
+          | ^^^^^^^^^^^^^^^^
+          |
+          = help: name the port that the agent listens on: `port = 9777`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+/// The checks of a service with these lines.
+#[track_caller]
+fn several(mode: &str, checks: &str) -> Checks {
+    let text = file("tcp", "").replace("[service.health]\n", &format!("{mode}\n{checks}"));
+    parse("xlb.toml", &text).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health
+}
+
+#[test]
+fn a_service_may_have_several_checks() {
+    let two = "[[service.health]]\ntype = \"icmp\"\n[[service.health]]\nrise = 3\n";
+    let probes = |checks: Checks| checks.list.into_iter().map(|check| check.probe).collect::<Vec<_>>();
+    assert_eq!(probes(several("", two)), [Probe::Icmp, Probe::Tcp]);
+    for (line, mode) in [("", Mode::All), ("health_mode = \"all\"", Mode::All), ("health_mode = \"any\"", Mode::Any)] {
+        assert_eq!(several(line, two).mode, mode);
+        assert_eq!(several(line, "").mode, mode, "of the default check");
+    }
+    assert_eq!(probes(several("health = [{ type = \"icmp\" }]", "")), [Probe::Icmp]);
+}
+
+#[test]
+fn of_several_checks_those_that_are_switched_off_do_not_count() {
+    let off = "[[service.health]]\ntype = \"none\"\n";
+    let probes = |checks: &str| several("", checks).list.into_iter().map(|check| check.probe).collect::<Vec<_>>();
+    assert_eq!(probes(&format!("{off}[[service.health]]\ntype = \"icmp\"\n{off}")), [Probe::Icmp]);
+    assert_eq!(probes(off), [Probe::None]);
+}
+
+#[test]
+fn each_of_several_checks_is_checked() {
+    let refused = |mode: &str, checks: &str, expected: Expect| {
+        let text = file("tcp", "").replace("[service.health]\n", &format!("{mode}\n{checks}"));
+        super::errors::check(&text, expected);
+    };
+    refused(
+        "health_mode = \"most\"",
+        "[[service.health]]\npath = \"/\"\n[[service.health]]\ntype = \"htp\"",
+        expect![[r#"
+        error: invalid `health_mode` in [[service]]
+         --> xlb.toml:9:15
+          |
+        9 | health_mode = "most"
+          |               ^^^^^^ expected one of all, any, found the string "most"
+          |
+          = help: write "all" or "any"
+
+        error: a check of type tcp has no `path`
+          --> xlb.toml:11:1
+           |
+        10 | [[service.health]]
+           | ------------------ of this type by default
+        11 | path = "/"
+           | ^^^^ means nothing to tcp
+           |
+           = help: write `type = "http"` or `type = "https"`, or remove `path`
+
+        error: invalid `type` in [[service.health]]
+          --> xlb.toml:13:8
+           |
+        13 | type = "htp"
+           |        ^^^^^ expected one of http, https, grpc, redis, postgres, script, agent, tcp, udp, dns, icmp, none, found the string "htp"
+           |
+           = help: did you mean "http"?
+
+        error: xlb.toml: 3 problems"#]],
+    );
+    refused(
+        "health = []",
+        "",
+        expect![[r#"
+            error: `health` is an empty list
+             --> xlb.toml:9:10
+              |
+            9 | health = []
+              |          ^^ nothing in it
+              |
+              = help: add `[[service.health]]`, or remove `health`
+
+            error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "health = \"tcp\"",
+        "",
+        expect![[r#"
+        error: `health` must be a section
+         --> xlb.toml:9:10
+          |
+        9 | health = "tcp"
+          |          ^^^^^ found the string "tcp"
+          |
+          = help: write `[service.health]` on a line of its own, and its keys below
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
