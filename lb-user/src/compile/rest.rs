@@ -74,10 +74,11 @@ pub fn slots(
         while earlier.next_if(|earlier| earlier.number < number_before).is_some() {}
         let earlier = earlier.peek().filter(|earlier| earlier.number == number_before);
         let slot_before = before.slots.get(number_before as usize).copied().unwrap_or_default();
-        let line = region_before.first_line + number_before / SLOTS_PER_LINE;
-        let elsewhere = sightings.elsewhere(line);
         let standing = match earlier {
-            Some(earlier) => stand(**earlier, slot_before.current(), current, elsewhere, idle, now),
+            Some(earlier) => {
+                let line = region_before.first_line + number_before / SLOTS_PER_LINE;
+                stand(**earlier, slot_before.current(), current, sightings.elsewhere(line), idle, now)
+            }
             None if slot_before.current() == current || slot_before.current().is_none() => None,
             None => Some(Restless { number: 0, settled: slot_before.current(), left_rest: now, moved: now }),
         };

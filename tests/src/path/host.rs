@@ -152,6 +152,11 @@ impl Host {
         Outcome { verdict, frame: frame.bytes().to_vec() }
     }
 
+    /// Loses all flows on record.
+    pub fn forget_flows(&mut self) {
+        self.flows.iter().for_each(|entry| entry.set(flow::Entry::default()));
+    }
+
     /// Where the last packet was redirected to, if it was.
     pub fn redirected_to(&self) -> Option<u32> {
         self.redirected_to.get()

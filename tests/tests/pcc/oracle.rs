@@ -1,0 +1,313 @@
+//! A balancer and its clients, and what must hold between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::flow::Tick;
+use lb_common::{BackendId, MacAddr};
+use lb_user::compile::{Layout, Region, compile};
+use lb_user::desired::{Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::tables::{RegionSlots, Tables, Write, diff};
+use xlb_tests::path::fixture::{self, OURS};
+use xlb_tests::path::host::Host;
+use xlb_tests::path::packets::{Content, Flags, frame, tcp, udp};
+
+use crate::steps::{IDLE, Setting, Step};
+
+const N_SLOTS: u32 = 1 << 16;
+const INGRESS: u32 = 2;
+const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
+
+type Mac = [u8; 6];
+
+struct HostState {
+    weight: u16,
+    is_wanted: bool,
+    alive: bool,
+}
+
+/// A client's flow, as far as its client knows.
+struct Flow {
+    protocol: Protocol,
+    client: SocketAddr,
+    /// Where its packets went so far.
+    backend: Mac,
+    last: Tick,
+    /// Its backend has been down meanwhile: it may go elsewhere, and then stays there.
+    is_excused: bool,
+    /// Nothing but its SYN was sent.
+    is_opening: bool,
+}
+
+pub struct World {
+    setting: Setting,
+    hosts: BTreeMap<u8, HostState>,
+    host: Host,
+    layout: Layout,
+    tables: Tables,
+    retiring: Vec<Write>,
+    flows: Vec<Flow>,
+    now: Tick,
+    next_port: u16,
+    pub n_flows: u64,
+    pub n_packets: u64,
+    pub n_changes: u64,
+}
+
+fn mac(host: u8) -> Mac {
+    [2, 0, 0, 0, 9, host + 1]
+}
+
+impl World {
+    pub fn new(setting: &Setting) -> Self {
+        let hosts = (0..).zip(&setting.weights).map(|(n, &weight)| (n, HostState { weight, is_wanted: true, alive: true }));
+        let mut world = Self {
+            setting: setting.clone(),
+            hosts: hosts.collect(),
+            host: Host::new(fixture::keys(), N_SLOTS, Box::new(|_| lb_ebpf::Route::Local)),
+            layout: Layout::new(N_SLOTS),
+            tables: Tables::default(),
+            retiring: Vec::new(),
+            flows: Vec::new(),
+            now: 100_000,
+            next_port: 1024,
+            n_flows: 0,
+            n_packets: 0,
+            n_changes: 0,
+        };
+        world.reconcile().expect("a few backends fit");
+        world
+    }
+
+    pub fn evicted(&self) -> u64 {
+        self.host.flow_events.get().evicted
+    }
+
+    /// # Errors
+    /// What does not hold any more.
+    pub fn take(&mut self, step: &Step) -> Result<(), String> {
+        match *step {
+            Step::Add(host, weight) => {
+                let alive = self.hosts.get(&host).is_none_or(|state| state.alive);
+                self.hosts.insert(host, HostState { weight, is_wanted: true, alive });
+            }
+            Step::Remove(host) => self.change(host, |state| state.is_wanted = false),
+            Step::Weight(host, weight) => self.change(host, |state| state.weight = weight),
+            Step::Down(host) => self.go_down(host),
+            Step::Up(host) => self.change(host, |state| state.alive = true),
+            Step::Restart => self.restart(),
+            Step::Wait(ticks) => self.wait(ticks),
+            Step::Open { client, is_acknowledged } => return self.open(client, is_acknowledged),
+            Step::Ask { client } => return self.ask(client),
+            Step::Send(index) => return self.send(index, false),
+            Step::Close(index) => return self.send(index, true),
+            Step::Resend(index) => return self.resend(index),
+        }
+        self.n_changes += 1;
+        self.reconcile()
+    }
+
+    fn change(&mut self, host: u8, change: impl FnOnce(&mut HostState)) {
+        if let Some(state) = self.hosts.get_mut(&host).filter(|state| state.is_wanted) {
+            change(state);
+        }
+    }
+
+    fn go_down(&mut self, host: u8) {
+        // One that has left is not checked any more: it is as alive as it was.
+        let Some(state) = self.hosts.get_mut(&host).filter(|state| state.is_wanted) else { return };
+        state.alive = false;
+        self.flows.iter_mut().filter(|flow| flow.backend == mac(host)).for_each(|flow| flow.is_excused = true);
+    }
+
+    fn wait(&mut self, ticks: Tick) {
+        self.now += ticks;
+        self.host.now.set(self.now);
+        let now = self.now;
+        self.flows.retain(|flow| now - flow.last <= idle(flow.protocol));
+    }
+
+    /// What the daemon does: compile, write, clear what nothing points to.
+    fn reconcile(&mut self) -> Result<(), String> {
+        self.host.now.set(self.now);
+        let desired = self.desired();
+        let (tables, layout) =
+            compile(&desired, &self.layout, &self.tables, &self.host).map_err(|error| format!("compile: {error}"))?;
+        let plan = diff(&self.tables, &tables);
+        for write in std::mem::take(&mut self.retiring) {
+            self.host.write(&write);
+        }
+        self.layout = layout;
+        self.layout.recycle();
+        plan.writes.iter().for_each(|write| self.host.write(write));
+        self.retiring = plan.retire;
+        self.tables = tables;
+        Ok(())
+    }
+
+    fn desired(&self) -> Desired {
+        let services = PORTS.map(|(protocol, port)| {
+            let wanted = self.hosts.iter().filter(|(_, state)| state.is_wanted);
+            let backends = wanted.map(|(&host, state)| (SocketAddr::new(self.address(host), port), backend(host, state)));
+            let service = Service {
+                vip: self.vip(),
+                port,
+                protocol,
+                algorithm: self.setting.algorithm,
+                forward: Forward::Dsr,
+                idle: idle(protocol),
+                on_down: self.setting.on_down,
+                backends: backends.collect(),
+            };
+            (protocol.to_string().into(), service)
+        });
+        Desired { services: services.into(), ingress: BTreeSet::from([INGRESS]) }
+    }
+
+    /// What a daemon finds that takes over: ids and members, and slots whose histories nobody knows.
+    fn restart(&mut self) {
+        let mut layout = Layout::new(N_SLOTS);
+        let names: BTreeMap<BackendId, _> =
+            self.layout.backends().map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect();
+        let desired = self.desired();
+        for (name, service) in &desired.services {
+            let Some(id) = self.layout.find_service(name) else { continue };
+            let region = Region::of(&self.tables.services[&id]);
+            layout.adopt_service(name, service.role(), id, region);
+            let slots = self.tables.regions[&region.first_line].slots.clone();
+            self.tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots, self.now));
+        }
+        for (&id, service) in self.tables.services.iter().filter(|(_, service)| service.listens.protocol == 0) {
+            layout.adopt_vip(service.vip.into(), id);
+        }
+        for (&id, record) in &self.tables.backends {
+            let serves = record.flags & lb_common::records::backend_flags::ALIVE != 0;
+            let (name, endpoint) = &names[&id];
+            layout.adopt_backend(name, *endpoint, id, serves);
+        }
+        self.layout = layout;
+        self.tables.service_directory = Default::default();
+        self.tables.reply_directory = Default::default();
+    }
+
+    fn vip(&self) -> IpAddr {
+        if self.setting.is_v4 { IpAddr::from([10, 200, 1, 1]) } else { "fd00::1".parse().expect("an address") }
+    }
+
+    fn address(&self, host: u8) -> IpAddr {
+        if self.setting.is_v4 { [10, 0, 1, host + 1].into() } else { [0xfd01, 0, 0, 0, 0, 0, 0, u16::from(host) + 1].into() }
+    }
+
+    fn client(&mut self, client: u8) -> SocketAddr {
+        self.next_port += 1;
+        let address: IpAddr =
+            if self.setting.is_v4 { [10, 9, 1, client].into() } else { [0xfd09, 0, 0, 0, 0, 0, 1, u16::from(client)].into() };
+        SocketAddr::new(address, self.next_port)
+    }
+
+    fn open(&mut self, client: u8, is_acknowledged: bool) -> Result<(), String> {
+        let client = self.client(client);
+        let Some(backend) = self.packet(Protocol::Tcp, client, tcp(Flags::Syn)) else { return Ok(()) };
+        self.begin(Flow { protocol: Protocol::Tcp, client, backend, last: self.now, is_excused: false, is_opening: true })?;
+        if is_acknowledged {
+            let newest = self.flows.len() - 1;
+            return self.go_on(newest, tcp(Flags::Ack));
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, client: u8) -> Result<(), String> {
+        let client = self.client(client);
+        let Some(backend) = self.packet(Protocol::Udp, client, udp()) else { return Ok(()) };
+        let flow = Flow { protocol: Protocol::Udp, client, backend, last: self.now, is_excused: false, is_opening: false };
+        self.n_flows += 1;
+        self.flows.push(flow);
+        Ok(())
+    }
+
+    /// A new connection, which must go to a backend that takes new ones.
+    fn begin(&mut self, flow: Flow) -> Result<(), String> {
+        let takes =
+            |(&host, state): (&u8, &HostState)| mac(host) == flow.backend && state.is_wanted && state.alive && state.weight > 0;
+        if !self.hosts.iter().any(takes) {
+            return Err(format!("a new connection went to {:?}, which takes none", flow.backend));
+        }
+        self.n_flows += 1;
+        self.flows.push(flow);
+        Ok(())
+    }
+
+    fn send(&mut self, index: proptest::sample::Index, is_last: bool) -> Result<(), String> {
+        if self.flows.is_empty() {
+            return Ok(());
+        }
+        let index = index.index(self.flows.len());
+        let content = match self.flows[index].protocol {
+            Protocol::Tcp if is_last => tcp(Flags::Fin),
+            Protocol::Tcp => tcp(Flags::Ack),
+            Protocol::Udp => udp(),
+        };
+        self.go_on(index, content)
+    }
+
+    fn resend(&mut self, index: proptest::sample::Index) -> Result<(), String> {
+        let opening: Vec<usize> = (0..self.flows.len()).filter(|&n| self.flows[n].is_opening).collect();
+        if opening.is_empty() {
+            return Ok(());
+        }
+        let index = opening[index.index(opening.len())];
+        // In a slot at rest nobody remembers a SYN: it may begin elsewhere if the slot has moved since.
+        let flow = &self.flows[index];
+        let (client, protocol) = (flow.client, flow.protocol);
+        match self.packet(protocol, client, tcp(Flags::Syn)) {
+            Some(backend) => {
+                self.flows[index].backend = backend;
+                self.flows[index].last = self.now;
+            }
+            None => drop(self.flows.remove(index)),
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, index: usize, content: Content) -> Result<(), String> {
+        let (protocol, client) = (self.flows[index].protocol, self.flows[index].client);
+        let went_to = self.packet(protocol, client, content);
+        let flow = &mut self.flows[index];
+        match went_to {
+            Some(backend) if backend == flow.backend => {}
+            // Once it has gone elsewhere, it is a flow of that backend's, which answers with a reset.
+            _ if flow.is_excused => {
+                self.flows.remove(index);
+                return Ok(());
+            }
+            other => return Err(format!("{protocol} flow of {client} went from {:?} to {other:?}", flow.backend)),
+        }
+        flow.last = self.now;
+        flow.is_opening = false;
+        Ok(())
+    }
+
+    /// Where a packet went, if anywhere.
+    fn packet(&mut self, protocol: Protocol, client: SocketAddr, content: Content) -> Option<Mac> {
+        let (_, port) = PORTS[usize::from(protocol == Protocol::Udp)];
+        let vip = SocketAddr::new(self.vip(), port);
+        let frame = frame(&client.to_string(), &vip.to_string(), content).bytes();
+        self.n_packets += 1;
+        let outcome = self.host.run(&frame, INGRESS);
+        if self.setting.forgets {
+            self.host.forget_flows();
+        }
+        let is_sent = matches!(outcome.verdict, lb_ebpf::Verdict::Tx);
+        is_sent.then(|| outcome.frame[..6].try_into().expect("six bytes"))
+    }
+}
+
+fn idle(protocol: Protocol) -> Tick {
+    IDLE[usize::from(protocol == Protocol::Udp)]
+}
+
+fn backend(host: u8, state: &HostState) -> Backend {
+    let (source, destination) = (MacAddr::new(OURS), MacAddr::new(mac(host)));
+    let hop = NextHop { ifindex: INGRESS, source, destination, takes_redirects: true };
+    Backend { weight: state.weight, alive: state.alive, next_hop: Some(hop) }
+}

@@ -1,0 +1,78 @@
+//! What can happen, at random.
+
+use lb_common::flow::Tick;
+use lb_user::desired::{Algorithm, OnDown};
+use proptest::prelude::*;
+
+/// Hosts that may be backends: more than a region of the smallest size has room for, so that some grow.
+pub const N_HOSTS: u8 = 12;
+
+/// How long silent flows are taken for alive: TCP, UDP.
+pub const IDLE: [Tick; 2] = [100, 20];
+
+/// What stays the same over a sequence.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub is_v4: bool,
+    pub algorithm: Algorithm,
+    pub on_down: OnDown,
+    /// Weights of those who are there at first.
+    pub weights: Vec<u16>,
+    /// The flow table loses everything after each packet.
+    pub forgets: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Add(u8, u16),
+    Remove(u8),
+    /// 0 drains.
+    Weight(u8, u16),
+    Down(u8),
+    Up(u8),
+    /// A new daemon takes over what this one left.
+    Restart,
+    Wait(Tick),
+    Open {
+        client: u8,
+        is_acknowledged: bool,
+    },
+    Ask {
+        client: u8,
+    },
+    /// A packet of one of the flows.
+    Send(prop::sample::Index),
+    /// The SYN again, if nothing came after it.
+    Resend(prop::sample::Index),
+    Close(prop::sample::Index),
+}
+
+pub fn setting() -> impl Strategy<Value = Setting> {
+    let algorithm = prop_oneof![3 => Just(Algorithm::Maglev), 1 => Just(Algorithm::IpHash)];
+    let on_down = prop_oneof![3 => Just(OnDown::Remap), 1 => Just(OnDown::Keep)];
+    (any::<bool>(), algorithm, on_down, prop::collection::vec(1u16..3, 1..9))
+        .prop_map(|(is_v4, algorithm, on_down, weights)| Setting { is_v4, algorithm, on_down, weights, forgets: false })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let host = || 0..N_HOSTS;
+    let flow = any::<prop::sample::Index>;
+    prop_oneof![
+        3 => (host(), 1u16..3).prop_map(|(host, weight)| Step::Add(host, weight)),
+        2 => host().prop_map(Step::Remove),
+        2 => (host(), 0u16..4).prop_map(|(host, weight)| Step::Weight(host, weight)),
+        2 => host().prop_map(Step::Down),
+        3 => host().prop_map(Step::Up),
+        1 => Just(Step::Restart),
+        6 => prop_oneof![0..3u32, 10..30u32, 60..130u32].prop_map(Step::Wait),
+        8 => (any::<u8>(), any::<bool>()).prop_map(|(client, is_acknowledged)| Step::Open { client, is_acknowledged }),
+        4 => any::<u8>().prop_map(|client| Step::Ask { client }),
+        24 => flow().prop_map(Step::Send),
+        2 => flow().prop_map(Step::Resend),
+        1 => flow().prop_map(Step::Close),
+    ]
+}
+
+pub fn steps(n: usize) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), n / 2..n)
+}
