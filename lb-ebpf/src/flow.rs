@@ -76,12 +76,9 @@ pub fn answer(env: &impl Env, question: Question) -> BackendId {
     };
     let entry = Entry::new(tag, chosen, state, now);
     match found {
-        // A flow's record changes once a tick, not with every packet.
-        Some(found) => {
-            if found.entry != entry {
-                env.replace_flow(bucket, found, entry);
-            }
-        }
+        // A flow's record changes once a tick, not with every packet. What else is to be noted was noted then.
+        Some(found) if found.entry == entry => return chosen,
+        Some(found) => drop(env.replace_flow(bucket, found, entry)),
         None => insert(env, bucket, entry, now, service.idle),
     }
     if chosen != slot.current() {

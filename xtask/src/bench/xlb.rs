@@ -34,6 +34,8 @@ pub enum Options {
     Off,
     /// Services that forward by NAT: what is addressed to no service may be a reply.
     Nat,
+    /// Nothing, and every slot has moved lately.
+    Moved,
 }
 
 /// The program, with a service for each kind of packet and a hundred backends each.
@@ -45,12 +47,29 @@ pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     // The counters must live until the program is loaded.
     let maps::Loaded { ebpf, mut maps, counters: _counters } = maps::load(&object, Sizes::default(), None)?;
     maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
-    let (tables, _) = compile(&desired(options), &Layout::new(maps.n_slots()), &Tables::default(), &Quiet(0))?;
+    let mut desired = desired(options);
+    if options == Options::Moved {
+        take_half(&mut desired, 0);
+    }
+    let (mut tables, layout) = compile(&desired, &Layout::new(maps.n_slots()), &Tables::default(), &Quiet(0))?;
+    if options == Options::Moved {
+        take_half(&mut desired, 1);
+        (tables, _) = compile(&desired, &layout, &tables, &Quiet(1))?;
+    }
     for write in &diff(&Tables::default(), &tables).writes {
         maps.write(write)?;
     }
     maps.set_links(&[(INGRESS, true)].into())?;
     Loaded::take(ebpf, "xlb")
+}
+
+/// Leaves a weight to every second backend: with the other half, every slot is another's.
+fn take_half(desired: &mut Desired, half: usize) {
+    for service in desired.services.values_mut() {
+        for (n, backend) in service.backends.values_mut().enumerate() {
+            backend.weight = u16::from(n % 2 == half);
+        }
+    }
 }
 
 /// The sender of [`reply_v4`](super::packets::reply_v4).
