@@ -44,6 +44,8 @@ pub struct Backend {
     pub weight: u16,
     /// Passed its health check, or needs none.
     pub alive: bool,
+    /// No check has said anything yet: it is not alive, and those of its flows that it still has may stay.
+    pub is_unknown: bool,
     /// Where its packets go; `None` while unresolved, and where no packet may go as its service forwards.
     pub next_hop: Option<NextHop>,
 }

@@ -117,7 +117,8 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
         let key = (service.name.clone(), endpoint);
         let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
         let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);
-        (endpoint, Backend { weight, alive: findings.is_alive(&key), next_hop })
+        let is_unknown = matches!(findings.health.get(&key), None | Some(State::Unknown));
+        (endpoint, Backend { weight, alive: findings.is_alive(&key), is_unknown, next_hop })
     });
     Service {
         vip: service.vip,

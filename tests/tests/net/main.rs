@@ -3,6 +3,7 @@
 mod algorithms;
 mod auto_mode;
 mod bad_input;
+mod consistency;
 mod discovery;
 mod dsr;
 mod faces;

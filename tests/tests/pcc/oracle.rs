@@ -24,6 +24,8 @@ struct HostState {
     weight: u16,
     is_wanted: bool,
     alive: bool,
+    /// A check has said so.
+    is_known: bool,
 }
 
 /// A client's flow, as far as its client knows.
@@ -60,7 +62,9 @@ fn mac(host: u8) -> Mac {
 
 impl World {
     pub fn new(setting: &Setting) -> Self {
-        let hosts = (0..).zip(&setting.weights).map(|(n, &weight)| (n, HostState { weight, is_wanted: true, alive: true }));
+        let hosts = (0..)
+            .zip(&setting.weights)
+            .map(|(n, &weight)| (n, HostState { weight, is_wanted: true, alive: true, is_known: true }));
         let mut world = Self {
             setting: setting.clone(),
             hosts: hosts.collect(),
@@ -88,13 +92,15 @@ impl World {
     pub fn take(&mut self, step: &Step) -> Result<(), String> {
         match *step {
             Step::Add(host, weight) => {
-                let alive = self.hosts.get(&host).is_none_or(|state| state.alive);
-                self.hosts.insert(host, HostState { weight, is_wanted: true, alive });
+                let there = self.hosts.get(&host).filter(|state| state.is_wanted);
+                // What has come lately has not been checked: it is alive, and nobody knows.
+                let (alive, is_known) = there.map_or((true, false), |state| (state.alive, state.is_known));
+                self.hosts.insert(host, HostState { weight, is_wanted: true, alive, is_known });
             }
             Step::Remove(host) => self.change(host, |state| state.is_wanted = false),
             Step::Weight(host, weight) => self.change(host, |state| state.weight = weight),
             Step::Down(host) => self.go_down(host),
-            Step::Up(host) => self.change(host, |state| state.alive = true),
+            Step::Up(host) => self.change(host, |state| (state.alive, state.is_known) = (true, true)),
             Step::Restart => self.restart(),
             Step::Wait(ticks) => self.wait(ticks),
             Step::Open { client, is_acknowledged } => return self.open(client, is_acknowledged),
@@ -116,7 +122,7 @@ impl World {
     fn go_down(&mut self, host: u8) {
         // One that has left is not checked any more: it is as alive as it was.
         let Some(state) = self.hosts.get_mut(&host).filter(|state| state.is_wanted) else { return };
-        state.alive = false;
+        (state.alive, state.is_known) = (false, true);
         self.flows.iter_mut().filter(|flow| flow.backend == mac(host)).for_each(|flow| flow.is_excused = true);
     }
 
@@ -227,8 +233,9 @@ impl World {
 
     /// A new connection, which must go to a backend that takes new ones.
     fn begin(&mut self, flow: Flow) -> Result<(), String> {
-        let takes =
-            |(&host, state): (&u8, &HostState)| mac(host) == flow.backend && state.is_wanted && state.alive && state.weight > 0;
+        let takes = |(&host, state): (&u8, &HostState)| {
+            mac(host) == flow.backend && state.is_wanted && state.alive && state.is_known && state.weight > 0
+        };
         if !self.hosts.iter().any(takes) {
             return Err(format!("a new connection went to {:?}, which takes none", flow.backend));
         }
@@ -309,5 +316,6 @@ fn idle(protocol: Protocol) -> Tick {
 fn backend(host: u8, state: &HostState) -> Backend {
     let (source, destination) = (MacAddr::new(OURS), MacAddr::new(mac(host)));
     let hop = NextHop { ifindex: INGRESS, source, destination, takes_redirects: true };
-    Backend { weight: state.weight, alive: state.alive, next_hop: Some(hop) }
+    let next_hop = state.is_known.then_some(hop);
+    Backend { weight: state.weight, alive: state.alive && state.is_known, is_unknown: !state.is_known, next_hop }
 }

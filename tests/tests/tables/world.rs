@@ -192,7 +192,8 @@ impl Spec {
         let backends = self.hosts.iter().map(|(&host, state)| {
             let address = address(vip.is_ipv4(), self.pool, host);
             let port = if self.forward == Forward::Nat && self.port != 0 { 8000 + u16::from(host) } else { self.port };
-            let backend = Backend { weight: state.weight, alive: state.alive, next_hop: state.next_hop(address) };
+            let backend =
+                Backend { weight: state.weight, alive: state.alive, is_unknown: false, next_hop: state.next_hop(address) };
             (SocketAddr::new(address, port), backend)
         });
         Service {
