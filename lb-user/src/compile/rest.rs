@@ -9,6 +9,7 @@
 //! A slot that moves again before it is at rest only changes its `current`: flows without a record are still those from
 //! before the first move.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lb_common::flow::Tick;
@@ -25,6 +26,8 @@ pub trait Sightings {
     fn elsewhere(&self, line: u32) -> Tick;
     /// When a flow on record was last sent to a backend.
     fn flow(&self, backend: BackendId) -> Tick;
+    /// Whether a backend ever got a packet: otherwise its slots have no flows to be learnt.
+    fn is_used(&self, backend: BackendId) -> bool;
 }
 
 /// The time, and that no flow was ever seen: for what only asks whether a configuration fits.
@@ -42,6 +45,10 @@ impl Sightings for Quiet {
 
     fn flow(&self, _: BackendId) -> Tick {
         0
+    }
+
+    fn is_used(&self, _: BackendId) -> bool {
+        true
     }
 }
 
@@ -67,6 +74,8 @@ pub fn slots(
     };
     let growth = region.bits.saturating_sub(region_before.bits);
     let now = sightings.now();
+    let mut used = BTreeMap::new();
+    let mut may_have_flows = |id: BackendId| !id.is_none() && *used.entry(id).or_insert_with(|| sightings.is_used(id));
     let mut restless = Vec::new();
     let mut earlier = before.restless.iter().peekable();
     let slots = owners.enumerate().map(|(number, current)| {
@@ -79,7 +88,7 @@ pub fn slots(
                 let line = region_before.first_line + number_before / SLOTS_PER_LINE;
                 stand(**earlier, slot_before.current(), current, sightings.elsewhere(line), idle, now)
             }
-            None if slot_before.current() == current || slot_before.current().is_none() => None,
+            None if slot_before.current() == current || !may_have_flows(slot_before.current()) => None,
             None => Some(Restless { number: 0, settled: slot_before.current(), left_rest: now, moved: now }),
         };
         let Some(standing) = standing else { return Slot::at_rest(current) };
@@ -93,14 +102,14 @@ pub fn slots(
 fn stand(earlier: Restless, before: BackendId, current: BackendId, elsewhere: Tick, idle: Tick, now: Tick) -> Option<Restless> {
     let moved = if current == before { earlier.moved } else { now };
     let is_quiet = is_over(moved, now, idle) && is_over(elsewhere, now, idle);
-    let is_at_rest = is_over(earlier.left_rest, now, idle) && is_quiet && !current.is_none();
+    let is_at_rest = is_over(earlier.left_rest, now, idle) && is_quiet;
     (!is_at_rest).then_some(Restless { moved, ..earlier })
 }
 
 /// What the packet path is told: learning is `settled` beside another `current`.
 fn encode(current: BackendId, standing: &Restless, idle: Tick, now: Tick) -> Slot {
     let is_learning = !is_over(standing.left_rest, now, idle);
-    // A slot that is nobody's goes on learning: the two zeros of a tracked one would say that it is at rest.
+    // A slot that is nobody's goes on learning until it rests: the two zeros of a tracked one would say that it does.
     if (is_learning || current.is_none()) && standing.settled != current {
         Slot::new(current, standing.settled)
     } else {
@@ -129,6 +138,7 @@ mod tests {
     const B: BackendId = BackendId(2);
     const C: BackendId = BackendId(3);
     const NONE: BackendId = BackendId::NONE;
+    const UNUSED: BackendId = BackendId(9);
 
     struct Seen {
         now: Tick,
@@ -146,6 +156,10 @@ mod tests {
 
         fn flow(&self, _: BackendId) -> Tick {
             0
+        }
+
+        fn is_used(&self, backend: BackendId) -> bool {
+            backend != UNUSED
         }
     }
 
@@ -191,14 +205,22 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_whose_owner_never_got_a_packet_moves_at_once() {
+        check(&[(0, UNUSED, 0, Slot::at_rest(UNUSED)), (5, A, 0, Slot::at_rest(A)), (6, B, 0, Slot::new(B, A))]);
+    }
+
+    #[test]
     fn a_slot_of_nobody_is_its_first_owners_again() {
         check(&[
             (0, NONE, 0, Slot::at_rest(NONE)),
             (10, A, 0, Slot::at_rest(A)),
             (500, NONE, 0, Slot::new(NONE, A)),
+            // Flows that A still has are elsewhere than on nobody.
+            (650, NONE, 640, Slot::new(NONE, A)),
+            (660, A, 640, Slot::new(A, NONE)),
+            (761, A, 640, Slot::at_rest(A)),
             (900, NONE, 0, Slot::new(NONE, A)),
-            (901, A, 0, Slot::new(A, NONE)),
-            (1002, A, 0, Slot::at_rest(A)),
+            (1001, NONE, 0, Slot::at_rest(NONE)),
         ]);
     }
 

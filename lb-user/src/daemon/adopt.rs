@@ -8,10 +8,10 @@ use lb_common::records::{self, backend_flags};
 use lb_common::{BackendId, Slot};
 
 use super::assemble::Findings;
-use crate::compile::{Layout, Region, Sightings};
+use crate::compile::{Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Forward, NextHop};
-use crate::maps::{KernelMaps, RecordsInUse};
+use crate::maps::{self, KernelMaps, RecordsInUse};
 use crate::nexthop::Way;
 use crate::tables::{RegionSlots, Tables};
 
@@ -19,7 +19,7 @@ use crate::tables::{RegionSlots, Tables};
 pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Tables {
     let in_use = maps.records();
     let region = |region: Region| maps.region(region.first_line, region.bits);
-    Tables { flags: maps.settings().flags, ..take_over(in_use, region, maps.now(), config, layout, findings) }
+    Tables { flags: maps.settings().flags, ..take_over(in_use, region, maps::now(), config, layout, findings) }
 }
 
 fn take_over(

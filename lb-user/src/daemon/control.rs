@@ -12,12 +12,12 @@ use super::assemble::{BackendKey, Findings, addresses, assemble, behind_gateways
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
-use crate::compile::{self, CompileError, Layout, Region, Sightings};
+use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::Config;
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::Discovered;
 use crate::health::{State, Transition};
-use crate::maps::{Census, KernelMaps, MapError};
+use crate::maps::{self, Census, KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
 use crate::tables::{Tables, Write, diff_in_doubt};
@@ -161,13 +161,17 @@ impl Control {
     /// If they cannot, or the kernel refuses: the earlier one holds then, and what was written of this one is undone by the next
     /// [`reconcile`](Self::reconcile).
     pub fn reload(&mut self, config: Config) -> Result<(), ControlError> {
-        compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables, &self.maps)?;
+        compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables, &self.seen())?;
         let before = std::mem::replace(&mut self.config, config);
         let done = self.reconcile(None);
         if done.is_err() {
             self.config = before;
         }
         done
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        Seen { maps: &self.maps, counters: self.ledger.counters() }
     }
 
     /// Brings checks, watches, next hops and maps to what should hold now. `since` is when the reason for it was observed.
@@ -196,7 +200,7 @@ impl Control {
         self.behind_gateways = behind_gateways;
         let is_time = self.settle_at.is_some_and(|due| due <= Instant::now());
         if is_time && self.census.0.elapsed() >= SWEEP {
-            self.census = (Instant::now(), self.maps.flows.sweep(self.maps.now()));
+            self.census = (Instant::now(), self.maps.flows.sweep(maps::now()));
         }
         if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
@@ -211,7 +215,7 @@ impl Control {
 
     fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
         let started = Instant::now();
-        let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.maps)?;
+        let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.seen())?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
         let plan = diff_in_doubt(&befores, &tables);
         let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();

@@ -71,6 +71,10 @@ impl Ledger {
         Self { counters, sums: Sums::default(), bases: BTreeMap::new(), drop_bases: BTreeMap::new() }
     }
 
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     pub fn base(&self, id: BackendId) -> BackendCounters {
         self.bases.get(&id).copied().unwrap_or_default()
     }

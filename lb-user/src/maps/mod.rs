@@ -202,19 +202,33 @@ impl KernelMaps {
     }
 }
 
-impl Sightings for KernelMaps {
-    /// Of the clock that the packet path reads.
+/// The time by the clock that the packet path reads.
+pub fn now() -> Tick {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> flow::TICK_SHIFT) as Tick
+}
+
+/// What the packet path has noted and counted.
+pub struct Seen<'m> {
+    pub maps: &'m KernelMaps,
+    pub counters: &'m Counters,
+}
+
+impl Sightings for Seen<'_> {
     fn now(&self) -> Tick {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-        ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> flow::TICK_SHIFT) as Tick
+        now()
     }
 
     fn elsewhere(&self, line: u32) -> Tick {
-        self.slots_seen.read(line as usize).unwrap_or_default()
+        self.maps.slots_seen.read(line as usize).unwrap_or_default()
     }
 
     fn flow(&self, backend: BackendId) -> Tick {
-        self.backends_seen.read(usize::from(backend.0)).unwrap_or_default()
+        self.maps.backends_seen.read(usize::from(backend.0)).unwrap_or_default()
+    }
+
+    fn is_used(&self, backend: BackendId) -> bool {
+        self.counters.backend(backend).map_or(true, |counted| counted.packets > 0)
     }
 }
 

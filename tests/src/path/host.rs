@@ -191,6 +191,10 @@ impl Sightings for Host {
     fn flow(&self, backend: BackendId) -> Tick {
         self.seen.borrow().get(&backend).copied().unwrap_or_default()
     }
+
+    fn is_used(&self, backend: BackendId) -> bool {
+        self.backend_counters(backend).packets > 0
+    }
 }
 
 fn fill_half(buckets: &mut [Bucket], half: u32, directory: &FilledDirectory) -> Directory {
