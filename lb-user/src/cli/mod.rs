@@ -1,9 +1,10 @@
 //! The command line.
 
 mod check;
+mod doctor;
 mod status;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use crate::daemon;
 const EXAMPLES: &str = "\
 Examples:
   xlb check /etc/xlb/xlb.toml        show every problem in a configuration, without root
+  xlb doctor -c /etc/xlb/xlb.toml    what on this machine would stop traffic, and how to mend it
   xlb run -c /etc/xlb/xlb.toml       balance in the foreground; SIGHUP reloads, SIGTERM ends
   xlb status                         who serves, how much, and why packets were dropped
 
@@ -56,6 +58,19 @@ enum Command {
         #[arg(value_name = "FILE", default_value = "/etc/xlb/xlb.toml")]
         config: PathBuf,
     },
+    /// Examine this machine: what would stop traffic, and how to mend it
+    ///
+    /// Changes nothing; it only asks backends for their link-layer addresses, as the daemon does. With a configuration it looks
+    /// at what that needs: interfaces, next hops, who answers for each VIP. Ends with 1 if there is a problem. Without root some
+    /// things cannot be seen.
+    Doctor {
+        /// Configuration file; without, only the machine is examined
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Show services, backends and packet counts of a running daemon
     ///
     /// A backend's share is that of its service's slots: the part of new connections that goes there. `xlb status --json`
@@ -81,6 +96,7 @@ pub fn main(object: &'static [u8]) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log_format } => run(object, config, log_format),
         Command::Check { config } => check::check(&config),
+        Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
         Command::Status { json, api } => block_on(status::show(api, json)),
     };
     match result {
@@ -109,7 +125,7 @@ fn run(object: &'static [u8], config: PathBuf, log_format: LogFormat) -> Result<
     block_on(daemon::run(object, config))
 }
 
-fn block_on(future: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
 }
 
@@ -119,4 +135,16 @@ fn in_words(error: &anyhow::Error) -> String {
         Some(problems) => problems.to_string(),
         None => format!("error: {}", crate::error::chain(error.as_ref())),
     }
+}
+
+/// Writes to standard output. Who reads only the first lines, as `head` does, has seen enough.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -1,6 +1,5 @@
 //! `xlb status`: what `GET /lb/status` says, as a table.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,11 +27,7 @@ pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
     let status: Value =
         serde_json::from_slice(&answer).with_context(|| format!("http://{api}/lb/status: not the JSON of an xlb daemon"))?;
     let text = if json { format!("{status:#}\n") } else { tables(&status) + "\n" };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Who reads only the first lines, as head does, has seen enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    super::print(&text)
 }
 
 async fn ask(api: SocketAddr) -> Result<Bytes> {

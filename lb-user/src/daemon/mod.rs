@@ -8,7 +8,7 @@ mod assemble;
 mod bpf_log;
 mod control;
 mod followers;
-mod host;
+pub(crate) mod host;
 mod ledger;
 mod report;
 mod secret;
@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 pub use assemble::{Findings, assemble};
+pub(crate) use assemble::{addresses, behind_gateway};
 pub use ledger::{ServiceSums, Sums};
 
 use crate::api;

@@ -4,6 +4,7 @@ mod algorithms;
 mod auto_mode;
 mod bad_input;
 mod discovery;
+mod doctor;
 mod dsr;
 mod events;
 mod faces;
