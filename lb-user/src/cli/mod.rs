@@ -1,8 +1,10 @@
 //! The command line.
 
 mod check;
+mod client;
 mod doctor;
 mod status;
+mod top;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -23,6 +25,9 @@ Examples:
   xlb status                         who serves, how much, and why packets were dropped
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
+
+/// Where a daemon listens that is not told otherwise.
+const API_DEFAULT: &str = "127.0.0.1:9400";
 
 /// Layer-4 load balancer: an XDP program sends packets to backends in the kernel; this daemon keeps it in step with health
 /// checks, DNS and the configuration
@@ -80,7 +85,19 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9400")]
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
+        api: SocketAddr,
+    },
+    /// Watch services, backends, rates and drops of a running daemon in the terminal
+    ///
+    /// Asks once a second. q ends it, the arrows and page keys move, s sorts by the next column: as configured, packets, bits,
+    /// connections. When the daemon goes away, what was last known stays, and it is asked again.
+    Top {
+        /// Print one picture, with the rates of one second, and end
+        #[arg(long)]
+        once: bool,
+        /// Address of the daemon's API: its api.listen
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
         api: SocketAddr,
     },
 }
@@ -98,6 +115,8 @@ pub fn main(object: &'static [u8]) -> ExitCode {
         Command::Check { config } => check::check(&config),
         Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
         Command::Status { json, api } => block_on(status::show(api, json)),
+        Command::Top { once: true, api } => block_on(top::print_once(api)),
+        Command::Top { once: false, api } => top::watch(api),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
