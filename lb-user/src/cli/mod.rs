@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod doctor;
+mod papers;
 mod status;
 mod top;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon;
@@ -23,6 +25,7 @@ Examples:
   xlb doctor -c /etc/xlb/xlb.toml    what on this machine would stop traffic, and how to mend it
   xlb run -c /etc/xlb/xlb.toml       balance in the foreground; SIGHUP reloads, SIGTERM ends
   xlb status                         who serves, how much, and why packets were dropped
+  xlb top                            the same, live
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
 
@@ -100,6 +103,20 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
         api: SocketAddr,
     },
+    /// Print completions for a shell
+    ///
+    /// For bash: xlb completions bash > /etc/bash_completion.d/xlb
+    Completions {
+        /// Whose completions
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write man pages into a directory, for packages
+    #[command(hide = true)]
+    Man {
+        /// Where to; it must exist
+        directory: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -117,6 +134,8 @@ pub fn main(object: &'static [u8]) -> ExitCode {
         Command::Status { json, api } => block_on(status::show(api, json)),
         Command::Top { once: true, api } => block_on(top::print_once(api)),
         Command::Top { once: false, api } => top::watch(api),
+        Command::Completions { shell } => papers::print_completions(shell),
+        Command::Man { directory } => papers::write_man_pages(&directory),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
