@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod desired;
 pub mod discovery;
+pub mod doctor;
 pub mod error;
 pub mod health;
 pub mod maps;

@@ -27,6 +27,7 @@
 
 pub mod backend;
 pub mod certificate;
+pub mod chromium;
 pub mod connections;
 pub mod daemon;
 pub mod dns;
@@ -49,6 +50,7 @@ pub mod wrk;
 
 pub use backend::Backend;
 pub use certificate::{Authority, Certificate};
+pub use chromium::Chromium;
 pub use connections::Connections;
 pub use daemon::Daemon;
 pub use dns::Dnsmasq;

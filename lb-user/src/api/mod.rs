@@ -1,8 +1,11 @@
-//! The HTTP faces of the daemon: metrics for Prometheus, status as JSON, and health for whoever watches over it.
+//! The HTTP faces of the daemon: a page for people, metrics for Prometheus, status and events as JSON, and health for whoever
+//! watches over it.
 //!
 //! Read-only. The state comes from the control loop by question and answer, the counters straight from their maps.
 
+mod events;
 mod metrics;
+mod page;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +14,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
+use rustix::net::sockopt::set_tcp_user_timeout;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::daemon::Inquiry;
 use crate::error::chain;
@@ -28,13 +33,30 @@ use crate::status::{Snapshot, Status};
 pub struct Source {
     pub inquiries: mpsc::Sender<Inquiry>,
     pub counters: Arc<Counters>,
+    /// Wakes who follows events.
+    changed: Arc<Notify>,
+    newcomers: mpsc::Sender<events::Newcomer>,
 }
+
+/// Readers of events that may wait to be let in.
+const N_NEWCOMERS: usize = 16;
+
+/// What is sent must be taken within this time, or the connection ends: who stops reading would hold it for ever.
+const TAKEN_LIMIT: Duration = Duration::from_secs(20);
 
 /// A control loop that does not answer for this long is not alive.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// Serves until the process ends.
-pub async fn serve(listener: TcpListener, source: Source) {
+/// Serves until the process ends. Who changes something says so by `changed`.
+pub async fn serve(listener: TcpListener, inquiries: mpsc::Sender<Inquiry>, counters: Arc<Counters>, changed: Arc<Notify>) {
+    let (newcomers, admitted) = mpsc::channel(N_NEWCOMERS);
+    let source = Source { inquiries, counters, changed, newcomers };
+    tokio::spawn(events::Herald::new(source.clone(), admitted).run());
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = set_tcp_user_timeout(&*stream, TAKEN_LIMIT.as_millis() as u32) {
+            debug!(%error, "a connection to the API has no time limit");
+        }
+    });
     if let Err(error) = axum::serve(listener, router(source)).await {
         error!(%error, "the API has ended");
     }
@@ -42,6 +64,8 @@ pub async fn serve(listener: TcpListener, source: Source) {
 
 fn router(source: Source) -> Router {
     Router::new()
+        .route("/lb", get(page::answer))
+        .route("/api/v1/events", get(events::answer))
         .route("/metrics", get(metrics::answer))
         .route("/lb/status", get(status))
         .route("/health", get(health))
@@ -75,13 +99,18 @@ enum Unavailable {
     Counters(String),
 }
 
+impl Unavailable {
+    fn in_words(&self) -> &str {
+        match self {
+            Self::Control => "the control loop does not answer; see the daemon's log",
+            Self::Counters(error) => error,
+        }
+    }
+}
+
 impl IntoResponse for Unavailable {
     fn into_response(self) -> Response {
-        let error = match self {
-            Self::Control => "the control loop does not answer; see the daemon's log".to_owned(),
-            Self::Counters(error) => error,
-        };
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": error }))).into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": self.in_words() }))).into_response()
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::counted;
 use crate::compile::{Layout, Quiet, compile};
 use crate::config::{self, Config};
 use crate::daemon::{Findings, assemble};
@@ -29,8 +30,4 @@ fn summary(config: &Config) -> String {
         text.push_str(&format!(", {} to ask DNS for", counted(n_names, "name")));
     }
     text
-}
-
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -1,15 +1,20 @@
 //! The command line.
 
 mod check;
+mod client;
+mod doctor;
+mod papers;
 mod status;
+mod top;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon;
@@ -17,10 +22,15 @@ use crate::daemon;
 const EXAMPLES: &str = "\
 Examples:
   xlb check /etc/xlb/xlb.toml        show every problem in a configuration, without root
+  xlb doctor -c /etc/xlb/xlb.toml    what on this machine would stop traffic, and how to mend it
   xlb run -c /etc/xlb/xlb.toml       balance in the foreground; SIGHUP reloads, SIGTERM ends
   xlb status                         who serves, how much, and why packets were dropped
+  xlb top                            the same, live
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
+
+/// Where a daemon listens that is not told otherwise.
+const API_DEFAULT: &str = "127.0.0.1:9400";
 
 /// Layer-4 load balancer: an XDP program sends packets to backends in the kernel; this daemon keeps it in step with health
 /// checks, DNS and the configuration
@@ -56,6 +66,19 @@ enum Command {
         #[arg(value_name = "FILE", default_value = "/etc/xlb/xlb.toml")]
         config: PathBuf,
     },
+    /// Examine this machine: what would stop traffic, and how to mend it
+    ///
+    /// Changes nothing; it only asks backends for their link-layer addresses, as the daemon does. With a configuration it looks
+    /// at what that needs: interfaces, next hops, who answers for each VIP. Ends with 1 if there is a problem. Without root some
+    /// things cannot be seen.
+    Doctor {
+        /// Configuration file; without, only the machine is examined
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Show services, backends and packet counts of a running daemon
     ///
     /// A backend's share is that of its service's slots: the part of new connections that goes there. `xlb status --json`
@@ -65,8 +88,34 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9400")]
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
         api: SocketAddr,
+    },
+    /// Watch services, backends, rates and drops of a running daemon in the terminal
+    ///
+    /// Asks once a second. q ends it, the arrows and page keys move, s sorts by the next column: as configured, packets, bits,
+    /// connections. When the daemon goes away, what was last known stays, and it is asked again.
+    Top {
+        /// Print one picture, with the rates of one second, and end
+        #[arg(long)]
+        once: bool,
+        /// Address of the daemon's API: its api.listen
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
+        api: SocketAddr,
+    },
+    /// Print completions for a shell
+    ///
+    /// For bash: xlb completions bash > /etc/bash_completion.d/xlb
+    Completions {
+        /// Whose completions
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write man pages into a directory, for packages
+    #[command(hide = true)]
+    Man {
+        /// Where to; it must exist
+        directory: PathBuf,
     },
 }
 
@@ -81,7 +130,12 @@ pub fn main(object: &'static [u8]) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log_format } => run(object, config, log_format),
         Command::Check { config } => check::check(&config),
+        Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
         Command::Status { json, api } => block_on(status::show(api, json)),
+        Command::Top { once: true, api } => block_on(top::print_once(api)),
+        Command::Top { once: false, api } => top::watch(api),
+        Command::Completions { shell } => papers::print_completions(shell),
+        Command::Man { directory } => papers::write_man_pages(&directory),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,7 +163,7 @@ fn run(object: &'static [u8], config: PathBuf, log_format: LogFormat) -> Result<
     block_on(daemon::run(object, config))
 }
 
-fn block_on(future: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
 }
 
@@ -119,4 +173,16 @@ fn in_words(error: &anyhow::Error) -> String {
         Some(problems) => problems.to_string(),
         None => format!("error: {}", crate::error::chain(error.as_ref())),
     }
+}
+
+/// Writes to standard output. Who reads only the first lines, as `head` does, has seen enough.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -1,52 +1,21 @@
 //! `xlb status`: what `GET /lb/status` says, as a table.
 
-use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-const LIMIT: Duration = Duration::from_secs(5);
-/// Of the answer: 65,535 backends take some 25 MB.
-const LEN_MAX: usize = 64 << 20;
+use super::client;
 
 /// Asks the daemon and prints the answer.
 ///
 /// # Errors
 /// If no daemon answers there.
 pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
-    let answer =
-        timeout(LIMIT, ask(api)).await.with_context(|| format!("http://{api}/lb/status: no answer within {LIMIT:?}"))??;
-    let status: Value =
-        serde_json::from_slice(&answer).with_context(|| format!("http://{api}/lb/status: not the JSON of an xlb daemon"))?;
+    let status = client::status(api).await?;
     let text = if json { format!("{status:#}\n") } else { tables(&status) + "\n" };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Who reads only the first lines, as head does, has seen enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-async fn ask(api: SocketAddr) -> Result<Bytes> {
-    let stream = TcpStream::connect(api)
-        .await
-        .with_context(|| format!("no daemon answers on {api}; is it running, and is this its api.listen (--api)?"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = Request::get("/lb/status").header(header::HOST, api.to_string()).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let code = response.status();
-    let body = Limited::new(response.into_body(), LEN_MAX).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
-    ensure!(code.is_success(), "http://{api}/lb/status: {code}: {}", String::from_utf8_lossy(&body));
-    Ok(body)
+    super::print(&text)
 }
 
 fn tables(status: &Value) -> String {
@@ -73,8 +42,7 @@ fn tables(status: &Value) -> String {
 }
 
 fn service_line(service: &Value) -> String {
-    let (vip, port) = (text(&service["vip"]), &service["port"]);
-    let endpoint = if vip.contains(':') { format!("[{vip}]:{port}") } else { format!("{vip}:{port}") };
+    let endpoint = endpoint(&service["vip"], &service["port"]);
     let mut line = format!(
         "{} {endpoint}/{} {} by {}: {}, {} connections, {} packets, {}",
         text(&service["name"]),
@@ -100,16 +68,10 @@ fn backends(service: &Value) -> Table {
     table.load_style(presets::NOTHING);
     table.set_header(["backend", "state", "weight", "share", "connections", "packets", "bytes", "check"]);
     for backend in list(&service["backends"]) {
-        let address = text(&backend["address"]);
-        let endpoint = if address.contains(':') {
-            format!("[{address}]:{}", backend["port"])
-        } else {
-            format!("{address}:{}", backend["port"])
-        };
         let share = format!("{:.1}%", backend["share"].as_f64().unwrap_or_default() * 100.0);
         let check = backend["unreachable"].as_str().unwrap_or_else(|| text(&backend["check"]));
         table.add_row([
-            endpoint,
+            endpoint(&backend["address"], &backend["port"]),
             text(&backend["state"]).to_owned(),
             backend["weight"].to_string(),
             share,
@@ -127,11 +89,16 @@ fn backends(service: &Value) -> Table {
     table
 }
 
-fn list(value: &Value) -> &[Value] {
+pub fn endpoint(address: &Value, port: &Value) -> String {
+    let address = text(address);
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

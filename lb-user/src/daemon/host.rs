@@ -9,11 +9,19 @@ use crate::status::Interface;
 
 /// What NAT services ask of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Needs {
+pub struct Needs {
     forwarding_v4: bool,
     forwarding_v6: bool,
     /// Where replies over IPv4 come in.
     replies_v4: BTreeSet<String>,
+}
+
+/// What is set otherwise than needed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    pub finding: String,
+    /// Sets it right.
+    pub command: String,
 }
 
 /// Says what is set wrongly, each once.
@@ -30,7 +38,8 @@ impl Watch {
         if needs == self.looked_for {
             return;
         }
-        for trouble in troubles(&needs, read) {
+        for Trouble { finding, command } in troubles(&needs, read) {
+            let trouble = format!("{finding}: {command}");
             if !self.said.contains(&trouble) {
                 warn!("{trouble}");
                 self.said.insert(trouble);
@@ -41,7 +50,7 @@ impl Watch {
 }
 
 impl Needs {
-    fn of(desired: &Desired, interfaces: &[Interface]) -> Self {
+    pub fn of(desired: &Desired, interfaces: &[Interface]) -> Self {
         let nat = |is_v4: bool| {
             let services = desired.services.values();
             services.filter(move |service| service.forward == Forward::Nat && service.vip.is_ipv4() == is_v4)
@@ -57,14 +66,17 @@ impl Needs {
     }
 }
 
-/// What is set otherwise than needed, with the command that sets it right. What cannot be read is taken to be right.
-fn troubles(needs: &Needs, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
+/// Settings that are not as needed, as `read` gives them by their path below `/proc/sys`. What cannot be read is taken to be right.
+pub fn troubles(needs: &Needs, read: impl Fn(&str) -> Option<u32>) -> Vec<Trouble> {
     let switches = [(needs.forwarding_v4, "net/ipv4/ip_forward"), (needs.forwarding_v6, "net/ipv6/conf/all/forwarding")];
     let off = switches.into_iter().filter(|&(is_needed, key)| is_needed && read(key) == Some(0));
-    let mut troubles: Vec<String> = off
+    let mut troubles: Vec<Trouble> = off
         .map(|(_, key)| {
             let switch = key.replace('/', ".");
-            format!("{switch} is 0, so replies of nat backends will not be routed to their clients: sysctl -w {switch}=1")
+            Trouble {
+                finding: format!("{switch} is 0, so replies of nat backends will not be routed to their clients"),
+                command: format!("sysctl -w {switch}=1"),
+            }
         })
         .collect();
     troubles.extend(needs.replies_v4.iter().filter_map(|interface| spoofing(interface, &read)));
@@ -76,7 +88,7 @@ fn troubles(needs: &Needs, read: impl Fn(&str) -> Option<u32>) -> Vec<String> {
 /// It has the VIP as its source by then. That is an address of the host, which takes it for spoofed unless `accept_local`
 /// is set, and it does not belong to that interface, which strict `rp_filter` forbids. IPv6 has neither check. The kernel
 /// goes by the higher `rp_filter`, and by either `accept_local`, of the interface and of all (ip-sysctl.rst).
-fn spoofing(interface: &str, read: impl Fn(&str) -> Option<u32>) -> Option<String> {
+fn spoofing(interface: &str, read: impl Fn(&str) -> Option<u32>) -> Option<Trouble> {
     let of = |name: &str, key: &str| read(&format!("net/ipv4/conf/{name}/{key}"));
     let effective = |key: &str| Some(of("all", key)?.max(of(interface, key)?));
     let is_strict = effective("rp_filter") == Some(1);
@@ -93,17 +105,17 @@ fn spoofing(interface: &str, read: impl Fn(&str) -> Option<u32>) -> Option<Strin
         wrong.push("accept_local is 0");
         right.push(format!("{}=1", setting("accept_local")));
     }
-    (!wrong.is_empty()).then(|| {
-        format!(
-            "interface {interface}: {}, so a reply of a nat backend is dropped as spoofed whenever its next hop is not known \
-             yet: sysctl -w {}",
-            wrong.join(" and "),
-            right.join(" ")
-        )
+    (!wrong.is_empty()).then(|| Trouble {
+        finding: format!(
+            "interface {interface}: {}, so a reply of a nat backend is dropped as spoofed whenever its next hop is not known yet",
+            wrong.join(" and ")
+        ),
+        command: format!("sysctl -w {}", right.join(" ")),
     })
 }
 
-fn read(key: &str) -> Option<u32> {
+/// A kernel parameter by its path below `/proc/sys`, if it is there and a number.
+pub fn read(key: &str) -> Option<u32> {
     std::fs::read_to_string(format!("/proc/sys/{key}")).ok()?.trim().parse().ok()
 }
 
@@ -116,7 +128,7 @@ mod tests {
     /// What is wrong with these settings, by the commands that set it right.
     fn commands(needs: &Needs, settings: &[(&str, u32)]) -> Vec<String> {
         let read = |key: &str| settings.iter().find(|(name, _)| *name == key).map(|&(_, value)| value);
-        let command = |trouble: String| trouble.split_once("sysctl -w ").unwrap().1.to_owned();
+        let command = |trouble: Trouble| trouble.command.strip_prefix("sysctl -w ").unwrap().to_owned();
         troubles(needs, read).into_iter().map(command).collect()
     }
 

@@ -8,7 +8,7 @@ mod assemble;
 mod bpf_log;
 mod control;
 mod followers;
-mod host;
+pub(crate) mod host;
 mod ledger;
 mod report;
 mod secret;
@@ -19,11 +19,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 pub use assemble::{Findings, assemble};
+pub(crate) use assemble::{addresses, behind_gateway};
 pub use ledger::{ServiceSums, Sums};
 
 use crate::api;
@@ -51,6 +52,8 @@ struct Inbox {
     discovered: mpsc::Receiver<Discovered>,
     next_hops: mpsc::Receiver<Changes>,
     inquiries: mpsc::Receiver<Inquiry>,
+    /// The way out: told whenever something may have changed.
+    changed: Arc<Notify>,
 }
 
 /// Runs the daemon with the BPF program in `object` until SIGTERM or SIGINT.
@@ -114,8 +117,9 @@ async fn start(
     set_interfaces(&mut control, datapath);
     control.reconcile(None)?;
     info!(listen = %config.api.listen, "serving the API");
-    tokio::spawn(api::serve(listener, api::Source { inquiries: to_inquiries, counters }));
-    Ok((control, Inbox { transitions, discovered, next_hops, inquiries }))
+    let changed = Arc::new(Notify::new());
+    tokio::spawn(api::serve(listener, to_inquiries, counters, changed.clone()));
+    Ok((control, Inbox { transitions, discovered, next_hops, inquiries, changed }))
 }
 
 /// The loop.
@@ -159,6 +163,7 @@ async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, 
         if let Err(error) = control.reconcile(since) {
             error!(error = chain(&error), "the tables are not what they should be");
         }
+        inbox.changed.notify_one();
     }
 }
 

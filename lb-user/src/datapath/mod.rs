@@ -13,13 +13,13 @@ use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
 
 pub use attach::{Attached, Attachment, Wanted};
-pub use pins::Pins;
+pub use pins::{Pins, on_bpffs};
 
 use crate::error;
 use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Sizes};
 
 /// The steering program's name in the object.
-const PROGRAM: &str = "xlb";
+pub const PROGRAM: &str = "xlb";
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {

@@ -131,7 +131,7 @@ fn remove_if_there(path: &Path) -> Result<(), DatapathError> {
 }
 
 /// Whether the nearest existing ancestor is on a BPF file system.
-fn on_bpffs(path: &Path) -> bool {
+pub fn on_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
     existing.and_then(|existing| statfs(existing).ok()).is_some_and(|stat| stat.f_type as u32 == BPF_FS_MAGIC)
 }

@@ -74,6 +74,15 @@ pub fn advise(facts: &LinkFacts) -> Advice {
     Advice { native: reason.is_none(), reason }
 }
 
+/// The largest MTU that native XDP takes on a veth whose frames it cannot get in pieces: a page, less what surrounds a frame.
+const VETH_MTU_MAX: u32 = 3506;
+
+/// The largest MTU, in bytes, with which the program can be attached natively, as far as it can be told.
+pub fn native_mtu_max(facts: &LinkFacts) -> Option<u32> {
+    let takes_pieces = facts.xdp_features.is_none_or(|features| features & netdev::RX_SG != 0);
+    (facts.kind.as_deref() == Some("veth") && !takes_pieces).then_some(VETH_MTU_MAX)
+}
+
 /// Whether frames that XDP redirects to the interface arrive.
 pub fn takes_redirects(facts: &LinkFacts, mode: RedirectMode) -> bool {
     if !facts.ethernet {

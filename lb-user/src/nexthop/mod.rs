@@ -20,6 +20,7 @@ mod links;
 mod message;
 mod neighbours;
 mod netdev;
+mod offloads;
 mod probe;
 mod routes;
 mod socket;
@@ -34,7 +35,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::desired::NextHop;
 
-pub use links::{Advice, LinkFacts, advise, facts};
+pub use links::{Advice, LinkFacts, advise, facts, native_mtu_max};
+pub use offloads::partial_checksums;
 
 /// The way to one address, or why there is none.
 pub type Answer = Result<Way, Unresolved>;

@@ -11,6 +11,8 @@ use super::socket::{Answers, Requests};
 
 /// Programs can be attached natively.
 pub const BASIC: u64 = 1;
+/// Programs may get frames of several pieces, and so of any MTU.
+pub const RX_SG: u64 = 32;
 /// Frames redirected to the device are sent.
 pub const NDO_XMIT: u64 = 4;
 
@@ -30,13 +32,8 @@ pub struct Netdev {
 impl Netdev {
     /// `None` where the kernel is older than 6.3.
     pub async fn find(requests: &mut Requests) -> Result<Option<Self>, NextHopError> {
-        let name = GenlCtrlAttrs::FamilyName(Device::family_name().to_owned());
-        let question = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] });
-        match requests.get("tell of the netdev family", question).await {
-            Ok(answer) => Ok(answer.and_then(|answer| Self::parse(&answer.payload.nlas))),
-            Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let attributes = describe_family(requests, Device::family_name()).await?;
+        Ok(attributes.and_then(|attributes| Self::parse(&attributes)))
     }
 
     fn parse(attributes: &[GenlCtrlAttrs]) -> Option<Self> {
@@ -67,6 +64,17 @@ impl Netdev {
         let mut question = GenlMessage::from_payload(device);
         question.set_resolved_family_id(self.family);
         question
+    }
+}
+
+/// What a generic-netlink family is, by its name. `None` where this kernel has none of that name.
+pub async fn describe_family(requests: &mut Requests, name: &str) -> Result<Option<Vec<GenlCtrlAttrs>>, NextHopError> {
+    let name = GenlCtrlAttrs::FamilyName(name.to_owned());
+    let question = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] });
+    match requests.get("tell of a netlink family", question).await {
+        Ok(answer) => Ok(answer.map(|answer| answer.payload.nlas)),
+        Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -40,6 +40,12 @@ fn all_faces_tell_the_same() -> Result<()> {
     };
     let json: Value = serde_json::from_str(&run(&["--json"])?)?;
     ensure!(service(&json, "web")?["connections"] == 50);
+    let top = network.lb.netns.command(paths::xlb()?).args(["top", "--once"]).output()?;
+    let picture = String::from_utf8(top.stdout)?;
+    for wanted in ["ready, on ", "client (native)", "8 of 8 backends serve", "web 10.200.1.1:80/tcp", "http 200", "q quit"] {
+        ensure!(picture.contains(wanted), "no {wanted:?} in:\n{picture}{}", String::from_utf8_lossy(&top.stderr));
+    }
+    ensure!(picture.lines().count() == 24 && picture.lines().all(|line| line.chars().count() <= 80), "80 by 24:\n{picture}");
     let table = run(&[])?;
     for wanted in ["web 10.200.1.1:80/tcp nat by maglev: up", &network.backends[0].v4.to_string(), "received ="] {
         ensure!(table.contains(wanted), "no {wanted:?} in:\n{table}");

@@ -1,0 +1,138 @@
+//! What became different between two snapshots. Pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::desired::ServiceName;
+use crate::health::State;
+use crate::status::{BackendView, ServiceView, Snapshot};
+
+/// Something that an operator would want to know the time of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Change {
+    /// The daemon, or rather its first snapshot.
+    Started {
+        version: &'static str,
+    },
+    /// All tables hold what they should, and every backend has been heard of; or no longer.
+    Ready {
+        ready: bool,
+    },
+    Reload {
+        accepted: bool,
+    },
+    ServiceAdded {
+        service: ServiceName,
+    },
+    ServiceRemoved {
+        service: ServiceName,
+    },
+    /// Some backend serves, or none does.
+    ServiceState {
+        service: ServiceName,
+        up: bool,
+    },
+    SlotsMoved {
+        service: ServiceName,
+        n_slots: u64,
+    },
+    BackendAdded {
+        service: ServiceName,
+        backend: SocketAddr,
+        weight: u16,
+    },
+    BackendRemoved {
+        service: ServiceName,
+        backend: SocketAddr,
+    },
+    BackendState {
+        service: ServiceName,
+        backend: SocketAddr,
+        from: State,
+        to: State,
+        cause: String,
+    },
+    /// It cannot be reached, for this reason; or it can again.
+    BackendReach {
+        service: ServiceName,
+        backend: SocketAddr,
+        unreachable: Option<String>,
+    },
+    BackendWeight {
+        service: ServiceName,
+        backend: SocketAddr,
+        from: u16,
+        to: u16,
+    },
+}
+
+/// What happened since `before`, the daemon first, then services in their order, backends after their service.
+pub fn differences(before: Option<&Snapshot>, now: &Snapshot) -> Vec<Change> {
+    let Some(before) = before else { return vec![Change::Started { version: env!("CARGO_PKG_VERSION") }] };
+    let mut changes = Vec::new();
+    let (earlier, later) = (&before.sums, &now.sums);
+    let reloads = [(true, later.n_reloads > earlier.n_reloads), (false, later.n_reloads_refused > earlier.n_reloads_refused)];
+    changes.extend(reloads.into_iter().filter(|(_, happened)| *happened).map(|(accepted, _)| Change::Reload { accepted }));
+    let by_name = |snapshot: &Snapshot| -> BTreeMap<ServiceName, usize> {
+        snapshot.services.iter().enumerate().map(|(index, service)| (service.name.clone(), index)).collect()
+    };
+    let (earlier, later) = (by_name(before), by_name(now));
+    let gone = earlier.keys().filter(|name| !later.contains_key(*name));
+    changes.extend(gone.map(|service| Change::ServiceRemoved { service: service.clone() }));
+    for service in &now.services {
+        match earlier.get(&service.name) {
+            Some(&index) => service_changes(&before.services[index], service, &mut changes),
+            None => changes.push(Change::ServiceAdded { service: service.name.clone() }),
+        }
+        let moved = |snapshot: &Snapshot| snapshot.sums.services.get(&service.name).map_or(0, |sums| sums.n_slots_moved);
+        let n_slots = moved(now).saturating_sub(moved(before));
+        if n_slots > 0 {
+            changes.push(Change::SlotsMoved { service: service.name.clone(), n_slots });
+        }
+    }
+    // Last, for it follows from the rest.
+    if before.is_ready != now.is_ready {
+        changes.push(Change::Ready { ready: now.is_ready });
+    }
+    changes
+}
+
+fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Change>) {
+    let service = &now.name;
+    let earlier: BTreeMap<SocketAddr, &BackendView> = before.backends.iter().map(|backend| (backend.endpoint, backend)).collect();
+    let is_there = |endpoint: &SocketAddr| now.backends.iter().any(|backend| backend.endpoint == *endpoint);
+    let gone = earlier.keys().filter(|endpoint| !is_there(endpoint));
+    changes.extend(gone.map(|&backend| Change::BackendRemoved { service: service.clone(), backend }));
+    for backend in &now.backends {
+        match earlier.get(&backend.endpoint) {
+            Some(before) => backend_changes(service, before, backend, changes),
+            None => {
+                changes.push(Change::BackendAdded { service: service.clone(), backend: backend.endpoint, weight: backend.weight })
+            }
+        }
+    }
+    let is_up = |service: &ServiceView| service.backends.iter().any(|backend| backend.serves);
+    if is_up(before) != is_up(now) {
+        changes.push(Change::ServiceState { service: service.clone(), up: is_up(now) });
+    }
+}
+
+fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendView, changes: &mut Vec<Change>) {
+    let (service, backend) = (service.clone(), now.endpoint);
+    if before.check.state != now.check.state {
+        let (from, to, cause) = (before.check.state, now.check.state, now.check.last_result.clone());
+        changes.push(Change::BackendState { service: service.clone(), backend, from, to, cause });
+    }
+    if before.unreachable != now.unreachable {
+        changes.push(Change::BackendReach { service: service.clone(), backend, unreachable: now.unreachable.clone() });
+    }
+    if before.weight != now.weight {
+        changes.push(Change::BackendWeight { service, backend, from: before.weight, to: now.weight });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use std::net::SocketAddr;
+
+use expect_test::{Expect, expect};
+use lb_common::counters::BackendCounters;
+
+use super::*;
+use crate::daemon::ServiceSums;
+use crate::desired::{Algorithm, Forward, Protocol};
+use crate::health;
+
+fn backend(host: u8, state: State) -> BackendView {
+    BackendView {
+        id: None,
+        endpoint: SocketAddr::from(([10, 0, 0, host], 80)),
+        weight: 1,
+        check: health::Status { state, last_result: format!("found {state}"), ..health::Status::default() },
+        serves: state.serves(),
+        unreachable: None,
+        base: BackendCounters::default(),
+    }
+}
+
+fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
+    ServiceView {
+        id: None,
+        name: name.into(),
+        vip: [192, 0, 2, 1].into(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        algorithm: Algorithm::Maglev,
+        forward: Forward::Dsr,
+        discovery: None,
+        backends,
+        slots: None,
+        n_slots_restless: 0,
+        leaving: Vec::new(),
+        drop_base: 0,
+    }
+}
+
+fn snapshot(services: Vec<ServiceView>) -> Snapshot {
+    Snapshot { services, is_ready: true, ..Snapshot::default() }
+}
+
+/// `web` with two backends that are up.
+fn usual() -> Snapshot {
+    snapshot(vec![service("web", vec![backend(1, State::Up), backend(2, State::Up)])])
+}
+
+fn check(now: Snapshot, expected: Expect) {
+    let lines: Vec<String> =
+        differences(Some(&usual()), &now).iter().map(|change| serde_json::to_string(change).unwrap()).collect();
+    expected.assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn what_stays_is_no_event() {
+    check(usual(), expect![""]);
+}
+
+#[test]
+fn a_backend_that_dies_is_told_with_its_cause_and_the_slots_that_moved() {
+    let mut now = snapshot(vec![service("web", vec![backend(1, State::Down), backend(2, State::Up)])]);
+    now.sums.services.insert("web".into(), ServiceSums { n_slots_moved: 512, ..ServiceSums::default() });
+    check(
+        now,
+        expect![[r#"
+            {"kind":"backend_state","service":"web","backend":"10.0.0.1:80","from":"up","to":"down","cause":"found down"}
+            {"kind":"slots_moved","service":"web","n_slots":512}"#]],
+    );
+}
+
+#[test]
+fn the_last_backend_takes_its_service_along() {
+    check(
+        snapshot(vec![service("web", vec![backend(1, State::Down)])]),
+        expect![[r#"
+            {"kind":"backend_removed","service":"web","backend":"10.0.0.2:80"}
+            {"kind":"backend_state","service":"web","backend":"10.0.0.1:80","from":"up","to":"down","cause":"found down"}
+            {"kind":"service_state","service":"web","up":false}"#]],
+    );
+}
+
+#[test]
+fn weights_and_reach_are_told_and_so_are_newcomers() {
+    let heavy = BackendView { weight: 3, unreachable: Some("no route leads to it".into()), ..backend(1, State::Up) };
+    check(
+        snapshot(vec![service("web", vec![heavy, backend(2, State::Up), backend(3, State::Unknown)])]),
+        expect![[r#"
+            {"kind":"backend_reach","service":"web","backend":"10.0.0.1:80","unreachable":"no route leads to it"}
+            {"kind":"backend_weight","service":"web","backend":"10.0.0.1:80","from":1,"to":3}
+            {"kind":"backend_added","service":"web","backend":"10.0.0.3:80","weight":1}"#]],
+    );
+}
+
+#[test]
+fn a_reload_comes_before_what_it_brought() {
+    let mut now = Snapshot { is_ready: false, ..snapshot(vec![service("api", Vec::new())]) };
+    now.sums.n_reloads = 1;
+    check(
+        now,
+        expect![[r#"
+            {"kind":"reload","accepted":true}
+            {"kind":"service_removed","service":"web"}
+            {"kind":"service_added","service":"api"}
+            {"kind":"ready","ready":false}"#]],
+    );
+}
+
+#[test]
+fn the_first_snapshot_is_the_start() {
+    assert!(matches!(differences(None, &usual())[..], [Change::Started { .. }]));
+}

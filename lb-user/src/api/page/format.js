@@ -1,0 +1,73 @@
+'use strict';
+// What numbers, addresses and events read as.
+
+const PREFIXES = ['', 'k', 'M', 'G', 'T'];
+
+/** A number of three digits and a prefix, such as 1.25 M. */
+function short(value) {
+  let power = 0;
+  while (value >= 999.5 && power + 1 < PREFIXES.length) {
+    value /= 1000;
+    power += 1;
+  }
+  const digits = value >= 99.95 || (power === 0 && Number.isInteger(value)) ? 0 : value >= 9.995 || power === 0 ? 1 : 2;
+  return value.toFixed(digits) + (power ? '\u202f' + PREFIXES[power] : '');
+}
+
+function whole(value) {
+  return Math.round(value).toLocaleString('en').replaceAll(',', '\u202f');
+}
+
+function percent(share) {
+  const value = share * 100;
+  return (value > 0 && value < 0.1 ? '<0.1' : value >= 99.95 ? '100' : value.toFixed(1)) + '%';
+}
+
+function endpoint(address, port) {
+  return (address.includes(':') ? `[${address}]` : address) + `:${port}`;
+}
+
+function clock(ms) {
+  const pad = (n) => String(n).padStart(2, '0');
+  const at = new Date(ms);
+  return [at.getHours(), at.getMinutes(), at.getSeconds()].map(pad).join(':');
+}
+
+function count(n, what) {
+  return `${n} ${what}${n === 1 ? '' : 's'}`;
+}
+
+/** An event as a sentence, and how it is to be taken. */
+function sentence(event) {
+  const who = event.service + (event.backend ? ` ${event.backend}` : '');
+  switch (event.kind) {
+    case 'started':
+      return ['note', `xlb ${event.version} began to watch`];
+    case 'ready':
+      return event.ready ? ['good', 'Ready: every backend has been heard of'] : ['note', 'Waiting to hear of every backend'];
+    case 'reload':
+      return event.accepted
+        ? ['good', 'The configuration was reloaded']
+        : ['bad', 'A reload was refused and changed nothing; the daemon’s log says why'];
+    case 'service_added':
+      return ['note', `${who}: added`];
+    case 'service_removed':
+      return ['note', `${who}: removed`];
+    case 'service_state':
+      return event.up ? ['good', `${who}: up again`] : ['bad', `${who}: down, nobody serves`];
+    case 'slots_moved':
+      return ['note', `${who}: ${count(event.n_slots, 'slot')} moved`];
+    case 'backend_added':
+      return ['note', `${who}: added with weight ${event.weight}`];
+    case 'backend_removed':
+      return ['note', `${who}: removed`];
+    case 'backend_state':
+      return [event.to === 'up' ? 'good' : 'bad', `${who}: ${event.from} → ${event.to}, ${event.cause}`];
+    case 'backend_reach':
+      return event.unreachable ? ['bad', `${who}: ${event.unreachable}`] : ['good', `${who}: can be reached`];
+    case 'backend_weight':
+      return ['note', `${who}: weight ${event.from} → ${event.to}`];
+    default:
+      return ['note', event.kind];
+  }
+}

@@ -1,0 +1,231 @@
+// From a status to the document. Elements are made once and then only changed: a selection, the focus and what is open stay.
+// Whatever comes from outside becomes text, never markup.
+
+function make(tag, className, ...children) {
+  const element = document.createElement(tag);
+  if (className) {
+    element.className = className;
+  }
+  element.append(...children);
+  return element;
+}
+
+function byId(id) {
+  return document.getElementById(id);
+}
+
+function setText(element, text) {
+  if (element.textContent !== text) {
+    element.textContent = text;
+  }
+}
+
+function setTone(element, tone) {
+  if (element.dataset.tone !== tone) {
+    element.dataset.tone = tone;
+  }
+}
+
+class Spark {
+  constructor(label) {
+    const svg = (tag, className) => {
+      const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+      element.setAttribute('class', className);
+      return element;
+    };
+    this.element = svg('svg', 'spark');
+    this.element.setAttribute('viewBox', `0 0 ${N_SAMPLES} 100`);
+    this.element.setAttribute('preserveAspectRatio', 'none');
+    this.element.setAttribute('role', 'img');
+    this.element.setAttribute('aria-label', label);
+    this.area = svg('path', 'area');
+    this.line = svg('path', 'line');
+    this.element.append(this.area, this.line);
+  }
+
+  draw(samples) {
+    this.area.setAttribute('d', sparkPath(samples, true));
+    this.line.setAttribute('d', sparkPath(samples, false));
+  }
+}
+
+class Tile {
+  constructor(label, sparkLabel) {
+    this.value = make('span', 'value');
+    this.note = make('span', 'note');
+    this.element = make('div', 'tile', make('span', 'label', label), this.value);
+    if (sparkLabel) {
+      this.spark = new Spark(sparkLabel);
+      this.element.append(this.spark.element);
+    } else {
+      this.element.append(this.note);
+    }
+  }
+
+  show(value, unit, tone = '') {
+    const text = `${value} ${unit}`;
+    if (this.shown !== text) {
+      this.shown = text;
+      this.value.replaceChildren(value, make('small', '', unit));
+    }
+    setTone(this.element, tone);
+  }
+}
+
+/** How a backend is, in a word. */
+function backendState(backend) {
+  if (backend.state !== 'up') {
+    return backend.state === 'down' ? ['bad', 'down'] : ['warn', backend.state];
+  }
+  if (backend.serving) {
+    return ['good', 'up'];
+  }
+  return backend.unreachable ? ['bad', 'unreachable'] : backend.weight === 0 ? ['warn', 'weight 0'] : ['warn', 'not serving'];
+}
+
+const COLUMNS = [
+  ['Backend', 'c-backend'], ['State', 'c-state'], ['Share', 'c-share'], ['Packets/s', 'c-rate number'], ['Bits/s', 'c-rate number'],
+  ['Conn/s', 'c-rate number'], ['Packets, 2 min', 'c-spark'], ['Last check', ''],
+];
+
+class BackendRow {
+  constructor(service, backend) {
+    this.key = backendKey(service, backend);
+    const name = endpoint(backend.address, backend.port);
+    const cell = (className, ...children) => {
+      const element = make('td', className, ...children);
+      // On a phone rows are no table rows to the eye; to who listens they still are.
+      element.setAttribute('role', 'cell');
+      return element;
+    };
+    const number = (label) => {
+      const element = cell('number');
+      element.dataset.label = label;
+      return element;
+    };
+    const head = make('th', '', name);
+    head.scope = 'row';
+    head.setAttribute('role', 'rowheader');
+    this.pill = make('span', 'pill');
+    this.fill = make('span');
+    this.share = make('output');
+    this.packets = number('packets/s');
+    this.bits = number('bit/s');
+    this.connections = number('conn/s');
+    this.spark = new Spark(`Packets per second to ${name}, last two minutes`);
+    this.check = cell('check');
+    const share = make('div', 'share', make('span', 'bar', this.fill), this.share);
+    this.element = make('tr', '', head, cell('state', this.pill), cell('at-share', share), this.packets, this.bits, this.connections,
+      cell('at-spark', this.spark.element), this.check);
+    this.element.setAttribute('role', 'row');
+  }
+
+  show(backend, rates) {
+    const [tone, word] = backendState(backend);
+    setTone(this.element, tone);
+    setTone(this.pill, tone);
+    setText(this.pill, word);
+    this.pill.title = `weight ${backend.weight}`;
+    this.fill.style.width = percent(backend.share).replace('<', '');
+    setText(this.share, percent(backend.share));
+    setText(this.packets, short(rates.of(this.key, 'packets')));
+    setText(this.bits, short(rates.of(this.key, 'bits')));
+    setText(this.connections, short(rates.of(this.key, 'connections')));
+    this.spark.draw(rates.samples(this.key, 'packets'));
+    const took = backend.check_ms === undefined ? '' : ` (${backend.check_ms < 9.95 ? backend.check_ms.toFixed(1) : Math.round(backend.check_ms)} ms)`;
+    setText(this.check, backend.unreachable || backend.check + took);
+  }
+}
+
+class ServiceCard {
+  constructor(service, isOpen) {
+    this.name = service.name;
+    this.rows = new Map();
+    this.pill = make('span', 'pill');
+    this.where = make('span', 'where');
+    this.how = make('span', 'how');
+    this.flow = make('span', 'flow');
+    this.asides = make('div', 'asides');
+    this.body = make('tbody');
+    this.body.setAttribute('role', 'rowgroup');
+    const heads = COLUMNS.map(([text, className]) => {
+      const head = make('th', className, text);
+      head.scope = 'col';
+      head.setAttribute('role', 'columnheader');
+      return head;
+    });
+    const head = make('tr', '', ...heads);
+    head.setAttribute('role', 'row');
+    const table = make('table', 'backends', make('thead', '', head), this.body);
+    table.setAttribute('role', 'table');
+    table.setAttribute('aria-label', `Backends of ${service.name}`);
+    const summary = make('summary', '', make('h3', '', service.name), this.pill, this.where, this.how, this.flow);
+    this.element = make('details', 'service', summary, this.asides, table);
+    this.element.open = isOpen;
+    // What was closed was not kept up to date.
+    this.element.addEventListener('toggle', () => this.last && this.show(...this.last));
+  }
+
+  show(service, rates) {
+    this.last = [service, rates];
+    const n = service.backends.length;
+    const nServing = service.backends.filter((backend) => backend.serving).length;
+    setTone(this.pill, nServing === 0 ? 'bad' : nServing < n ? 'warn' : 'good');
+    setText(this.pill, service.state === 'up' ? `up, ${nServing} of ${n}` : 'down');
+    setText(this.where, `${endpoint(service.vip, service.port)}/${service.protocol}`);
+    setText(this.how, `${service.forward} · ${service.algorithm}`);
+    const flow = ['packets', 'bits', 'connections'].map((name) => short(rates.of(service.name, name)));
+    if (this.flow.dataset.shown !== flow.join()) {
+      this.flow.dataset.shown = flow.join();
+      this.flow.replaceChildren(make('b', '', flow[0]), ' packets/s · ', make('b', '', flow[1]), ' bit/s · ', make('b', '', flow[2]), ' conn/s');
+    }
+    this.showAsides(service);
+    if (this.element.open) {
+      this.showRows(service, rates);
+    }
+  }
+
+  showAsides(service) {
+    const asides = [];
+    if (service.slots_not_at_rest > 0) {
+      asides.push(`${count(service.slots_not_at_rest, 'slot')} not at rest: flows there are tracked until none would change its backend`);
+    }
+    if (service.leaving.length > 0) {
+      asides.push(`leaving, with the flows that they have: ${service.leaving.join(', ')}`);
+    }
+    if (service.dropped > 0) {
+      asides.push(`${whole(service.dropped)} packets found no backend`);
+    }
+    if (service.dns && service.dns.last_error) {
+      asides.push(`DNS: ${service.dns.last_error}; the last good addresses stay`);
+    }
+    if (this.asides.dataset.shown !== asides.join('\n')) {
+      this.asides.dataset.shown = asides.join('\n');
+      this.asides.replaceChildren(...asides.map((text) => make('p', '', text)));
+      this.asides.hidden = asides.length === 0;
+    }
+  }
+
+  showRows(service, rates) {
+    const wanted = new Set();
+    service.backends.forEach((backend, index) => {
+      const key = backendKey(service, backend);
+      wanted.add(key);
+      let row = this.rows.get(key);
+      if (!row) {
+        row = new BackendRow(service, backend);
+        this.rows.set(key, row);
+      }
+      if (this.body.children[index] !== row.element) {
+        this.body.insertBefore(row.element, this.body.children[index] || null);
+      }
+      row.show(backend, rates);
+    });
+    for (const [key, row] of this.rows) {
+      if (!wanted.has(key)) {
+        row.element.remove();
+        this.rows.delete(key);
+      }
+    }
+  }
+}

@@ -1,0 +1,96 @@
+//! `xlb top`: what goes on, in the terminal.
+
+mod screen;
+mod view;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::terminal;
+use tokio::runtime::Runtime;
+
+use super::client;
+use view::View;
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// Where there is no terminal to ask.
+const SIZE_DEFAULT: (u16, u16) = (80, 24);
+const N_ROWS_A_PAGE: isize = 10;
+
+/// Prints one picture, as wide as the terminal.
+///
+/// # Errors
+/// No daemon answers.
+pub async fn print_once(api: SocketAddr) -> Result<()> {
+    let mut view = View::default();
+    view.take(client::status(api).await?, Instant::now());
+    // A rate takes two moments.
+    tokio::time::sleep(PERIOD).await;
+    view.take(client::status(api).await?, Instant::now());
+    let (width, height) = terminal::size().ok().filter(|_| std::io::stdout().is_terminal()).unwrap_or(SIZE_DEFAULT);
+    super::print(&picture(&mut view, width, height)?)
+}
+
+/// The screen as text, without colours and without spaces at the ends of lines.
+fn picture(view: &mut View, width: u16, height: u16) -> Result<String> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height))?;
+    terminal.draw(|frame| screen::draw(frame, view))?;
+    let cells = terminal.backend().buffer().content();
+    let line = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned();
+    Ok(cells.chunks(width.into()).map(line).fold(String::new(), |text, line| text + &line + "\n"))
+}
+
+/// Shows and follows until the user ends it.
+///
+/// # Errors
+/// There is no terminal, or no daemon answers at first.
+pub fn watch(api: SocketAddr) -> Result<()> {
+    ensure!(
+        std::io::stdout().is_terminal(),
+        "xlb top needs a terminal; `xlb top --once` prints one picture, `xlb status` tables"
+    );
+    let runtime = Runtime::new()?;
+    let mut view = View::default();
+    view.take(runtime.block_on(client::status(api))?, Instant::now());
+    let mut terminal = ratatui::try_init()?;
+    let ended = follow(&mut terminal, &runtime, api, &mut view);
+    ratatui::try_restore()?;
+    ended
+}
+
+fn follow(terminal: &mut ratatui::DefaultTerminal, runtime: &Runtime, api: SocketAddr, view: &mut View) -> Result<()> {
+    let mut due = Instant::now() + PERIOD;
+    loop {
+        terminal.draw(|frame| screen::draw(frame, view))?;
+        if event::poll(due.saturating_duration_since(Instant::now()))? {
+            if let Event::Key(key) = event::read()?
+                && key.kind != KeyEventKind::Release
+            {
+                match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
+                    KeyCode::Char('s') => view.sort_by_next(),
+                    KeyCode::Up => view.move_by(-1),
+                    KeyCode::Down => view.move_by(1),
+                    KeyCode::PageUp => view.move_by(-N_ROWS_A_PAGE),
+                    KeyCode::PageDown => view.move_by(N_ROWS_A_PAGE),
+                    _ => {}
+                }
+            }
+            continue;
+        }
+        match runtime.block_on(client::status(api)) {
+            Ok(status) => view.take(status, Instant::now()),
+            Err(error) => view.lose(&error),
+        }
+        due = Instant::now() + PERIOD;
+    }
+}
+
+#[cfg(test)]
+mod tests;
