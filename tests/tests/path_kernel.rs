@@ -1,13 +1,31 @@
 //! The table of packet cases in the kernel, through BPF_PROG_TEST_RUN: the verifier accepts the program, and it does what the
 //! host build does.
 
-use xlb_tests::path::cases;
-use xlb_tests::path::kernel::{Kernel, action};
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's support stops the test when a case is wrong"
+)]
 
-#[test]
-#[ignore = "needs root and the BPF object; run by cargo xtask test"]
-fn every_packet_ends_in_the_kernel_as_its_case_says() {
-    let kernel = Kernel::new().unwrap();
+use std::io::Write;
+use std::time::Duration;
+
+use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
+use lb_user::maps::{self, Sizes};
+use xlb_tests::frames::Sender;
+use xlb_tests::path::cases;
+use xlb_tests::path::kernel::{self, Kernel, action};
+use xlb_tests::{World, until};
+
+/// The kernel gives up at a million. Beyond half of that, the next feature may be one too many.
+const VERIFIED_INSTRUCTIONS_MAX: u32 = 500_000;
+
+/// How long packets wait for a daemon's first program, and how long an update takes. `XLB_LOAD_MS_MAX` says otherwise for
+/// emulated machines.
+const LOAD_MS_MAX: u64 = 1_000;
+
+fn check_all_cases(kernel: &Kernel) {
     let mut wrong = Vec::new();
     for case in cases::all() {
         let ran = kernel.run(&case.packet, kernel.interfaces.outside).unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
@@ -20,4 +38,55 @@ fn every_packet_ends_in_the_kernel_as_its_case_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn every_packet_ends_in_the_kernel_as_its_case_says() {
+    check_all_cases(&Kernel::new().unwrap());
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn every_packet_ends_so_with_all_that_stands_in_for_what_older_kernels_lack() {
+    check_all_cases(&Kernel::as_for(maps::substitute::OLDEST).unwrap());
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn the_verifier_is_soon_done() {
+    let verified = Kernel::new().unwrap().verified;
+    let load_max = std::env::var("XLB_LOAD_MS_MAX").map_or(LOAD_MS_MAX, |ms| ms.parse().expect("milliseconds"));
+    let n_instructions = verified.n_instructions.map_or("-".into(), |n| n.to_string());
+    // Past the harness, which keeps what print! prints of tests that pass.
+    writeln!(std::io::stdout(), "verified_instructions={n_instructions} load_ms={}", verified.time.as_millis()).unwrap();
+    assert!(verified.n_instructions.is_none_or(|n| n <= VERIFIED_INSTRUCTIONS_MAX), "{n_instructions} verified instructions");
+    assert!(verified.time <= Duration::from_millis(load_max), "loading took {:?}", verified.time);
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn a_frame_that_comes_in_meets_the_program_as_the_daemon_attaches_it() {
+    let mut world = World::new().unwrap();
+    let netns = world.namespace("attach").unwrap();
+    let frame = &cases::all()[0].packet;
+    let sender = || Sender::new(&netns, "outside-end");
+    netns
+        .enter(|| {
+            let interfaces = kernel::set_up_network()?;
+            for (mode, native) in [(Wanted::Native, true), (Wanted::Generic { reason: None }, false)] {
+                let pins = Pins::open(&World::unique_pin_directory())?;
+                let (mut datapath, handles) = Datapath::load(&kernel::object()?, pins, Sizes::default(), None)?;
+                let attachment = Attachment { interface: "outside".into(), ifindex: interfaces.outside, mode };
+                assert_eq!(datapath.attach(&attachment)?.native, native);
+                // What the interface itself sends around may come in too.
+                let before = handles.counters.totals()?.received;
+                sender()?.send(frame)?;
+                let is_counted = || Ok((handles.counters.totals()?.received > before).then_some(()));
+                until(Duration::from_secs(5), "the frame to be counted", is_counted)?;
+                datapath.shut_down()?;
+            }
+            Ok(())
+        })
+        .unwrap();
 }

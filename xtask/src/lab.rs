@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod demo;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,11 @@ enum Task {
     Demo(demo::Options),
     /// Measure nanoseconds a packet, beside a program of the usual design
     Bench(bench::Options),
+    /// Boot other kernels in emulated machines, and run the packet path's tests there
+    ///
+    /// Needs no root, if nothing has to be installed: qemu emulates the processor, and kernels are fetched from Debian into
+    /// the target directory by an apt configuration of their own.
+    Vm(vm::Options),
     /// Run the tests, and check dependencies and documentation
     Ci {
         /// The tests have run already
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::run(&arguments),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Ci { skip_tests } => ci::run(skip_tests),
     })
 }

@@ -38,6 +38,9 @@ enum Task {
     /// Measure nanoseconds a packet, beside a program of the usual design
     #[command(disable_help_flag = true)]
     Bench(ForLab),
+    /// Boot other kernels in emulated machines, and run the packet path's tests there
+    #[command(disable_help_flag = true)]
+    Vm(ForLab),
     /// Run the tests, and check dependencies and documentation
     #[command(disable_help_flag = true)]
     Ci(ForLab),
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         // Without root these two only say so.
         Task::Demo(rest) => lab("demo", &rest, command::is_root().then_some(setup::For::Everything)),
         Task::Bench(rest) => lab("bench", &rest, command::is_root().then_some(setup::For::Building)),
+        Task::Vm(rest) => lab("vm", &rest, Some(setup::For::Machines)),
         Task::Ci(rest) => {
             let tests = !rest.arguments.iter().any(|argument| argument == "--skip-tests");
             lab("ci", &rest, tests.then_some(setup::For::Everything))

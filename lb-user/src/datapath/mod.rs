@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 use aya::programs::{ProgramError, Xdp};
+use aya::util::KernelVersion;
 use lb_common::hash::HashKeys;
 use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
@@ -16,6 +17,7 @@ pub use attach::{Attached, Attachment, Wanted};
 pub use pins::{Pins, on_bpffs};
 
 use crate::error;
+use crate::maps::substitute::{self, OLDEST, Substitute};
 use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Sizes};
 
 /// The steering program's name in the object.
@@ -25,6 +27,8 @@ pub const PROGRAM: &str = "xlb";
 pub enum DatapathError {
     #[error("the BPF object does not load; {hint}")]
     Load { hint: &'static str, source: Box<aya::EbpfError> },
+    #[error("this is Linux {kernel}, and xlb needs {OLDEST} or newer")]
+    TooOld { kernel: KernelVersion },
     #[error("the BPF object has no XDP program named {PROGRAM}; it and this binary are of different versions")]
     NoProgram,
     #[error("the kernel refuses the program; {hint}")]
@@ -70,6 +74,8 @@ impl Datapath {
     /// If the kernel refuses, with what can be done about it; nothing is attached then.
     pub fn load(object: &[u8], pins: Pins, sizes: Sizes, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
         raise_memlock_limit();
+        let kernel = maps::kernel()?;
+        let sizes = on_this_kernel(kernel, sizes)?;
         if !pins.hold_maps_of_this_shape(sizes, maps::n_cpus()?) {
             pins.clear()?;
         }
@@ -140,6 +146,22 @@ impl Datapath {
     }
 }
 
+/// What is different on this kernel, said in the log; yields the sizes that it has room for.
+fn on_this_kernel(kernel: KernelVersion, wanted: Sizes) -> Result<Sizes, DatapathError> {
+    if kernel < OLDEST {
+        return Err(DatapathError::TooOld { kernel });
+    }
+    for Substitute { since: (major, minor), lacking, .. } in substitute::lacking(kernel) {
+        tracing::warn!("before Linux {major}.{minor} there is no {lacking}");
+    }
+    let sizes = wanted.or_less(kernel);
+    if sizes != wanted {
+        let Sizes { n_slots, n_flows } = sizes;
+        tracing::warn!(n_slots, n_flows, "fewer than by default: before Linux 6.1, no map may have more than 4 MiB");
+    }
+    Ok(sizes)
+}
+
 /// The object's maps, those that are pinned among them.
 fn load_maps(object: &[u8], pins: &Pins, sizes: Sizes) -> Result<Loaded, DatapathError> {
     maps::load(object, sizes, Some(pins.directory())).map_err(|error| match error {
@@ -182,7 +204,7 @@ fn load_hint(error: &aya::EbpfError) -> &'static str {
 fn verifier_hint(error: &ProgramError) -> &'static str {
     match error::os_code(error) {
         Some(code) if code == Errno::PERM.raw_os_error() => RIGHTS,
-        _ => "it may be too old: the program needs Linux 5.18 or newer",
+        _ => "it may be too old: Linux 5.10 is the oldest that was tried",
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use aya_obj::generated::bpf_map_type;
-use rustix::io::{DupFlags, dup3};
+use rustix::io::{DupFlags, Errno, dup3};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -36,7 +36,10 @@ fn open(shape: &Shape, pin: Option<&Path>) -> Result<MapData, MapError> {
     }
     let array = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
     let definition = aya_obj::Map::new_from_params(array, size_of::<u32>() as u32, shape.len, 1, BPF_F_MMAPABLE);
-    let map = MapData::create(definition, name, None).map_err(|source| MapError::Open { name, source })?;
+    let map = MapData::create(definition, name, None).map_err(|source| match crate::error::os_code(&source) {
+        Some(code) if code == Errno::TOOBIG.raw_os_error() => MapError::TooLarge { name, len: shape.len, advice: shape.advice() },
+        _ => MapError::Open { name, source },
+    })?;
     if let Some(pin) = pin {
         map.pin(pin).map_err(|source| MapError::Pin { name, source: Box::new(source) })?;
     }

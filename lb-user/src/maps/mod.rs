@@ -7,12 +7,14 @@ mod counters;
 mod flows;
 mod mapped;
 pub mod shape;
+pub mod substitute;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
@@ -40,6 +42,8 @@ pub enum MapError {
     Index { name: &'static str, index: u32, n_records: usize },
     #[error("map {name}")]
     Open { name: &'static str, source: aya::maps::MapError },
+    #[error("map {name} would be {} KiB, but this kernel makes none beyond 4 MiB; Linux 6.1 is the first that does, or {advice}", len >> 10)]
+    TooLarge { name: &'static str, len: u32, advice: &'static str },
     #[error("map {name} cannot be pinned")]
     Pin { name: &'static str, source: Box<aya::pin::PinError> },
     #[error("map {name} cannot be mapped into memory")]
@@ -50,6 +54,8 @@ pub enum MapError {
     Cpus { source: std::io::Error },
     #[error("this machine may have {n_cpus} CPUs, and xlb counts on {} at most", limits::CPUS)]
     TooManyCpus { n_cpus: u32 },
+    #[error("this kernel does not tell its version")]
+    Kernel { source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 /// The control plane's maps, to be written by one task.
@@ -74,18 +80,35 @@ pub struct Loaded {
     pub counters: Counters,
 }
 
+/// The version of the running kernel.
+///
+/// # Errors
+/// If it does not tell.
+pub fn kernel() -> Result<KernelVersion, MapError> {
+    KernelVersion::current().map_err(|source| MapError::Kernel { source: source.into() })
+}
+
 /// Makes the maps of an object, or opens those that are pinned under their names in `pins`. New ones are pinned there.
 ///
 /// # Errors
 /// If the kernel refuses, or a pinned map has another shape.
 pub fn load(object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
+    load_as_for(kernel()?, object, sizes, pins)
+}
+
+/// As [`load`], with programs that a kernel of this version takes, which may be older than the running one.
+///
+/// # Errors
+/// As there.
+pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
+    let object = substitute::for_kernel(object, kernel);
     let (n_cpus, n_flow_buckets) = (n_cpus()?, sizes.n_flows / flow::ENTRIES as u32);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("N_SLOTS", &sizes.n_slots, true)
         .override_global("N_FLOW_BUCKETS", &n_flow_buckets, true)
         .override_global("N_CPUS", &n_cpus, true);
-    let mut ebpf = loader.load(object).map_err(|source| MapError::Load { source: Box::new(source) })?;
+    let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;
     let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
     let counters = Counters::take(&mut ebpf, n_cpus, pins)?;
     Ok(Loaded { ebpf, maps, counters })

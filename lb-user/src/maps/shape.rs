@@ -1,5 +1,6 @@
 //! Which maps there are, and how large.
 
+use aya::util::KernelVersion;
 use lb_common::Slot;
 use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Totals, TrafficByBackend};
 use lb_common::directory::Bucket;
@@ -30,6 +31,23 @@ impl From<Limits> for Sizes {
     }
 }
 
+/// Kernels before 6.1 make no map whose elements are larger, and xlb's maps are of one element.
+const OLD_ELEMENT_LEN_MAX: u32 = 4 << 20;
+
+impl Sizes {
+    /// What this kernel has room for, where the defaults are more than that. What was asked for otherwise stays as it is: the
+    /// kernel then refuses.
+    pub fn or_less(self, kernel: KernelVersion) -> Self {
+        if kernel >= KernelVersion::new(6, 1, 0) {
+            return self;
+        }
+        let default = Self::default();
+        let n_slots = if self.n_slots == default.n_slots { OLD_ELEMENT_LEN_MAX / size_of::<Slot>() as u32 } else { self.n_slots };
+        let n_flows = if self.n_flows == default.n_flows { OLD_ELEMENT_LEN_MAX / size_of::<u64>() as u32 } else { self.n_flows };
+        Self { n_slots, n_flows }
+    }
+}
+
 impl Default for Sizes {
     fn default() -> Self {
         Self { n_slots: limits::SLOTS_DEFAULT, n_flows: limits::FLOWS_DEFAULT }
@@ -37,6 +55,15 @@ impl Default for Sizes {
 }
 
 impl Shape {
+    /// What an operator can do where the kernel makes no map of this length.
+    pub fn advice(&self) -> &'static str {
+        match self.name {
+            "SLOTS" => "lower limits.slots to 1048576",
+            "FLOWS" => "lower limits.flows to 524288",
+            _ => "use a machine of at most 4 possible CPUs (/sys/devices/system/cpu/possible)",
+        }
+    }
+
     /// One value that holds all records. The program has an anchor for it (`lb-ebpf`'s `maps`).
     const fn table<T>(name: &'static str, n_records: u32) -> Self {
         Self { name, len: n_records * size_of::<T>() as u32 }
@@ -83,4 +110,30 @@ pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
     let memory = [flows(n_flows), slots_seen(n_slots), BACKENDS_SEEN];
     tables.into_iter().chain(memory).chain(counters(n_cpus))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_linux_6_1_the_defaults_fit_into_4_mib_and_what_was_asked_for_stays() {
+        let (old, new) = (KernelVersion::new(5, 15, 0), KernelVersion::new(6, 1, 0));
+        let asked_for = Sizes { n_slots: 1 << 21, n_flows: 1 << 13 };
+        for (kernel, sizes, expected) in [
+            (old, Sizes::default(), Sizes { n_slots: 1 << 20, n_flows: 1 << 19 }),
+            (new, Sizes::default(), Sizes::default()),
+            (old, asked_for, asked_for),
+        ] {
+            assert_eq!(sizes.or_less(kernel), expected, "{kernel}");
+        }
+    }
+
+    #[test]
+    fn before_linux_6_1_four_cpus_and_the_defaults_have_maps_of_4_mib_at_most() {
+        let sizes = Sizes::default().or_less(KernelVersion::new(5, 10, 0));
+        for Shape { name, len } in all(sizes, 4) {
+            assert!(len <= OLD_ELEMENT_LEN_MAX, "{name}: {len}");
+        }
+    }
 }

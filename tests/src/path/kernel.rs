@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Ebpf;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::util::KernelVersion;
 use lb_common::Verdict;
 use lb_common::counters::Totals;
 use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes};
@@ -29,7 +31,21 @@ pub struct Kernel {
     pub counters: Counters,
     pub maps: KernelMaps,
     pub interfaces: Interfaces,
+    pub verified: Verified,
+    names_ingress: bool,
 }
+
+/// What it took the kernel to accept the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    /// That the verifier went through on all ways; kernels before 5.16 do not tell.
+    pub n_instructions: Option<u32>,
+    /// With compilation to machine code.
+    pub time: Duration,
+}
+
+/// Index of the loopback interface in every namespace.
+const LOOPBACK: u32 = 1;
 
 /// What the kernel did with a packet.
 pub struct Ran {
@@ -46,19 +62,35 @@ impl Kernel {
     /// # Errors
     /// Without root, or if the program does not load.
     pub fn new() -> Result<Self> {
+        Self::as_for(maps::kernel()?)
+    }
+
+    /// The same, with the program as a kernel of this version has it, which may be older than the running one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn as_for(kernel: KernelVersion) -> Result<Self> {
         own_network_namespace()?;
-        let interfaces = set_up_network()?;
-        let Loaded { mut ebpf, mut maps, counters } =
-            maps::load(&object()?, Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS }, None)?;
+        let mut interfaces = set_up_network()?;
+        let links = fixture::links(interfaces);
+        // Before 5.15 a test run has no context to name the interface in: every packet comes in on loopback.
+        let names_ingress = maps::kernel()? >= KernelVersion::new(5, 15, 0);
+        if !names_ingress {
+            interfaces.outside = LOOPBACK;
+        }
+        let sizes = Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS };
+        let Loaded { mut ebpf, mut maps, counters } = maps::load_as_for(kernel, &object()?, sizes, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);
         for write in plan.writes.iter().chain(&plan.retire) {
             maps.write(write)?;
         }
-        maps.set_links(&fixture::links(interfaces))?;
+        maps.set_links(&links)?;
         let program: &mut Xdp = ebpf.program_mut("xlb").context("no program named xlb")?.try_into()?;
+        let start = Instant::now();
         program.load()?;
-        Ok(Self { ebpf, counters, maps, interfaces })
+        let verified = Verified { time: start.elapsed(), n_instructions: program.info()?.verified_instruction_count() };
+        Ok(Self { ebpf, counters, maps, interfaces, verified, names_ingress })
     }
 
     /// Runs one packet, as if it had come in on this interface.
@@ -75,7 +107,9 @@ impl Kernel {
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.data_out = Some(&mut frame);
-        options.ctx_in = Some(&context);
+        if self.names_ingress {
+            options.ctx_in = Some(&context);
+        }
         let result = program.test_run(options)?;
         frame.truncate(result.data_size_out as usize);
         let verdict = counted(&before, &self.counters.totals()?)?;
@@ -112,7 +146,11 @@ pub fn own_network_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own takes root")
 }
 
-fn set_up_network() -> Result<Interfaces> {
+/// Makes the fixture's interfaces, routes and neighbours in the calling thread's network namespace.
+///
+/// # Errors
+/// They are there already, or `ip` fails.
+pub fn set_up_network() -> Result<Interfaces> {
     let mac = |mac: super::packets::Mac| lb_common::MacAddr::new(mac).to_string();
     let (ours, inside, gateway) = (mac(fixture::OURS), mac(fixture::OURS_INSIDE), mac(fixture::GATEWAY));
     let commands = [

@@ -20,7 +20,9 @@ use tools::Tool;
 pub enum For {
     /// The BPF object and the binary.
     Building,
-    /// That, and the tests and the demo: peers, traffic, network namespaces.
+    /// That, and booting other kernels.
+    Machines,
+    /// What building needs, and the tests and the demo: peers, traffic, network namespaces.
     Everything,
 }
 
@@ -30,22 +32,25 @@ pub enum For {
 /// Something is missing, and cannot be installed on this system or by this user: the error says what to run.
 pub fn run(purpose: For) -> Result<()> {
     toolchain::install_missing()?;
-    if purpose == For::Everything {
-        install_missing_tools()?;
-        mount_bpf_filesystem()?;
+    match purpose {
+        For::Building => Ok(()),
+        For::Machines => install_missing_tools(tools::MACHINE_TOOLS),
+        For::Everything => {
+            install_missing_tools(tools::TOOLS)?;
+            mount_bpf_filesystem()
+        }
     }
-    Ok(())
 }
 
-fn install_missing_tools() -> Result<()> {
-    let missing: Vec<&Tool> = tools::TOOLS.iter().filter(|tool| command::find(tool.binary).is_none()).collect();
+fn install_missing_tools(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| command::find(tool.binary).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     if !apt::is_here() {
         let wanted: Vec<String> = missing.iter().map(|tool| format!("  {:<10} {}", tool.binary, tool.what_for)).collect();
-        bail!("the tests and the demo need these programs; install them and run this again:\n{}", wanted.join("\n"));
+        bail!("these programs are needed; install them and run this again:\n{}", wanted.join("\n"));
     }
     apt::install(&packages)
 }

@@ -26,3 +26,16 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },
     Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
 ];
+
+/// What `cargo xtask vm` boots other kernels with.
+pub const MACHINE_TOOLS: &[Tool] = &[
+    Tool { package: "qemu-system-x86", binary: "qemu-system-x86_64", what_for: "machines that run other kernels" },
+    Tool { package: "busybox-static", binary: "busybox", what_for: "the first program of such a machine" },
+    Tool { package: "kmod", binary: "modprobe", what_for: "which modules a driver needs" },
+    Tool { package: "binutils", binary: "strip", what_for: "a test program without its debug information" },
+    Tool { package: "xz-utils", binary: "xz", what_for: "modules as some kernels compress them" },
+    Tool { package: "zstd", binary: "zstd", what_for: "modules as other kernels compress them" },
+    Tool { package: "iproute2", binary: "ip", what_for: "links and routes" },
+    Tool { package: "procps", binary: "sysctl", what_for: "forwarding settings" },
+    Tool { package: "ethtool", binary: "ethtool", what_for: "turning off partial checksums on veth" },
+];

@@ -35,8 +35,9 @@ pub trait Table {
     /// The record at `index`, if there are more than that.
     #[inline(always)]
     fn below(&self, index: u32, n_records: u32) -> Option<&'static Self::Record> {
+        let index = compared(index);
         // SAFETY: as above; the verifier follows the comparison.
-        (index < n_records).then(|| unsafe { &*self.first().add(index as usize) })
+        (index < u64::from(n_records)).then(|| unsafe { &*self.first().add(index as usize) })
     }
 }
 
@@ -142,9 +143,21 @@ pub fn flow_entry(bucket: u32, position: usize) -> *mut u64 {
     unsafe { bucket.cast::<u64>().cast_mut().add(position % flow::ENTRIES) }
 }
 
+/// An index that is about to be compared with a limit. Before Linux 6.8, a number that was put on the stack is another to the
+/// verifier than the one in the register, and what a comparison tells of one it does not tell of the other: the compiler must go
+/// on with the one that it compares.
+#[inline(always)]
+fn compared(index: u32) -> u64 {
+    let mut index = u64::from(index);
+    // SAFETY: changes nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) index, options(pure, nomem, nostack, preserves_flags)) };
+    index
+}
+
 /// This CPU's own record.
 #[inline(always)]
 pub fn of_cpu<T: Table>(table: &T, cpu: u32) -> Option<*mut T::Record> {
+    let cpu = compared(cpu);
     // SAFETY: the daemon makes the map with that many records; the verifier follows the comparison.
-    (cpu < constant!(N_CPUS)).then(|| unsafe { table.first().cast_mut().add(cpu as usize) })
+    (cpu < u64::from(constant!(N_CPUS))).then(|| unsafe { table.first().cast_mut().add(cpu as usize) })
 }

@@ -1,0 +1,82 @@
+//! An emulated machine.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::Kernel;
+use crate::command;
+
+/// A machine that is not done by then never will be.
+const TIME_LIMIT: Duration = Duration::from_secs(400);
+/// Emulation is not perfect: some boots end in a panic of the kernel at some odd place, or in nothing at all.
+const TRIES: usize = 3;
+const POLL: Duration = Duration::from_millis(100);
+
+/// Boots a kernel, and yields all that the machine printed until it powered itself off. A machine whose kernel panics or hangs
+/// is given other tries, and this is said.
+///
+/// # Errors
+/// qemu is missing or fails, or no try ends in time; then with what the last one printed.
+pub fn boot(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<String> {
+    let mut log = String::new();
+    for n in 1..=TRIES {
+        let ended;
+        (log, ended) = boot_once(kernel, ram_disk, verbose)?;
+        if ended && !log.contains("Kernel panic") {
+            return Ok(log);
+        }
+        eprintln!("try {n} of {TRIES}: Linux {} {}", kernel.release, if ended { "panicked" } else { "hung" });
+    }
+    bail!("Linux {} does not get to an end here; it printed:\n{log}", kernel.release);
+}
+
+/// What the machine printed, and whether it ended by itself.
+fn boot_once(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<(String, bool)> {
+    let qemu = command::find("qemu-system-x86_64").context("no qemu-system-x86_64; it comes with qemu-system-x86")?;
+    eprintln!("booting Linux {}", kernel.release);
+    let mut child = Command::new(qemu)
+        // One processor: with several, qemu's emulation of atomics now and then corrupts what kernels since 6.12 keep lists in.
+        .args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1024"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(ram_disk)
+        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qemu")?;
+    let mut stdout = child.stdout.take().context("qemu has no output")?;
+    let reader = std::thread::spawn(move || {
+        let mut log = Vec::new();
+        let mut piece = [0; 4096];
+        while let Ok(len @ 1..) = stdout.read(&mut piece) {
+            log.extend_from_slice(&piece[..len]);
+            if verbose {
+                print!("{}", String::from_utf8_lossy(&piece[..len]));
+            }
+        }
+        String::from_utf8_lossy(&log).replace('\r', "")
+    });
+    let ended = wait(&mut child)?;
+    Ok((reader.join().unwrap_or_default(), ended))
+}
+
+/// Whether the machine ended by itself.
+fn wait(child: &mut Child) -> Result<bool> {
+    let start = Instant::now();
+    while start.elapsed() < TIME_LIMIT {
+        if child.try_wait()?.is_some() {
+            return Ok(true);
+        }
+        std::thread::sleep(POLL);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(false)
+}
