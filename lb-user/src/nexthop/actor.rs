@@ -20,7 +20,7 @@ use super::netdev::{self, Device, Netdev};
 use super::routes::{self, Route};
 use super::socket::{Events, Received, Requests, Unread};
 use super::table::Table;
-use super::{Answer, Changes, NextHopError, RedirectMode, links};
+use super::{Answer, Changes, NextHopError, RedirectMode, Wishes, links};
 
 /// link, neighbour, IPv4 address, route and rule, IPv6 address, route and rule, nexthop objects.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
@@ -45,7 +45,7 @@ pub struct Actor {
     events: Events,
     /// Where the kernel tells XDP features, and their changes.
     netdev: Option<(Netdev, Events)>,
-    wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    wanted: watch::Receiver<Arc<Wishes>>,
     mode: watch::Receiver<RedirectMode>,
     changes: mpsc::Sender<Changes>,
     answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
@@ -61,7 +61,7 @@ impl Actor {
     /// Opens its sockets, in the calling thread's network namespace, and reads the links.
     pub async fn open(
         mut mode: watch::Receiver<RedirectMode>,
-        wanted: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+        wanted: watch::Receiver<Arc<Wishes>>,
         changes: mpsc::Sender<Changes>,
         answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
     ) -> Result<Self, NextHopError> {
@@ -133,8 +133,8 @@ impl Actor {
     fn apply_wanted(&mut self) {
         let wanted = Arc::clone(&self.wanted.borrow_and_update());
         self.to_ask.extend(self.table.want(&wanted));
-        self.to_ask.retain(|address| wanted.contains(address));
-        self.answers.write().unwrap_or_else(PoisonError::into_inner).retain(|address, _| wanted.contains(address));
+        self.to_ask.retain(|address| wanted.contains_key(address));
+        self.answers.write().unwrap_or_else(PoisonError::into_inner).retain(|address, _| wanted.contains_key(address));
     }
 
     fn ask_all_again(&mut self) {

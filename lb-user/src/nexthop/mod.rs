@@ -114,10 +114,14 @@ pub enum NextHopError {
     TimedOut { request: &'static str, timeout_ms: u128 },
 }
 
+/// The addresses to follow, each with a number that is another one when it was not wanted in between: who asks anew has forgotten
+/// the answer, and the task may never have seen the address missing.
+type Wishes = BTreeMap<IpAddr, u64>;
+
 /// Follows the ways to a set of addresses. Dropping it ends its task.
 #[derive(Debug)]
 pub struct Resolver {
-    wanted: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    wanted: watch::Sender<Arc<Wishes>>,
     mode: watch::Sender<RedirectMode>,
     answers: Arc<RwLock<BTreeMap<IpAddr, Answer>>>,
 }
@@ -144,7 +148,10 @@ impl Resolver {
 
     /// Replaces the set of addresses to follow. Returns at once.
     pub fn want(&self, addresses: BTreeSet<IpAddr>) {
-        self.wanted.send_replace(Arc::new(addresses));
+        self.wanted.send_modify(|wishes| {
+            let next = wishes.values().max().map_or(0, |newest| newest + 1);
+            *wishes = Arc::new(addresses.into_iter().map(|address| (address, *wishes.get(&address).unwrap_or(&next))).collect());
+        });
     }
 
     /// All answers so far, as sent in [`Changes`].

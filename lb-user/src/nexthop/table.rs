@@ -11,7 +11,7 @@ use super::links::{LinkFacts, takes_redirects};
 use super::neighbours::{Key, Neighbour};
 use super::probe::{self, Queue};
 use super::routes::Route;
-use super::{Answer, Changes, RedirectMode, Unresolved, Way};
+use super::{Answer, Changes, RedirectMode, Unresolved, Way, Wishes};
 use crate::desired::NextHop;
 
 /// Everything known. Neighbours are only followed where a wanted address needs them.
@@ -30,6 +30,8 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Wanted {
+    /// The wish's number.
+    wish: u64,
     /// `None` before the kernel was first asked.
     route: Option<Route>,
     sent: Option<Answer>,
@@ -86,16 +88,17 @@ impl Table {
     }
 
     /// Replaces the wanted addresses. Yields the new ones, whose routes are to be asked for.
-    pub fn want(&mut self, addresses: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        let unwanted: Vec<_> = self.wanted.keys().filter(|address| !addresses.contains(address)).copied().collect();
+    pub fn want(&mut self, wishes: &Wishes) -> Vec<IpAddr> {
+        let is_over = |(address, wanted): &(&IpAddr, &Wanted)| wishes.get(address) != Some(&wanted.wish);
+        let unwanted: Vec<_> = self.wanted.iter().filter(is_over).map(|(address, _)| *address).collect();
         for address in unwanted {
             let key = self.wanted.remove(&address).and_then(|wanted| wanted.key());
             self.untrack(key, address);
             self.touched.remove(&address);
         }
-        let new: Vec<_> = addresses.iter().filter(|address| !self.wanted.contains_key(address)).copied().collect();
-        self.wanted.extend(new.iter().map(|address| (*address, Wanted::default())));
-        new
+        let new: Vec<_> = wishes.iter().filter(|(address, _)| !self.wanted.contains_key(address)).collect();
+        self.wanted.extend(new.iter().map(|&(address, &wish)| (*address, Wanted { wish, ..Wanted::default() })));
+        new.into_iter().map(|(address, _)| *address).collect()
     }
 
     /// The wanted addresses within a range.

@@ -50,6 +50,12 @@ fn neighbours_of_both_families_resolve_within_a_second_and_the_task_ends_with_th
     let hop = follower.answers[&ip("10.0.0.2")].clone().unwrap().hop;
     assert_eq!((hop.ifindex, hop.source), (ours.ifindex, ours.mac));
     assert_eq!(follower.resolver().snapshot(), follower.answers);
+    // Whoever asks again has forgotten, even if the task slept in between.
+    for wanted in [vec!["fd00::2"], vec!["10.0.0.2", "fd00::2"]] {
+        follower.resolver().want(wanted.into_iter().map(ip).collect());
+    }
+    follower.answers.remove(&ip("10.0.0.2"));
+    follower.wait_for("10.0.0.2", leads_to(theirs));
     follower.resolver().want([ip("fd00::2")].into());
     let deadline = Instant::now() + net::DEADLINE;
     while follower.resolver().snapshot().len() != 1 {

@@ -49,7 +49,7 @@ impl Fixture {
     fn new(wanted: &[(&str, Route)]) -> Self {
         let mut fixture = Self { table: Table::new(RedirectMode::Native), now: Instant::now() };
         fixture.table.set_link(link(ETH), fixture.now);
-        fixture.table.want(&wanted.iter().map(|(address, _)| ip(address)).collect());
+        fixture.table.want(&wanted.iter().map(|(address, _)| (ip(address), 0)).collect());
         for (address, route) in wanted {
             fixture.route(address, *route);
         }
@@ -177,13 +177,17 @@ fn a_new_mtu_is_no_change_and_a_new_mac_is() {
 #[test]
 fn what_is_not_wanted_any_more_is_neither_probed_nor_answered() {
     let mut fixture = Fixture::new(&[("10.0.0.8", via(ETH, "10.0.0.8")), ("10.0.0.9", via(ETH, "10.0.0.9"))]);
-    assert!(fixture.table.want(&[ip("10.0.0.9")].into()).is_empty());
+    assert!(fixture.table.want(&[(ip("10.0.0.9"), 0)].into()).is_empty());
     fixture.neighbour("10.0.0.8", Neighbour::Usable(THEIRS));
     assert_eq!(fixture.changes().len(), 1);
     assert_eq!(fixture.probe(), Some(("10.0.0.9".to_owned(), Duration::ZERO)));
     assert_eq!(fixture.probe(), Some(("10.0.0.9".to_owned(), Duration::from_millis(50))));
     // Wanted again, it is answered again even though it is the same.
-    assert_eq!(fixture.table.want(&[ip("10.0.0.8"), ip("10.0.0.9")].into()), [ip("10.0.0.8")]);
+    assert_eq!(fixture.table.want(&[(ip("10.0.0.8"), 1), (ip("10.0.0.9"), 0)].into()), [ip("10.0.0.8")]);
+    fixture.route("10.0.0.8", via(ETH, "10.0.0.8"));
+    assert_eq!(fixture.changes().len(), 1);
+    // So it is if nothing was heard of the time in between.
+    assert_eq!(fixture.table.want(&[(ip("10.0.0.8"), 2), (ip("10.0.0.9"), 0)].into()), [ip("10.0.0.8")]);
     fixture.route("10.0.0.8", via(ETH, "10.0.0.8"));
     assert_eq!(fixture.changes().len(), 1);
 }
