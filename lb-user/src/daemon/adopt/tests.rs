@@ -61,7 +61,7 @@ fn one_that_had_failed_keeps_its_place_and_one_that_is_new_gets_none_before_it_i
     for service in desired.services.values_mut() {
         for (endpoint, backend) in &mut service.backends {
             backend.alive = endpoint.to_string() != "10.0.0.2:80";
-            backend.next_hop = Some(HOP);
+            (backend.is_undecided, backend.next_hop) = (false, Some(HOP));
         }
     }
     (left, _) = compile(&desired, &layout, &left, &Quiet(0)).unwrap();
