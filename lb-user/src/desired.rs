@@ -44,8 +44,9 @@ pub struct Backend {
     pub weight: u16,
     /// Passed its health check, or needs none.
     pub alive: bool,
-    /// No check has said anything yet: it is not alive, and those of its flows that it still has may stay.
-    pub is_unknown: bool,
+    /// No check has said anything yet, or the way to it is still being asked for: it takes no new flows, and those that it
+    /// still has may stay.
+    pub is_undecided: bool,
     /// Where its packets go; `None` while unresolved, and where no packet may go as its service forwards.
     pub next_hop: Option<NextHop>,
 }

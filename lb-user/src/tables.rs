@@ -50,6 +50,8 @@ pub struct Restless {
     pub left_rest: Tick,
     /// When its current backend changed last.
     pub moved: Tick,
+    /// Its settled backend had not got a packet by then, and it has moved once: it may have no flows to be learnt.
+    pub is_unproven: bool,
 }
 
 impl RegionSlots {
@@ -63,6 +65,11 @@ impl RegionSlots {
     pub fn adopted(bits: u32, slots: Arc<[Slot]>, now: Tick) -> Self {
         let restless = rest::adopted(&slots, now);
         Self { slots, restless, ..Self::empty(bits) }
+    }
+
+    /// Whether to look again soon whether its slots had flows.
+    pub fn is_any_unproven(&self) -> bool {
+        self.restless.iter().any(|slot| slot.is_unproven)
     }
 }
 

@@ -97,11 +97,11 @@ fn add_service(
             limit: limits::BACKENDS,
         })?;
         let record = backend_record(desired, service, service_id, endpoint, backend);
-        // One that left, and is wanted again before its flows have ended: until a check says otherwise they stay as they are.
+        // One that left, and is wanted again before its flows have ended: until it is known whether it serves they stay as they are.
         let was_alive = |record: &&records::Backend| record.flags & backend_flags::ALIVE != 0;
         let before = previous.backends.get(&id).filter(was_alive);
         let is_alive = can_serve(desired, service, backend);
-        let record = before.copied().filter(|_| backend.is_unknown && !is_alive).unwrap_or(record);
+        let record = before.copied().filter(|_| backend.is_undecided && !is_alive).unwrap_or(record);
         tables.backends.insert(id, record);
         owners.push(slots::Owner { id, endpoint, weight: backend.weight, serves: serves(desired, service, backend) });
     }

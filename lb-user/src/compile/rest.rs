@@ -8,6 +8,9 @@
 //!
 //! A slot that moves again before it is at rest only changes its `current`: flows without a record are still those from
 //! before the first move.
+//!
+//! One whose owner never got a packet has no flows to be learnt. That can only be told once new flows go elsewhere, so it
+//! leaves rest too, and is back there at the next look.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +29,7 @@ pub trait Sightings {
     fn elsewhere(&self, line: u32) -> Tick;
     /// When a flow on record was last sent to a backend.
     fn flow(&self, backend: BackendId) -> Tick;
-    /// Whether a backend ever got a packet: otherwise its slots have no flows to be learnt.
+    /// Whether a backend ever got a packet. What was written before has to be in force for all packets when this is asked.
     fn is_used(&self, backend: BackendId) -> bool;
 }
 
@@ -75,21 +78,23 @@ pub fn slots(
     let growth = region.bits.saturating_sub(region_before.bits);
     let now = sightings.now();
     let mut used = BTreeMap::new();
-    let mut may_have_flows = |id: BackendId| !id.is_none() && *used.entry(id).or_insert_with(|| sightings.is_used(id));
+    let mut is_used = |id: BackendId| *used.entry(id).or_insert_with(|| sightings.is_used(id));
     let mut restless = Vec::new();
     let mut earlier = before.restless.iter().peekable();
     let slots = owners.enumerate().map(|(number, current)| {
         let number_before = number as u32 >> growth;
         while earlier.next_if(|earlier| earlier.number < number_before).is_some() {}
+        // One whose settled backend never got a packet, not even since new flows go elsewhere, is at rest on its second.
         let earlier = earlier.peek().filter(|earlier| earlier.number == number_before);
-        let slot_before = before.slots.get(number_before as usize).copied().unwrap_or_default();
+        let earlier = earlier.filter(|earlier| !earlier.is_unproven || is_used(earlier.settled));
+        let before = before.slots.get(number_before as usize).copied().unwrap_or_default().current();
         let standing = match earlier {
             Some(earlier) => {
                 let line = region_before.first_line + number_before / SLOTS_PER_LINE;
-                stand(**earlier, slot_before.current(), current, sightings.elsewhere(line), idle, now)
+                stand(**earlier, before, current, sightings.elsewhere(line), idle, now)
             }
-            None if slot_before.current() == current || !may_have_flows(slot_before.current()) => None,
-            None => Some(Restless { number: 0, settled: slot_before.current(), left_rest: now, moved: now }),
+            None if before == current || before.is_none() => None,
+            None => Some(Restless { number: 0, settled: before, left_rest: now, moved: now, is_unproven: !is_used(before) }),
         };
         let Some(standing) = standing else { return Slot::at_rest(current) };
         restless.push(Restless { number: number as u32, ..standing });
@@ -103,7 +108,7 @@ fn stand(earlier: Restless, before: BackendId, current: BackendId, elsewhere: Ti
     let moved = if current == before { earlier.moved } else { now };
     let is_quiet = is_over(moved, now, idle) && is_over(elsewhere, now, idle);
     let is_at_rest = is_over(earlier.left_rest, now, idle) && is_quiet;
-    (!is_at_rest).then_some(Restless { moved, ..earlier })
+    (!is_at_rest).then_some(Restless { moved, is_unproven: false, ..earlier })
 }
 
 /// What the packet path is told: learning is `settled` beside another `current`.
@@ -123,7 +128,7 @@ pub fn adopted(slots: &[Slot], now: Tick) -> Arc<[Restless]> {
     let standing = |(number, slot): (u32, &Slot)| {
         // One that is tracked, or has moved back to its settled backend, sends flows without a record to the current one.
         let settled = if slot.settled().is_none() { slot.current() } else { slot.settled() };
-        Restless { number, settled, left_rest: now, moved: now }
+        Restless { number, settled, left_rest: now, moved: now, is_unproven: false }
     };
     restless.map(standing).collect()
 }
@@ -205,8 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_whose_owner_never_got_a_packet_moves_at_once() {
-        check(&[(0, UNUSED, 0, Slot::at_rest(UNUSED)), (5, A, 0, Slot::at_rest(A)), (6, B, 0, Slot::new(B, A))]);
+    fn a_slot_whose_owner_never_got_a_packet_is_at_rest_on_the_next_at_the_second_look() {
+        check(&[
+            (0, UNUSED, 0, Slot::at_rest(UNUSED)),
+            (5, A, 0, Slot::new(A, UNUSED)),
+            (5, A, 0, Slot::at_rest(A)),
+            (6, B, 0, Slot::new(B, A)),
+        ]);
+        check(&[(0, UNUSED, 0, Slot::at_rest(UNUSED)), (5, A, 0, Slot::new(A, UNUSED)), (5, B, 0, Slot::new(B, A))]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ fn desired(service: Service) -> Desired {
 
 fn backend(ifindex: u32, takes_redirects: bool) -> Backend {
     let hop = NextHop { ifindex, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects };
-    Backend { weight: 1, alive: true, is_unknown: false, next_hop: Some(hop) }
+    Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(hop) }
 }
 
 fn compiled(service: Service) -> Tables {

@@ -55,6 +55,15 @@ impl Findings {
         }
     }
 
+    /// Whether nothing has been found out yet that keeps packets from a backend, nor all that lets new flows go there.
+    fn is_undecided(&self, key: &BackendKey) -> bool {
+        let is_way_asked_for = || matches!(self.answers.get(&key.1.ip()), None | Some(Err(Unresolved::NeighbourPending { .. })));
+        match self.health.get(key) {
+            Some(State::Unknown) | None => true,
+            Some(state) => state.serves() && !self.last_ways.contains_key(&key.1.ip()) && is_way_asked_for(),
+        }
+    }
+
     /// Forgets what concerns no backend any more.
     pub fn retain(&mut self, desired: &Desired) {
         let is_wanted = |(name, endpoint): &BackendKey| {
@@ -117,8 +126,7 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
         let key = (service.name.clone(), endpoint);
         let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
         let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);
-        let is_unknown = matches!(findings.health.get(&key), None | Some(State::Unknown));
-        (endpoint, Backend { weight, alive: findings.is_alive(&key), is_unknown, next_hop })
+        (endpoint, Backend { weight, alive: findings.is_alive(&key), is_undecided: findings.is_undecided(&key), next_hop })
     });
     Service {
         vip: service.vip,

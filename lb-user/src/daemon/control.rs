@@ -20,13 +20,19 @@ use crate::health::{State, Transition};
 use crate::maps::{self, Census, KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
-use crate::tables::{Tables, Write, diff_in_doubt};
+use crate::tables::{RegionSlots, Tables, Write, diff_in_doubt};
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
 pub const REST: Duration = Duration::from_secs(1);
 
 /// How often slots that are not at rest are looked at: the packet path's clock goes no finer.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// When slots are looked at again whose backend may never have got a packet.
+const PROVE: Duration = Duration::from_millis(20);
+
+/// Far longer than a packet is in the program's hands: those that read the slots before have been counted then.
+const IN_HAND: Duration = Duration::from_millis(1);
 
 /// How often, at most, the flow table is gone through: a million entries take about a millisecond.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -60,6 +66,8 @@ pub struct Control {
     retiring: Option<Retiring>,
     /// When to look again at slots that are not at rest and backends that leave.
     settle_at: Option<Instant>,
+    /// When slots were written whose backend may never have got a packet.
+    unproven_since: Option<Instant>,
     /// Who is in the flow table, and when that was looked at.
     census: (Instant, Census),
     ledger: Ledger,
@@ -105,6 +113,7 @@ impl Control {
             retry_at: None,
             retiring: None,
             settle_at: None,
+            unproven_since: None,
             census: (Instant::now(), Census::default()),
             ledger,
             interfaces: Vec::new(),
@@ -215,6 +224,9 @@ impl Control {
 
     fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
         let started = Instant::now();
+        if let Some(since) = self.unproven_since {
+            std::thread::sleep(IN_HAND.saturating_sub(since.elapsed()));
+        }
         let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.seen())?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
         let plan = diff_in_doubt(&befores, &tables);
@@ -235,7 +247,10 @@ impl Control {
         self.doubted.clear();
         let is_restless =
             self.layout.is_anyone_leaving() || self.tables.regions.values().any(|region| !region.restless.is_empty());
-        self.settle_at = (is_restless || !self.census.1.is_empty()).then(|| Instant::now() + SETTLE);
+        let is_unproven = self.tables.regions.values().any(RegionSlots::is_any_unproven);
+        self.unproven_since = is_unproven.then(Instant::now);
+        let settle = if is_unproven { PROVE } else { SETTLE };
+        self.settle_at = (is_restless || !self.census.1.is_empty()).then(|| Instant::now() + settle);
         self.ledger.note_done(&plan, &names);
         let n_writes = plan.writes.len();
         if rests_more || !plan.retire.is_empty() {

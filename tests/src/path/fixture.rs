@@ -62,7 +62,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     let service = |vip: &str, protocol, forward, backends: &[(&str, Option<NextHop>)]| {
         let vip: SocketAddr = vip.parse().expect("ADDRESS:PORT");
         let backends = backends.iter().map(|&(endpoint, next_hop)| {
-            let backend = Backend { weight: 1, alive: next_hop.is_some(), is_unknown: false, next_hop };
+            let backend = Backend { weight: 1, alive: next_hop.is_some(), is_undecided: false, next_hop };
             (endpoint.parse().expect("ADDRESS:PORT"), backend)
         });
         Service {

@@ -62,7 +62,7 @@ impl Kind {
         let backends = (0..N_BACKENDS).map(|host| {
             let destination = MacAddr::new([2, 9, 0, 0, self.number(), host]);
             let hop = NextHop { ifindex: INGRESS, source: MacAddr::new(OURS), destination, takes_redirects: true };
-            (self.backend(host), Backend { weight: 1, alive: true, is_unknown: false, next_hop: Some(hop) })
+            (self.backend(host), Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(hop) })
         });
         Service {
             vip: self.vip(),

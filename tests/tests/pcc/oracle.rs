@@ -20,12 +20,25 @@ const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
 
 type Mac = [u8; 6];
 
+#[derive(Clone, Copy)]
 struct HostState {
     weight: u16,
     is_wanted: bool,
     alive: bool,
     /// A check has said so.
     is_known: bool,
+    /// The way to it has been found.
+    is_reached: bool,
+}
+
+impl HostState {
+    fn new(weight: u16) -> Self {
+        Self { weight, is_wanted: true, alive: true, is_known: true, is_reached: true }
+    }
+
+    fn can_serve(&self) -> bool {
+        self.alive && self.is_known && self.is_reached
+    }
 }
 
 /// A client's flow, as far as its client knows.
@@ -48,6 +61,8 @@ pub struct World {
     layout: Layout,
     tables: Tables,
     retiring: Vec<Write>,
+    /// Whose SYNs the next change meets on its way.
+    meanwhile: Vec<u8>,
     flows: Vec<Flow>,
     now: Tick,
     next_port: u16,
@@ -62,9 +77,7 @@ fn mac(host: u8) -> Mac {
 
 impl World {
     pub fn new(setting: &Setting) -> Self {
-        let hosts = (0..)
-            .zip(&setting.weights)
-            .map(|(n, &weight)| (n, HostState { weight, is_wanted: true, alive: true, is_known: true }));
+        let hosts = (0..).zip(&setting.weights).map(|(n, &weight)| (n, HostState::new(weight)));
         let mut world = Self {
             setting: setting.clone(),
             hosts: hosts.collect(),
@@ -72,6 +85,7 @@ impl World {
             layout: Layout::new(N_SLOTS),
             tables: Tables::default(),
             retiring: Vec::new(),
+            meanwhile: Vec::new(),
             flows: Vec::new(),
             now: 100_000,
             next_port: 1024,
@@ -93,18 +107,24 @@ impl World {
         match *step {
             Step::Add(host, weight) => {
                 let there = self.hosts.get(&host).filter(|state| state.is_wanted);
-                // What has come lately has not been checked: it is alive, and nobody knows.
-                let (alive, is_known) = there.map_or((true, false), |state| (state.alive, state.is_known));
-                self.hosts.insert(host, HostState { weight, is_wanted: true, alive, is_known });
+                // What has come lately has not been checked: it is alive, and nobody knows, nor the way to it.
+                let come = HostState { is_known: false, is_reached: false, ..HostState::new(weight) };
+                let state = there.map_or(come, |&state| HostState { weight, ..state });
+                self.hosts.insert(host, state);
             }
             Step::Remove(host) => self.change(host, |state| state.is_wanted = false),
             Step::Weight(host, weight) => self.change(host, |state| state.weight = weight),
             Step::Down(host) => self.go_down(host),
             Step::Up(host) => self.change(host, |state| (state.alive, state.is_known) = (true, true)),
+            Step::Reach(host) => self.change(host, |state| state.is_reached = true),
             Step::Restart => self.restart(),
             Step::Wait(ticks) => self.wait(ticks),
             Step::Open { client, is_acknowledged } => return self.open(client, is_acknowledged),
             Step::Ask { client } => return self.ask(client),
+            Step::OpenMeanwhile { client } => {
+                self.meanwhile.push(client);
+                return Ok(());
+            }
             Step::Send(index) => return self.send(index, false),
             Step::Close(index) => return self.send(index, true),
             Step::Resend(index) => return self.resend(index),
@@ -140,6 +160,9 @@ impl World {
         let (tables, layout) =
             compile(&desired, &self.layout, &self.tables, &self.host).map_err(|error| format!("compile: {error}"))?;
         let plan = diff(&self.tables, &tables);
+        for client in std::mem::take(&mut self.meanwhile) {
+            self.open_meanwhile(client);
+        }
         for write in std::mem::take(&mut self.retiring) {
             self.host.write(&write);
         }
@@ -222,6 +245,19 @@ impl World {
         Ok(())
     }
 
+    /// A connection that begins by what held before the change that is on its way.
+    fn open_meanwhile(&mut self, client: u8) {
+        let client = self.client(client);
+        if let Some(backend) = self.packet(Protocol::Tcp, client, tcp(Flags::Syn)) {
+            // It may have gone to one that the change takes out of service.
+            let is_excused =
+                !self.hosts.iter().any(|(&host, state)| mac(host) == backend && (state.can_serve() || !state.is_wanted));
+            let flow = Flow { protocol: Protocol::Tcp, client, backend, last: self.now, is_excused, is_opening: true };
+            self.n_flows += 1;
+            self.flows.push(flow);
+        }
+    }
+
     fn ask(&mut self, client: u8) -> Result<(), String> {
         let client = self.client(client);
         let Some(backend) = self.packet(Protocol::Udp, client, udp()) else { return Ok(()) };
@@ -234,7 +270,7 @@ impl World {
     /// A new connection, which must go to a backend that takes new ones.
     fn begin(&mut self, flow: Flow) -> Result<(), String> {
         let takes = |(&host, state): (&u8, &HostState)| {
-            mac(host) == flow.backend && state.is_wanted && state.alive && state.is_known && state.weight > 0
+            mac(host) == flow.backend && state.is_wanted && state.can_serve() && state.weight > 0
         };
         if !self.hosts.iter().any(takes) {
             return Err(format!("a new connection went to {:?}, which takes none", flow.backend));
@@ -316,6 +352,7 @@ fn idle(protocol: Protocol) -> Tick {
 fn backend(host: u8, state: &HostState) -> Backend {
     let (source, destination) = (MacAddr::new(OURS), MacAddr::new(mac(host)));
     let hop = NextHop { ifindex: INGRESS, source, destination, takes_redirects: true };
-    let next_hop = state.is_known.then_some(hop);
-    Backend { weight: state.weight, alive: state.alive && state.is_known, is_unknown: !state.is_known, next_hop }
+    let next_hop = state.is_reached.then_some(hop);
+    let is_undecided = !state.is_known || (state.alive && !state.is_reached);
+    Backend { weight: state.weight, alive: state.alive && state.is_known, is_undecided, next_hop }
 }

@@ -30,6 +30,8 @@ pub enum Step {
     Weight(u8, u16),
     Down(u8),
     Up(u8),
+    /// The way to it is found.
+    Reach(u8),
     /// A new daemon takes over what this one left.
     Restart,
     Wait(Tick),
@@ -38,6 +40,10 @@ pub enum Step {
         is_acknowledged: bool,
     },
     Ask {
+        client: u8,
+    },
+    /// The SYN of a flow comes in while the next change is on its way to the maps.
+    OpenMeanwhile {
         client: u8,
     },
     /// A packet of one of the flows.
@@ -63,10 +69,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (host(), 0u16..4).prop_map(|(host, weight)| Step::Weight(host, weight)),
         2 => host().prop_map(Step::Down),
         3 => host().prop_map(Step::Up),
+        3 => host().prop_map(Step::Reach),
         1 => Just(Step::Restart),
         6 => prop_oneof![0..3u32, 10..30u32, 60..130u32].prop_map(Step::Wait),
         8 => (any::<u8>(), any::<bool>()).prop_map(|(client, is_acknowledged)| Step::Open { client, is_acknowledged }),
         4 => any::<u8>().prop_map(|client| Step::Ask { client }),
+        2 => any::<u8>().prop_map(|client| Step::OpenMeanwhile { client }),
         24 => flow().prop_map(Step::Send),
         2 => flow().prop_map(Step::Resend),
         1 => flow().prop_map(Step::Close),

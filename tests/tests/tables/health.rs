@@ -25,7 +25,7 @@ fn endpoint(n: usize) -> SocketAddr {
 fn desired(weights: &[u16], alive: &[bool]) -> Desired {
     let backends = weights.iter().zip(alive).enumerate();
     let backends =
-        backends.map(|(n, (&weight, &alive))| (endpoint(n), Backend { weight, alive, is_unknown: false, next_hop: Some(HOP) }));
+        backends.map(|(n, (&weight, &alive))| (endpoint(n), Backend { weight, alive, is_undecided: false, next_hop: Some(HOP) }));
     let service = Service {
         vip: [10, 200, 1, 1].into(),
         port: 80,

@@ -11,7 +11,7 @@ use xlb_tests::path::fixture;
 
 fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = SocketAddr>) -> Service {
     // Without a weight a backend takes an id and no slot.
-    let backend = Backend { weight: 0, alive: true, is_unknown: false, next_hop: None };
+    let backend = Backend { weight: 0, alive: true, is_undecided: false, next_hop: None };
     Service {
         vip: vip.into(),
         port: 80,
@@ -89,7 +89,7 @@ fn services_that_need_more_slots_than_there_are_left_are_refused() {
     let mut too_much = fits.clone();
     let weighted = |desired: &mut Desired, weights: &[u16]| {
         let first = desired.services.values_mut().next().unwrap();
-        let backend = |&weight| Backend { weight, alive: true, is_unknown: false, next_hop: None };
+        let backend = |&weight| Backend { weight, alive: true, is_undecided: false, next_hop: None };
         first.backends = endpoints(0..weights.len()).zip(weights.iter().map(backend)).collect::<BTreeMap<_, _>>();
     };
     weighted(&mut fits, &[1]);

@@ -16,7 +16,7 @@ use crate::world::INGRESS;
 
 const HOP: NextHop =
     NextHop { ifindex: INGRESS, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
-const UP: Backend = Backend { weight: 1, alive: true, is_unknown: false, next_hop: Some(HOP) };
+const UP: Backend = Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(HOP) };
 /// Of the slots: what Maglev moves between backends that stay, besides what it must (see `lb_common::maglev`).
 const DISRUPTION_MAX: f64 = 0.04;
 

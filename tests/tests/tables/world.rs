@@ -193,7 +193,7 @@ impl Spec {
             let address = address(vip.is_ipv4(), self.pool, host);
             let port = if self.forward == Forward::Nat && self.port != 0 { 8000 + u16::from(host) } else { self.port };
             let backend =
-                Backend { weight: state.weight, alive: state.alive, is_unknown: false, next_hop: state.next_hop(address) };
+                Backend { weight: state.weight, alive: state.alive, is_undecided: false, next_hop: state.next_hop(address) };
             (SocketAddr::new(address, port), backend)
         });
         Service {
