@@ -105,7 +105,10 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         };
         let destination = MacAddr::new([2, 1, 0, 0, network, i as u8]);
         let next_hop = NextHop { ifindex: INGRESS, source: MacAddr::new([2, 0, 0, 0, 0, 2]), destination, takes_redirects: true };
-        (SocketAddr::new(address, backend_port), Backend { weight: 1, alive: true, is_unknown: false, next_hop: Some(next_hop) })
+        (
+            SocketAddr::new(address, backend_port),
+            Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(next_hop) },
+        )
     });
     Service { vip, port, protocol, algorithm, forward, idle: 800, on_down: OnDown::Remap, backends: backends.collect() }
 }
