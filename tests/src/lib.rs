@@ -32,6 +32,7 @@ pub mod connections;
 pub mod daemon;
 pub mod dns;
 pub mod frames;
+pub mod fuzz;
 pub mod http;
 pub mod interrupt;
 pub mod netns;

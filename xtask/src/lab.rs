@@ -4,6 +4,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod test;
 mod vm;
 
@@ -42,6 +43,8 @@ enum Task {
     /// Needs no root, if nothing has to be installed: qemu emulates the processor, and kernels are fetched from Debian into
     /// the target directory by an apt configuration of their own.
     Vm(vm::Options),
+    /// Look for inputs that break the packet path, the configuration's reader or the tables, for minutes or hours
+    Fuzz(fuzz::Options),
     /// Run the tests, and check dependencies and documentation
     Ci {
         /// The tests have run already
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Vm(options) => vm::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Ci { skip_tests } => ci::run(skip_tests),
     })
 }

@@ -41,6 +41,9 @@ enum Task {
     /// Boot other kernels in emulated machines, and run the packet path's tests there
     #[command(disable_help_flag = true)]
     Vm(ForLab),
+    /// Look for inputs that break the packet path, the configuration's reader or the tables, for minutes or hours
+    #[command(disable_help_flag = true)]
+    Fuzz(ForLab),
     /// Run the tests, and check dependencies and documentation
     #[command(disable_help_flag = true)]
     Ci(ForLab),
@@ -75,6 +78,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(rest) => lab("demo", &rest, command::is_root().then_some(setup::For::Everything)),
         Task::Bench(rest) => lab("bench", &rest, command::is_root().then_some(setup::For::Building)),
         Task::Vm(rest) => lab("vm", &rest, Some(setup::For::Machines)),
+        Task::Fuzz(rest) => lab("fuzz", &rest, None),
         Task::Ci(rest) => {
             let tests = !rest.arguments.iter().any(|argument| argument == "--skip-tests");
             lab("ci", &rest, tests.then_some(setup::For::Everything))

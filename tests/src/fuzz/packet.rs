@@ -1,0 +1,59 @@
+//! One frame through the packet path of the host, with the fixture's tables.
+
+use lb_common::Verdict;
+use lb_common::verdict::Class;
+use lb_user::desired::Forward;
+
+use crate::path::fixture::{self, Interfaces};
+use crate::path::host::Host;
+use crate::path::judge::see;
+
+pub const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
+
+thread_local!(static HOST: Host = host());
+
+/// The packet path with the fixture's tables.
+pub fn host() -> Host {
+    let mut host = Host::new(fixture::keys(), fixture::N_SLOTS, Box::new(|query| fixture::route(INTERFACES, query)));
+    let (_, _, plan) = fixture::plan(INTERFACES);
+    host.carry_out(&plan);
+    host.set_links(fixture::links(INTERFACES));
+    host
+}
+
+/// Any frame ends in one counted verdict, which its bytes bear out: only what is forwarded is changed, direct server return
+/// changes link-layer addresses only, and another implementation finds lengths and checksums as right as they were.
+pub fn packet(frame: &[u8]) {
+    HOST.with(|host| {
+        let before = *host.totals.borrow();
+        let outcome = host.run(frame, INTERFACES.outside);
+        let after = *host.totals.borrow();
+        assert_eq!(after.received, before.received + 1);
+        let counted: Vec<_> = Verdict::ALL.iter().copied().filter(|&v| after.of(v) != before.of(v)).collect();
+        assert_eq!(counted, [outcome.verdict]);
+        assert_eq!(after.verdicts.iter().sum::<u64>(), after.received);
+        assert_ne!(outcome.verdict, Verdict::Internal);
+
+        assert_eq!(outcome.frame.len(), frame.len());
+        let changed: Vec<usize> = (0..frame.len()).filter(|&at| frame[at] != outcome.frame[at]).collect();
+        if outcome.verdict.class() != Class::Forwarded {
+            assert!(changed.is_empty(), "{:?} changed bytes {changed:?}", outcome.verdict);
+            return;
+        }
+        if outcome.verdict != Verdict::EchoReply && forward_of(frame) == Some(Forward::Dsr) {
+            assert!(changed.iter().all(|&at| at < 12), "dsr changed bytes {changed:?}");
+        }
+        if let Some(seen) = see(frame) {
+            let forwarded = see(&outcome.frame).map(|seen| seen.checksums);
+            assert_eq!(forwarded, Some(seen.checksums), "{:?}", outcome.verdict);
+        }
+    });
+}
+
+/// How the fixture's service forwards that a frame is for.
+fn forward_of(frame: &[u8]) -> Option<Forward> {
+    let destination = see(frame)?.destination;
+    let is_it = |vip, port| vip == destination.ip() && (port == destination.port() || port == 0);
+    let services = fixture::desired(INTERFACES).services;
+    services.values().find(|service| is_it(service.vip, service.port)).map(|service| service.forward)
+}
