@@ -68,7 +68,7 @@ fn adopt_backend(
     let serves = backend.flags & backend_flags::ALIVE != 0;
     layout.adopt_backend(name, endpoint, id, serves);
     // Until DNS answers, its earlier answer holds: otherwise the service would have nobody for that long.
-    let is_fixed = service.backends.iter().any(|fixed| fixed.endpoint == endpoint);
+    let is_fixed = findings.overrides.fixed(service).iter().any(|fixed| fixed.endpoint == endpoint);
     if !is_fixed && service.dns.as_ref().is_some_and(|dns| dns.port == endpoint.port()) {
         findings.discovered.entry(name.clone()).or_default().insert(endpoint);
     }

@@ -1,4 +1,5 @@
-//! [`Desired`] from all who have a say: the configuration, discovery, health and next-hop resolution. No I/O.
+//! [`Desired`] from all who have a say: the configuration, discovery, health, next-hop resolution, and what was set at runtime.
+//! No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
 use crate::health::State;
 use crate::nexthop::{Answer, Changes, Unresolved, Way};
+use crate::runtime::Overrides;
 
 /// A backend of a service.
 pub type BackendKey = (ServiceName, SocketAddr);
@@ -27,6 +29,8 @@ pub struct Findings {
     /// The last way known to an address, which holds while the neighbour is only being asked again.
     pub last_ways: BTreeMap<IpAddr, Way>,
     pub ingress: BTreeSet<u32>,
+    /// What was set at runtime. It goes over all else.
+    pub overrides: Overrides,
 }
 
 impl Findings {
@@ -84,7 +88,7 @@ pub fn assemble(config: &Config, findings: &Findings) -> Desired {
     // Fixed backends come first, for the configuration was checked; an answer of DNS that collides is left out.
     let mut nat_owners = NatOwners::default();
     for service in config.services.iter().filter(|service| service.forward == Forward::Nat) {
-        for backend in &service.backends {
+        for backend in findings.overrides.fixed(service) {
             nat_owners.claim(service, backend.endpoint);
         }
     }
@@ -121,12 +125,15 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
     let weight = service.dns.as_ref().map_or(0, |dns| dns.weight);
     let discovered = discovered.into_iter().map(|endpoint| (endpoint, weight));
     // A backend that is configured too keeps its configured weight.
-    let fixed = service.backends.iter().map(|backend| (backend.endpoint, backend.weight));
+    let fixed = findings.overrides.fixed(service).into_iter().map(|backend| (backend.endpoint, backend.weight));
     let backends = discovered.chain(fixed).map(|(endpoint, weight)| {
         let key = (service.name.clone(), endpoint);
         let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
         let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);
-        (endpoint, Backend { weight, alive: findings.is_alive(&key), is_undecided: findings.is_undecided(&key), next_hop })
+        let (alive, is_undecided) = (findings.is_alive(&key), findings.is_undecided(&key));
+        let mut backend = Backend { weight, alive, is_undecided, next_hop };
+        findings.overrides.amend(&service.name, endpoint, &mut backend);
+        (endpoint, backend)
     });
     Service {
         vip: service.vip,

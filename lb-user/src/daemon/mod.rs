@@ -23,6 +23,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+pub use assemble::BackendKey;
 pub use assemble::{Findings, assemble};
 pub(crate) use assemble::{addresses, behind_gateway};
 pub use ledger::{ServiceSums, Sums};
