@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::daemon::Sums;
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
 use crate::maps::{Census, Counters, MapError};
+use crate::runtime::{BackendOverrides, Mark, Overrides};
 use crate::{discovery, health};
 
 /// The control loop's view at one moment.
@@ -24,6 +25,9 @@ pub struct Snapshot {
     pub is_ready: bool,
     /// Who was in the flow table lately.
     pub flows: Census,
+    pub overrides: Overrides,
+    /// Why what was set at runtime would not survive a restart.
+    pub state_trouble: Option<String>,
 }
 
 /// An interface that the program runs on.
@@ -51,6 +55,7 @@ pub struct ServiceView {
     pub leaving: Vec<SocketAddr>,
     /// What its drops stood at when it got its id.
     pub drop_base: u64,
+    pub maintenance: Option<Mark>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +70,20 @@ pub struct BackendView {
     pub unreachable: Option<String>,
     /// What its counters stood at when it got its id.
     pub base: BackendCounters,
+    /// Flows that may be alive and are on record, as of some seconds ago.
+    pub flows: u64,
+    /// What was set of it at runtime.
+    pub set: BackendOverrides,
+    pub drain: Option<Drain>,
+}
+
+/// How far a drain has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Drain {
+    /// Flows that may be alive and were seen since the drain began; `None` before that was looked at.
+    pub flows: Option<u64>,
+    /// There may be flows besides that have been silent since, for less than the service's `idle`.
+    pub silent_possible: bool,
 }
 
 /// What `GET /lb/status` answers.
@@ -76,6 +95,7 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     pub packets: PacketTotals,
     pub flows: FlowsStatus,
+    pub runtime: RuntimeStatus,
     /// Packets by verdict. Their sum is `packets.received`.
     pub verdicts: BTreeMap<&'static str, u64>,
 }
@@ -102,6 +122,18 @@ pub struct FlowsStatus {
     pub evicted_unconfirmed: u64,
 }
 
+/// What was set at runtime, as a whole.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuntimeStatus {
+    /// How many single things are set.
+    pub settings: usize,
+    /// Of these, backends that are not there at present: removed ones, and those that DNS does not name.
+    pub absent: BTreeMap<ServiceName, BTreeMap<SocketAddr, BackendOverrides>>,
+    /// Why it would not survive a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct ServiceStatus {
     pub name: ServiceName,
@@ -121,6 +153,9 @@ pub struct ServiceStatus {
     pub slots_not_at_rest: usize,
     /// Backends that left, and keep their flows.
     pub leaving: Vec<SocketAddr>,
+    /// Nobody takes new flows, as somebody has set it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Mark>,
     pub backends: Vec<BackendStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsStatus>,
@@ -145,6 +180,13 @@ pub struct BackendStatus {
     pub check_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreachable: Option<String>,
+    /// Flows on record that may be alive; others may be, where slots are at rest.
+    pub flows: u64,
+    /// What was set at runtime, over the file.
+    #[serde(skip_serializing_if = "BackendOverrides::is_empty")]
+    pub set: BackendOverrides,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -174,6 +216,7 @@ impl Status {
             services: services?,
             packets: packet_totals(&totals),
             flows: flows_status(snapshot.flows, &counters.flow_events()),
+            runtime: runtime_status(snapshot),
             verdicts: Verdict::ALL.iter().map(|&verdict| (verdict.label(), totals.of(verdict))).collect(),
         })
     }
@@ -182,6 +225,18 @@ impl Status {
 fn flows_status(census: Census, events: &FlowEvents) -> FlowsStatus {
     let FlowEvents { recorded, evicted, evicted_unconfirmed, .. } = *events;
     FlowsStatus { census, recorded, evicted, evicted_unconfirmed }
+}
+
+fn runtime_status(snapshot: &Snapshot) -> RuntimeStatus {
+    let is_there = |name: &ServiceName, endpoint: SocketAddr| {
+        let service = snapshot.services.iter().find(|service| service.name == *name);
+        service.is_some_and(|service| service.backends.iter().any(|backend| backend.endpoint == endpoint))
+    };
+    let mut absent: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for (name, endpoint, set) in snapshot.overrides.backends().filter(|(name, endpoint, _)| !is_there(name, *endpoint)) {
+        absent.entry(name.clone()).or_default().insert(endpoint, set.clone());
+    }
+    RuntimeStatus { settings: snapshot.overrides.len(), absent, trouble: snapshot.state_trouble.clone() }
 }
 
 /// Totals by class. `received` is their sum, for the counters of one packet are not read at one instant.
@@ -225,6 +280,7 @@ fn service_status(service: &ServiceView, sums: &Sums, counted: &[BackendCounters
         dropped,
         slots_not_at_rest: service.n_slots_restless,
         leaving: service.leaving.clone(),
+        maintenance: service.maintenance.clone(),
         backends,
         dns: service.discovery.as_ref().map(|discovery| DnsStatus {
             addresses: discovery.n_addresses,
@@ -250,6 +306,9 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         check: backend.check.last_result.clone(),
         check_ms: backend.check.last_latency.map(|latency| latency.as_secs_f64() * 1e3),
         unreachable: backend.unreachable.clone(),
+        flows: backend.flows,
+        set: backend.set.clone(),
+        drain: backend.drain,
     }
 }
 

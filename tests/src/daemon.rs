@@ -25,6 +25,7 @@ pub struct Builder {
     services: String,
     pin: Arc<PinDirectory>,
     api: String,
+    api_keys: String,
     arguments: Vec<String>,
     log_filter: String,
 }
@@ -62,6 +63,13 @@ impl Builder {
     #[must_use]
     pub fn api(mut self, listen: &str) -> Self {
         self.api = listen.into();
+        self
+    }
+
+    /// More keys of `[api]`, as TOML.
+    #[must_use]
+    pub fn api_keys(mut self, toml: impl Into<String>) -> Self {
+        self.api_keys = toml.into();
         self
     }
 
@@ -106,19 +114,34 @@ impl Builder {
     fn config(&self) -> Result<String> {
         let mut config = String::new();
         writeln!(config, "[xdp]\ninterfaces = {:?}\nmode = {:?}", self.interfaces, self.mode)?;
-        writeln!(config, "on_exit = {:?}\npin = {:?}\n", self.on_exit, self.pin.0)?;
-        writeln!(config, "[api]\nlisten = {:?}\n\n{}", self.api, self.services)?;
+        writeln!(config, "on_exit = {:?}\npin = {:?}\n", self.on_exit, self.pin.path)?;
+        writeln!(config, "[api]\nlisten = {:?}\nsocket = {:?}", self.api, self.pin.own.join("xlb.sock"))?;
+        writeln!(config, "state_file = {:?}\n{}\n{}", self.pin.own.join("state.json"), self.api_keys, self.services)?;
         Ok(config)
     }
 }
 
-/// Removed when the last daemon that uses it is gone, and the last builder that could start another.
+/// Where daemons pin, and what they keep besides. Removed when the last daemon that uses it is gone, and the last builder that
+/// could start another.
 #[derive(Debug)]
-struct PinDirectory(PathBuf);
+struct PinDirectory {
+    path: PathBuf,
+    /// For the socket and the state file; the daemon makes it.
+    own: PathBuf,
+}
+
+impl PinDirectory {
+    fn unique() -> Self {
+        let path = World::unique_pin_directory();
+        let own = std::env::temp_dir().join(path.file_name().unwrap_or_default());
+        Self { path, own }
+    }
+}
 
 impl Drop for PinDirectory {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = std::fs::remove_dir_all(&self.own);
     }
 }
 
@@ -141,8 +164,9 @@ impl Daemon {
             mode: "native".into(),
             on_exit: "detach".into(),
             services: String::new(),
-            pin: Arc::new(PinDirectory(World::unique_pin_directory())),
+            pin: Arc::new(PinDirectory::unique()),
             api: API.into(),
+            api_keys: String::new(),
             arguments: Vec::new(),
             log_filter: "info".into(),
         }
@@ -237,7 +261,23 @@ impl Daemon {
     }
 
     pub fn pin(&self) -> &Path {
-        &self.builder.pin.0
+        &self.builder.pin.path
+    }
+
+    /// Where its socket (`xlb.sock`) and its state (`state.json`) are.
+    pub fn own_directory(&self) -> &Path {
+        &self.builder.pin.own
+    }
+
+    /// Runs `xlb VERB... --socket SOCKET`; yields what it printed.
+    ///
+    /// # Errors
+    /// It fails; the error is what it said.
+    pub fn xlb(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.builder.netns.command(paths::xlb()?);
+        let output = command.args(arguments).arg("--socket").arg(self.own_directory().join("xlb.sock")).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// The configuration file.

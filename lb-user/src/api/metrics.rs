@@ -1,6 +1,8 @@
 //! `GET /metrics`: OpenMetrics text. Counters of the packet path are read at each scrape; nothing is kept twice.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -13,10 +15,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::audit::Counts;
 use super::{Source, Unavailable};
 use crate::daemon::Sums;
 use crate::health;
 use crate::maps::Census;
+use crate::runtime::Admin;
 use crate::status::{BackendStatus, ServiceStatus, Status};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -25,7 +29,7 @@ pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailabl
     let snapshot = source.snapshot().await?;
     let status = Status::read(&snapshot, &source.counters).map_err(|error| Unavailable::Counters(crate::error::chain(&error)))?;
     let mut registry = Registry::with_prefix("xlb");
-    registry.register_collector(Box::new(Page { status, sums: snapshot.sums }));
+    registry.register_collector(Box::new(Page { status, sums: snapshot.sums, changes: source.audit.counts.clone() }));
     let mut page = String::new();
     Ok(match text::encode(&mut page, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
@@ -38,6 +42,7 @@ pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailabl
 struct Page {
     status: Status,
     sums: Sums,
+    changes: Arc<Counts>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -46,6 +51,7 @@ impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
         self.encode_daemon(out)?;
+        self.encode_runtime(out)?;
         self.encode_packets(out)?;
         self.encode_flows(out)?;
         self.encode_services(out)?;
@@ -73,6 +79,19 @@ impl Page {
         single(out, "map_change_seconds", help, ConstCounter::new(sums.change_time.as_secs_f64()))?;
         let help = "The longest time from what made a change necessary to its last write.";
         single(out, "map_change_seconds_max", help, ConstGauge::new(sums.change_time_max.as_secs_f64()))
+    }
+
+    fn encode_runtime(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (runtime, counts) = (&self.status.runtime, &self.changes);
+        let help = "What was set at runtime and holds over the configuration: weights, drains and the like.";
+        single(out, "runtime_settings", help, ConstGauge::new(runtime.settings as f64))?;
+        let help = "1 if what was set at runtime would survive a restart.";
+        single(out, "runtime_kept", help, ConstGauge::new(f64::from(runtime.trouble.is_none())))?;
+        let by_result = [("done", &counts.done), ("refused", &counts.refused), ("failed", &counts.failed)];
+        let by_result = by_result.map(|(result, n)| (vec![("result", result.to_owned())], n.load(Relaxed)));
+        counter(out, "runtime_changes", "Changes asked for over the API.", by_result)?;
+        let help = "Lines that the audit log lacks, because it could not be written or did not keep up.";
+        single(out, "audit_lines_lost", help, ConstCounter::new(counts.lost.load(Relaxed)))
     }
 
     fn encode_packets(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -123,6 +142,8 @@ impl Page {
         gauge(out, "service_slots_not_at_rest", help, of(|service| service.slots_not_at_rest))?;
         let help = "Backends that left the service and keep their flows.";
         gauge(out, "service_backends_leaving", help, of(|service| service.leaving.len()))?;
+        let help = "1 while nobody takes new flows, as set at runtime.";
+        gauge(out, "service_maintenance", help, of(|service| usize::from(service.maintenance.is_some())))?;
         let moved = self.sums.services.iter().map(|(name, sums)| (vec![("service", name.to_string())], sums.n_slots_moved));
         counter(out, "service_slots_moved", "Slots that got another owner, their first one included.", moved)?;
         let transitions = self.sums.services.iter().flat_map(|(name, sums)| {
@@ -147,6 +168,15 @@ impl Page {
         gauge(out, "backend_serving", "1 if new flows go to the backend.", of(|backend| f64::from(backend.serving)))?;
         gauge(out, "backend_weight", "The backend's weight.", of(|backend| f64::from(backend.weight)))?;
         gauge(out, "backend_share", "The backend's share of its service's slots, from 0 to 1.", of(|backend| backend.share))?;
+        let set = |admin: fn(Admin) -> bool| move |backend: &BackendStatus| f64::from(backend.set.admin().is_some_and(admin));
+        let draining = set(|admin| matches!(admin, Admin::Drain { .. }));
+        let draining = all().map(|(labels, backend)| (labels, draining(backend)));
+        gauge(out, "backend_draining", "1 while the backend drains, as set at runtime.", draining)?;
+        let disabled = set(|admin| admin == Admin::Disable);
+        let disabled = all().map(|(labels, backend)| (labels, disabled(backend)));
+        gauge(out, "backend_disabled", "1 while the backend is disabled, as set at runtime.", disabled)?;
+        let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
+        gauge(out, "backend_flows", help, of(|backend| backend.flows as f64))?;
         let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));
         gauge(out, "backend_check_seconds", "How long the last health check took.", checks)
     }

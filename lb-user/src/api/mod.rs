@@ -1,8 +1,13 @@
 //! The HTTP faces of the daemon: a page for people, metrics for Prometheus, status and events as JSON, and health for whoever
-//! watches over it.
+//! watches over it; and the way to change at runtime what is balanced.
 //!
-//! Read-only. The state comes from the control loop by question and answer, the counters straight from their maps.
+//! The state comes from the control loop by question and answer, the counters straight from their maps. Changes are messages to
+//! the control loop, which decides about them; nothing here touches a map.
 
+mod audit;
+mod auth;
+mod changes;
+mod doors;
 mod events;
 mod metrics;
 mod page;
@@ -13,17 +18,15 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::serve::ListenerExt;
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
-use rustix::net::sockopt::set_tcp_user_timeout;
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::{debug, error};
 
-use crate::daemon::Inquiry;
+pub use doors::{Doors, SocketFile};
+
+use crate::daemon::{Inquiry, Order};
 use crate::error::chain;
 use crate::maps::Counters;
 use crate::status::{Snapshot, Status};
@@ -36,42 +39,77 @@ pub struct Source {
     /// Wakes who follows events.
     changed: Arc<Notify>,
     newcomers: mpsc::Sender<events::Newcomer>,
+    pub orders: mpsc::Sender<Order>,
+    policy: Arc<auth::Policy>,
+    audit: audit::Audit,
+    checks: Arc<Semaphore>,
 }
 
 /// Readers of events that may wait to be let in.
 const N_NEWCOMERS: usize = 16;
 
-/// What is sent must be taken within this time, or the connection ends: who stops reading would hold it for ever.
-const TAKEN_LIMIT: Duration = Duration::from_secs(20);
-
 /// A control loop that does not answer for this long is not alive.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// Serves until the process ends. Who changes something says so by `changed`.
-pub async fn serve(listener: TcpListener, inquiries: mpsc::Sender<Inquiry>, counters: Arc<Counters>, changed: Arc<Notify>) {
+/// Serves until the process ends. Who changes something says so by `changed`. The socket's file goes with what this yields.
+pub fn serve(
+    doors: Doors,
+    inquiries: mpsc::Sender<Inquiry>,
+    orders: mpsc::Sender<Order>,
+    counters: Arc<Counters>,
+    changed: Arc<Notify>,
+) -> Option<SocketFile> {
     let (newcomers, admitted) = mpsc::channel(N_NEWCOMERS);
-    let source = Source { inquiries, counters, changed, newcomers };
+    let (policy, audit) = (Arc::new(doors.policy.clone()), doors.audit.clone());
+    let checks = changes::one_check_at_a_time();
+    let source = Source { inquiries, counters, changed, newcomers, orders, policy, audit, checks };
     tokio::spawn(events::Herald::new(source.clone(), admitted).run());
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = set_tcp_user_timeout(&*stream, TAKEN_LIMIT.as_millis() as u32) {
-            debug!(%error, "a connection to the API has no time limit");
-        }
-    });
-    if let Err(error) = axum::serve(listener, router(source)).await {
-        error!(%error, "the API has ended");
-    }
+    doors.serve(&router(source))
 }
 
 fn router(source: Source) -> Router {
-    Router::new()
-        .route("/lb", get(page::answer))
-        .route("/api/v1/events", get(events::answer))
-        .route("/metrics", get(metrics::answer))
-        .route("/lb/status", get(status))
-        .route("/health", get(health))
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .with_state(source)
+    let routes = routes().into_iter().fold(Router::new(), |router, (_, path, route)| router.route(path, route));
+    routes.fallback(changes::nowhere).method_not_allowed_fallback(changes::not_so).with_state(source)
+}
+
+/// All there is, as `openapi.json` describes it: method, path, and who answers.
+fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Source>)> {
+    vec![
+        ("get", "/lb", get(page::answer)),
+        ("get", "/lb/status", get(status)),
+        ("get", "/metrics", get(metrics::answer)),
+        ("get", "/health", get(health)),
+        ("get", "/health/live", get(live)),
+        ("get", "/health/ready", get(ready)),
+        ("get", "/api/v1/status", get(status)),
+        ("get", "/api/v1/events", get(events::answer)),
+        ("get", "/api/v1/runtime", get(runtime)),
+        ("get", "/api/v1/openapi.json", get(openapi)),
+        ("post", "/api/v1/services/{service}/backends", post(changes::add)),
+        ("delete", "/api/v1/services/{service}/backends/{backend}", delete(changes::remove)),
+        ("post", "/api/v1/services/{service}/backends/{backend}/drain", post(changes::drain)),
+        ("post", "/api/v1/services/{service}/backends/{backend}/enable", post(changes::enable)),
+        ("post", "/api/v1/services/{service}/backends/{backend}/disable", post(changes::disable)),
+        ("put", "/api/v1/services/{service}/backends/{backend}/weight", put(changes::weight)),
+        ("post", "/api/v1/services/{service}/maintenance", post(changes::maintenance)),
+        ("post", "/api/v1/reset", post(changes::reset)),
+        ("post", "/api/v1/reload", post(changes::reload)),
+        ("post", "/api/v1/check", post(changes::check)),
+    ]
+}
+
+const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> impl IntoResponse {
+    let description = OPENAPI.replacen("\"0.0.0\"", &format!("\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    ([(header::CONTENT_TYPE, "application/json")], description)
+}
+
+/// What was set at runtime, by whom and when.
+async fn runtime(State(source): State<Source>) -> Result<impl IntoResponse, Unavailable> {
+    let snapshot = source.snapshot().await?;
+    let body = json!({ "services": snapshot.overrides, "trouble": snapshot.state_trouble });
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
 }
 
 impl Source {
@@ -139,3 +177,6 @@ async fn ready(State(source): State<Source>) -> Result<impl IntoResponse, Unavai
     let code = if snapshot.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((code, Json(json!({ "ready": snapshot.is_ready }))))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
 //! The command line.
 
+mod change;
 mod check;
 mod client;
 mod doctor;
+mod events;
 mod papers;
 mod status;
 mod top;
@@ -26,6 +28,7 @@ Examples:
   xlb run -c /etc/xlb/xlb.toml       balance in the foreground; SIGHUP reloads, SIGTERM ends
   xlb status                         who serves, how much, and why packets were dropped
   xlb top                            the same, live
+  xlb drain web 10.0.1.1             no new connections there; xlb enable, or xlb reset, ends it
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
 
@@ -60,11 +63,15 @@ enum Command {
     /// Show every problem in a configuration; needs no root
     ///
     /// Prints one line and ends with 0 where it is right, else shows each problem at its place and ends with 1. Touches
-    /// nothing, and does not look whether interfaces and backends exist.
+    /// nothing, and does not look whether interfaces and backends exist. Where a daemon answers on the socket that the file
+    /// names, it also shows what a reload would change.
     Check {
         /// Configuration file
         #[arg(value_name = "FILE", default_value = "/etc/xlb/xlb.toml")]
         config: PathBuf,
+        /// The socket of the daemon to compare with; the file's api.socket unless given
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
     },
     /// Examine this machine: what would stop traffic, and how to mend it
     ///
@@ -103,6 +110,22 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
         api: SocketAddr,
     },
+    /// Print what changes, as it changes: health, weights, drains, reloads
+    ///
+    /// First what the daemon has kept, the last 200 changes, then each as it comes. Times are UTC.
+    Events {
+        /// Print JSON, an object each line
+        #[arg(long)]
+        json: bool,
+        /// Print what was kept, and end
+        #[arg(long)]
+        once: bool,
+        /// Address of the daemon's API: its api.listen
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
+        api: SocketAddr,
+    },
+    #[command(flatten)]
+    Change(change::Verb),
     /// Print completions for a shell
     ///
     /// For bash: xlb completions bash > /etc/bash_completion.d/xlb
@@ -129,7 +152,9 @@ enum LogFormat {
 pub fn main(object: &'static [u8]) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log_format } => run(object, config, log_format),
-        Command::Check { config } => check::check(&config),
+        Command::Check { config, socket } => check::check(&config, socket),
+        Command::Events { json, once, api } => block_on(events::follow(api, json, once)),
+        Command::Change(verb) => block_on(change::carry_out(verb)),
         Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
         Command::Status { json, api } => block_on(status::show(api, json)),
         Command::Top { once: true, api } => block_on(top::print_once(api)),

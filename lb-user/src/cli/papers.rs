@@ -42,7 +42,8 @@ mod tests {
         let mut script = Vec::new();
         clap_complete::generate(Shell::Bash, &mut described(), "xlb", &mut script);
         let script = String::from_utf8(script).unwrap();
-        for command in ["run", "check", "doctor", "status", "top", "completions"] {
+        for command in ["run", "check", "doctor", "status", "top", "events", "drain", "weight", "reset", "reload", "completions"]
+        {
             let page = std::fs::read_to_string(directory.join(format!("xlb-{command}.1"))).unwrap();
             assert!(page.contains(".SH DESCRIPTION"), "{command}");
             assert!(script.contains(command), "{command}");

@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use super::client;
+use super::events::{admin, time};
 
 /// Asks the daemon and prints the answer.
 ///
@@ -30,6 +31,19 @@ fn tables(status: &Value) -> String {
         "packets: {} received = {} forwarded + {} passed to the host + {} dropped\n",
         packets["received"], packets["forwarded"], packets["passed"], packets["dropped"]
     ));
+    if let Some(trouble) = status["runtime"]["trouble"].as_str() {
+        out.push_str(&format!("what is set at runtime would not survive a restart: {trouble}\n"));
+    }
+    let absent = status["runtime"]["absent"].as_object().into_iter().flatten();
+    for (service, backends) in absent {
+        for (backend, set) in backends.as_object().into_iter().flatten() {
+            let what = match set["presence"]["by"].as_str() {
+                Some(by) => format!("removed by {by} {}", when(&set["presence"])),
+                None => "not there at present, and something is set of it at runtime".to_owned(),
+            };
+            out.push_str(&format!("{service} {backend}: {what}\n"));
+        }
+    }
     let verdicts = status["verdicts"].as_object().into_iter().flatten().filter(|(_, count)| **count != 0);
     let verdicts = verdicts.map(|(label, count)| format!("{label} {count}")).collect::<Vec<_>>().join(", ");
     if !verdicts.is_empty() {
@@ -42,9 +56,9 @@ fn tables(status: &Value) -> String {
 }
 
 fn service_line(service: &Value) -> String {
-    let endpoint = endpoint(&service["vip"], &service["port"]);
+    let vip = endpoint(&service["vip"], &service["port"]);
     let mut line = format!(
-        "{} {endpoint}/{} {} by {}: {}, {} connections, {} packets, {}",
+        "{} {vip}/{} {} by {}: {}, {} connections, {} packets, {}",
         text(&service["name"]),
         text(&service["protocol"]),
         text(&service["forward"]),
@@ -60,7 +74,48 @@ fn service_line(service: &Value) -> String {
     if let Some(error) = service["dns"]["last_error"].as_str() {
         line.push_str(&format!("\n  DNS: {error}; the last good addresses stay"));
     }
+    if let Some(by) = service["maintenance"]["by"].as_str() {
+        line.push_str(&format!(
+            "\n  in maintenance: nobody takes new connections, set by {by} {}",
+            when(&service["maintenance"])
+        ));
+    }
+    for backend in list(&service["backends"]) {
+        for set in set_at_runtime(backend) {
+            line.push_str(&format!("\n  {}: {set}", endpoint(&backend["address"], &backend["port"])));
+        }
+    }
     line
+}
+
+/// What was set of a backend at runtime, in words.
+fn set_at_runtime(backend: &Value) -> Vec<String> {
+    let set = &backend["set"];
+    let mut lines = Vec::new();
+    if !set["presence"].is_null() {
+        lines.push(format!("added by {} {}", text(&set["presence"]["by"]), when(&set["presence"])));
+    }
+    if !set["weight"].is_null() {
+        let weight = &set["weight"];
+        lines.push(format!("weight {} set by {} {}", weight["value"], text(&weight["by"]), when(weight)));
+    }
+    if !set["admin"].is_null() {
+        let mut line = format!("{} {}", admin(&set["admin"]), when(&set["admin"]));
+        match &backend["drain"]["flows"] {
+            _ if backend["drain"].is_null() => {}
+            Value::Null => line.push_str("; its flows are being counted"),
+            flows => line.push_str(&format!("; {flows} flows left of those seen since")),
+        }
+        if backend["drain"]["silent_possible"] == true {
+            line.push_str(", silent ones not counted");
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn when(set: &Value) -> String {
+    format!("at {}", time(&set["at_ms"]))
 }
 
 fn backends(service: &Value) -> Table {
@@ -72,7 +127,7 @@ fn backends(service: &Value) -> Table {
         let check = backend["unreachable"].as_str().unwrap_or_else(|| text(&backend["check"]));
         table.add_row([
             endpoint(&backend["address"], &backend["port"]),
-            text(&backend["state"]).to_owned(),
+            state(backend),
             backend["weight"].to_string(),
             share,
             backend["connections"].to_string(),
@@ -87,6 +142,16 @@ fn backends(service: &Value) -> Table {
         }
     }
     table
+}
+
+/// A backend's health, and what somebody has made of it.
+fn state(backend: &Value) -> String {
+    let health = text(&backend["state"]);
+    match &backend["set"]["admin"]["value"] {
+        Value::Null => health.to_owned(),
+        admin if admin == "disable" => format!("{health}, disabled"),
+        _ => format!("{health}, draining"),
+    }
 }
 
 pub fn endpoint(address: &Value, port: &Value) -> String {

@@ -9,7 +9,7 @@ use super::report::{Problem, Problems};
 use super::section::{Fault, Section};
 use super::{Api, Limits, Mode, OnExit, Xdp, values};
 
-const PIN_DEFAULT: &str = "/sys/fs/bpf/xlb";
+pub(super) const PIN_DEFAULT: &str = "/sys/fs/bpf/xlb";
 
 pub(super) fn xdp(mut section: Section<'_>, problems: &mut Problems) -> Option<Xdp> {
     let help = "name the interfaces on which VIP traffic (and replies of nat backends) arrive: `interfaces = [\"eth0\"]`";
@@ -64,11 +64,33 @@ fn interfaces(value: &DeValue<'_>, problems: &mut Vec<Problem>) -> Result<Vec<St
     Ok(names.into_iter().map(|(name, _)| name).collect())
 }
 
-pub(super) fn api(mut section: Section<'_>, problems: &mut Problems) -> Option<Api> {
-    let listen =
-        section.or("listen", Api::default().listen, problems, |value| values::socket_address(value, None, "127.0.0.1:9400"));
+pub(super) fn api(mut section: Section<'_>, default: Api, problems: &mut Problems) -> Option<Api> {
+    let listen = section.or("listen", default.listen, problems, |value| values::socket_address(value, None, "127.0.0.1:9400"));
+    let socket = section.or("socket", default.socket, problems, socket_path);
+    let socket_gid = section.or("socket_gid", None, problems, |value| values::integer(value, 0, u32::MAX - 1).map(Some));
+    let path = |value: &DeValue<'_>| values::absolute_path(value).map(Some);
+    let token_file = section.or("token_file", None, problems, path);
+    let state_file = section.or("state_file", default.state_file, problems, values::absolute_path);
+    let audit_file = section.or("audit_file", None, problems, path);
     section.finish(problems);
-    Some(Api { listen: listen?.value })
+    Some(Api {
+        listen: listen?.value,
+        socket: socket?.value,
+        socket_gid: socket_gid?.value,
+        token_file: token_file?.value,
+        state_file: state_file?.value,
+        audit_file: audit_file?.value,
+    })
+}
+
+/// A path that a Unix socket can be bound to (unix(7): 108 bytes with a zero at the end, and it is bound as PATH.new first).
+fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
+    const LENGTH_MAX: usize = 103;
+    let path = values::absolute_path(value)?;
+    match path.as_os_str().len() {
+        ..=LENGTH_MAX => Ok(path),
+        length => Err(Fault::new(format!("{length} bytes, but a socket's path has at most {LENGTH_MAX}"), "use a shorter path")),
+    }
 }
 
 pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Option<Limits> {

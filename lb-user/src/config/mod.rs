@@ -77,16 +77,42 @@ pub enum OnExit {
     Keep,
 }
 
-/// `[api]`: metrics, status and health of the daemon itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// `[api]`: metrics, status and health of the daemon itself, and changes at runtime.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Api {
     pub listen: SocketAddr,
+    /// Where changes are taken from whom the machine knows.
+    pub socket: PathBuf,
+    /// A group that may make changes too, besides root and the daemon's own user.
+    pub socket_gid: Option<u32>,
+    /// Where the token stands that changes over TCP take; without, there are none.
+    pub token_file: Option<PathBuf>,
+    /// What was set at runtime is kept here.
+    pub state_file: PathBuf,
+    /// Every change, and every one refused, is noted here.
+    pub audit_file: Option<PathBuf>,
 }
 
-impl Default for Api {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9400)) }
+impl Api {
+    /// What holds where the file says nothing. Daemons with pin directories of their own have sockets and state of their own.
+    pub fn of(pin: &Path) -> Self {
+        let instance = instance(pin);
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9400)),
+            socket: PathBuf::from(format!("/run/xlb/{instance}.sock")),
+            socket_gid: None,
+            token_file: None,
+            state_file: PathBuf::from(format!("/var/lib/xlb/{instance}.json")),
+            audit_file: None,
+        }
     }
+}
+
+/// What a daemon's own files are called, by its pin directory: `xlb` for /sys/fs/bpf/xlb. Never the same for two directories.
+fn instance(pin: &Path) -> String {
+    let path = pin.strip_prefix("/sys/fs/bpf").ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(pin);
+    // As systemd names units after paths.
+    path.to_string_lossy().replace('\\', "\\x5c").replace('-', "\\x2d").replace('/', "-")
 }
 
 /// `[limits]`: the sizes of maps.
@@ -151,11 +177,17 @@ pub struct Dns {
 /// # Errors
 /// The file cannot be read, is not UTF-8, or [`parse`] refuses it.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    load_with_text(path).map(|(config, _)| config)
+}
+
+/// The same, and what stands in the file.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_text(path: &Path) -> Result<(Config, String), ConfigError> {
     let file = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(&file, &text),
-        Err(source) => Err(ConfigError::Unreadable { file, source }),
-    }
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: file.clone(), source })?;
+    Ok((parse(&file, &text)?, text))
 }
 
 /// The configuration in `text`; `file_name` is only shown in errors.
@@ -189,7 +221,11 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
             None
         }
     };
-    let api = top.table("api", "[api]", problems).map_or(Some(Api::default()), |section| global::api(section, problems));
+    let api_default = Api::of(xdp.as_ref().map_or(Path::new(global::PIN_DEFAULT), |xdp| &xdp.pin));
+    let api = match top.table("api", "[api]", problems) {
+        Some(section) => global::api(section, api_default, problems),
+        None => Some(api_default),
+    };
     let limits =
         top.table("limits", "[limits]", problems).map_or(Some(Limits::default()), |section| global::limits(section, problems));
     let drafts: Vec<_> = top

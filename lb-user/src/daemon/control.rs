@@ -1,7 +1,10 @@
 //! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
 
+mod runtime;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::BackendId;
@@ -17,7 +20,7 @@ use crate::config::Config;
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::Discovered;
 use crate::health::{State, Transition};
-use crate::maps::{self, Census, KernelMaps, MapError, Seen};
+use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::status::{BackendView, Interface, ServiceView, Snapshot};
 use crate::tables::{RegionSlots, Tables, Write, diff_in_doubt};
@@ -51,6 +54,8 @@ pub enum ControlError {
 
 pub struct Control {
     config: Config,
+    /// What the file said that this configuration is.
+    config_text: Arc<str>,
     findings: Findings,
     followers: Followers,
     maps: KernelMaps,
@@ -68,8 +73,7 @@ pub struct Control {
     settle_at: Option<Instant>,
     /// When slots were written whose backend may never have got a packet.
     unproven_since: Option<Instant>,
-    /// Who is in the flow table, and when that was looked at.
-    census: (Instant, Census),
+    counted: runtime::Counted,
     ledger: Ledger,
     interfaces: Vec<Interface>,
     host: host::Watch,
@@ -89,6 +93,7 @@ struct Retiring {
 /// What a daemon starts its control loop from.
 pub struct Start {
     pub config: Config,
+    pub config_text: Arc<str>,
     pub findings: Findings,
     pub followers: Followers,
     pub maps: KernelMaps,
@@ -99,9 +104,10 @@ pub struct Start {
 
 impl Control {
     pub fn new(start: Start) -> Self {
-        let Start { config, findings, followers, maps, layout, tables, ledger } = start;
+        let Start { config, config_text, findings, followers, maps, layout, tables, ledger } = start;
         Self {
             config,
+            config_text,
             findings,
             followers,
             maps,
@@ -114,7 +120,7 @@ impl Control {
             retiring: None,
             settle_at: None,
             unproven_since: None,
-            census: (Instant::now(), Census::default()),
+            counted: runtime::Counted::new(),
             ledger,
             interfaces: Vec::new(),
             host: host::Watch::default(),
@@ -164,19 +170,22 @@ impl Control {
         if accepted { sums.n_reloads += 1 } else { sums.n_reloads_refused += 1 }
     }
 
-    /// Another configuration, if the maps can hold it.
+    /// Another configuration, if the maps can hold it. Yields what was set at runtime and no longer means anything, in words.
     ///
     /// # Errors
     /// If they cannot, or the kernel refuses: the earlier one holds then, and what was written of this one is undone by the next
     /// [`reconcile`](Self::reconcile).
-    pub fn reload(&mut self, config: Config) -> Result<(), ControlError> {
-        compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables, &self.seen())?;
-        let before = std::mem::replace(&mut self.config, config);
-        let done = self.reconcile(None);
-        if done.is_err() {
-            self.config = before;
+    pub fn reload(&mut self, config: Config, text: Arc<str>) -> Result<Vec<String>, ControlError> {
+        let (before, forgotten) = self.exchange(config, text);
+        let fits = compile::compile(&assemble(&self.config, &self.findings), &self.layout, &self.tables, &self.seen());
+        let done = fits.map_err(ControlError::from).and_then(|_| self.reconcile(None));
+        match done {
+            Ok(()) => Ok(forgotten),
+            Err(error) => {
+                self.give_back(before);
+                Err(error)
+            }
         }
-        done
     }
 
     fn seen(&self) -> Seen<'_> {
@@ -208,8 +217,8 @@ impl Control {
         report::behind_gateways(&behind_gateways, &self.behind_gateways);
         self.behind_gateways = behind_gateways;
         let is_time = self.settle_at.is_some_and(|due| due <= Instant::now());
-        if is_time && self.census.0.elapsed() >= SWEEP {
-            self.census = (Instant::now(), self.maps.flows.sweep(maps::now()));
+        if is_time {
+            self.count_flows();
         }
         if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
@@ -250,7 +259,8 @@ impl Control {
         let is_unproven = self.tables.regions.values().any(RegionSlots::is_any_unproven);
         self.unproven_since = is_unproven.then(Instant::now);
         let settle = if is_unproven { PROVE } else { SETTLE };
-        self.settle_at = (is_restless || !self.census.1.is_empty()).then(|| Instant::now() + settle);
+        let is_counted = !self.counted.sweep.census.is_empty() || self.counted.is_behind();
+        self.settle_at = (is_restless || is_counted).then(|| Instant::now() + settle);
         self.ledger.note_done(&plan, &names);
         let n_writes = plan.writes.len();
         if rests_more || !plan.retire.is_empty() {
@@ -317,7 +327,15 @@ impl Control {
                 let found = service.discovery.as_ref().is_none_or(|discovery| discovery.n_queries > 0);
                 found && service.backends.iter().all(heard_of)
             });
-        Snapshot { interfaces: self.interfaces.clone(), services, sums: self.ledger.sums.clone(), is_ready, flows: self.census.1 }
+        Snapshot {
+            interfaces: self.interfaces.clone(),
+            services,
+            sums: self.ledger.sums.clone(),
+            is_ready,
+            flows: self.counted.sweep.census,
+            overrides: self.findings.overrides.clone(),
+            state_trouble: None,
+        }
     }
 
     /// Whether a healthy backend only waits for its next hop.
@@ -343,12 +361,21 @@ impl Control {
             backends: service
                 .backends
                 .iter()
-                .map(|(&endpoint, backend)| self.view_backend(name, service, endpoint, backend))
+                .map(|(&endpoint, backend)| BackendView {
+                    drain: self.drain(
+                        name,
+                        endpoint,
+                        self.layout.find_backend(name, endpoint),
+                        region.map(|region| &*region.slots),
+                    ),
+                    ..self.view_backend(name, service, endpoint, backend)
+                })
                 .collect(),
             slots: region.map(|region| region.slots.clone()),
             n_slots_restless: region.map_or(0, |region| region.restless.len()),
             leaving: self.layout.leaving(name).into_iter().map(|(endpoint, ..)| endpoint).collect(),
             drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
+            maintenance: self.findings.overrides.service(name).and_then(|set| set.maintenance.clone()),
         }
     }
 
@@ -372,6 +399,9 @@ impl Control {
             serves,
             unreachable,
             base: id.map(|id| self.ledger.base(id)).unwrap_or_default(),
+            flows: self.n_flows(id),
+            set: self.findings.overrides.backend(name, endpoint).cloned().unwrap_or_default(),
+            drain: None,
         }
     }
 

@@ -7,17 +7,18 @@ mod adopt;
 mod assemble;
 mod bpf_log;
 mod control;
+mod desk;
 mod followers;
 pub(crate) mod host;
 mod ledger;
+pub mod preview;
 mod report;
 mod secret;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use tokio::net::TcpListener;
+use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -26,6 +27,7 @@ use tracing::{error, info, warn};
 pub use assemble::BackendKey;
 pub use assemble::{Findings, assemble};
 pub(crate) use assemble::{addresses, behind_gateway};
+pub use desk::{Answer, Order, Trouble};
 pub use ledger::{ServiceSums, Sums};
 
 use crate::api;
@@ -39,10 +41,14 @@ use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::status::{Interface, Snapshot};
 use crate::tables::Tables;
 use control::{Control, Start};
+use desk::{Desk, Event};
 use followers::Followers;
 
 /// Messages that may wait for the control loop. Senders wait beyond that, and try again what is then newer.
 const QUEUE: usize = 1024;
+
+/// Changes that may wait. More are refused: whoever makes so many does not wait for answers.
+const ORDERS: usize = 16;
 
 /// A question of the API to the control loop.
 pub type Inquiry = oneshot::Sender<Snapshot>;
@@ -62,17 +68,17 @@ struct Inbox {
 /// # Errors
 /// If it cannot start: nothing is left attached then that was not before.
 pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
-    let config = config::load(&config_path)?;
+    let (config, text) = config::load_with_text(&config_path)?;
     // Before anything is attached: a signal from here on must find somebody who undoes it.
     let mut signals = Signals::new()?;
-    let listener = TcpListener::bind(config.api.listen).await.with_context(|| format!("api.listen = {}", config.api.listen))?;
+    let doors = api::Doors::open(&config.api).await?;
     let pins = Pins::open(&config.xdp.pin)?;
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
     let (mut datapath, handles) = Datapath::load(object, pins, config.limits.into(), secret)?;
     bpf_log::follow(datapath.ebpf_mut());
     let adopted = datapath.adopted;
-    let started = start(&config, &mut datapath, handles.maps, Arc::new(handles.counters), listener).await;
-    let (mut control, mut inbox) = match started {
+    let started = start(&config, text, &mut datapath, handles.maps, Arc::new(handles.counters), doors).await;
+    let Started { mut control, mut inbox, mut desk, socket } = match started {
         Ok(started) => started,
         Err(error) => {
             // What an earlier daemon left running balances better than nothing.
@@ -80,22 +86,36 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
             return Err(error);
         }
     };
-    serve(&mut control, &mut inbox, &mut signals, &mut datapath, &config_path).await;
+    let mut file = File { datapath: &mut datapath, path: &config_path };
+    serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file).await;
+    desk.finish(&mut control).await;
+    drop(socket);
     control.log_end();
     shut_down(datapath, control.config().xdp.on_exit);
     Ok(())
 }
 
+/// What the loop works with.
+struct Started {
+    control: Control,
+    inbox: Inbox,
+    desk: Desk,
+    /// Removed at the end.
+    socket: Option<api::SocketFile>,
+}
+
 /// Everything up to the first packet.
 async fn start(
     config: &Config,
+    text: String,
     datapath: &mut Datapath,
     maps: crate::maps::KernelMaps,
     counters: Arc<crate::maps::Counters>,
-    listener: TcpListener,
-) -> Result<(Control, Inbox)> {
+    doors: api::Doors,
+) -> Result<Started> {
     let mut layout = Layout::new(maps.n_slots());
-    let mut findings = assemble::Findings::default();
+    let remembered = desk::remember(config);
+    let mut findings = assemble::Findings { overrides: remembered.overrides, ..assemble::Findings::default() };
     let tables = if datapath.adopted {
         info!(pin = %config.xdp.pin.display(), "taking over the tables of an earlier daemon");
         adopt::adopt(&maps, config, &mut layout, &mut findings)
@@ -114,17 +134,22 @@ async fn start(
     let resolver = Resolver::start(redirect_mode(datapath.attached()), to_next_hops).await?;
     let followers = Followers::new(resolver, to_transitions, to_discovered);
     let ledger = ledger::Ledger::new(counters.clone());
-    let mut control = Control::new(Start { config: config.clone(), findings, followers, maps, layout, tables, ledger });
+    let config_text = text.into();
+    let start = Start { config: config.clone(), config_text, findings, followers, maps, layout, tables, ledger };
+    let mut control = Control::new(start);
     set_interfaces(&mut control, datapath);
     control.reconcile(None)?;
-    info!(listen = %config.api.listen, "serving the API");
+    let (to_orders, orders) = mpsc::channel(ORDERS);
+    let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.trouble);
+    desk.note_reload(&remembered.forgotten);
+    desk.follow(&mut control);
     let changed = Arc::new(Notify::new());
-    tokio::spawn(api::serve(listener, to_inquiries, counters, changed.clone()));
-    Ok((control, Inbox { transitions, discovered, next_hops, inquiries, changed }))
+    let socket = api::serve(doors, to_inquiries, to_orders, counters, changed.clone());
+    Ok(Started { control, inbox: Inbox { transitions, discovered, next_hops, inquiries, changed }, desk, socket })
 }
 
 /// The loop.
-async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, datapath: &mut Datapath, config_path: &Path) {
+async fn serve(control: &mut Control, inbox: &mut Inbox, desk: &mut Desk, signals: &mut Signals, file: &mut File<'_>) {
     loop {
         let due = control.next_due();
         // In this order: what came first to those who wait longest. Answers to the API come last, they are of the state after the rest.
@@ -133,7 +158,8 @@ async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, 
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => {
-                reload(control, datapath, config_path).await;
+                // It is in the log.
+                let _ = reload(control, desk, file).await;
                 None
             }
             Some(transition) = inbox.transitions.recv() => {
@@ -154,13 +180,19 @@ async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, 
                 control.finish_retirement();
                 None
             }
+            event = desk.next() => {
+                handle(event, control, desk, file).await;
+                None
+            }
             Some(inquiry) = inbox.inquiries.recv() => {
+                let state_trouble = desk.trouble().cloned();
                 // Who asked may have gone.
-                let _ = inquiry.send(control.snapshot());
+                let _ = inquiry.send(Snapshot { state_trouble, ..control.snapshot() });
                 continue;
             }
         };
         take_in_the_rest(control, inbox);
+        desk.follow(control);
         if let Err(error) = control.reconcile(since) {
             error!(error = chain(&error), "the tables are not what they should be");
         }
@@ -181,48 +213,79 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
     }
 }
 
-/// Another configuration from the same file. A bad one changes nothing.
-async fn reload(control: &mut Control, datapath: &mut Datapath, path: &Path) {
-    let result = try_reload(control, datapath, path).await;
-    control.note_reload(result.is_ok());
-    match result {
-        Ok(()) => info!(config = %path.display(), "reloaded"),
-        Err(error) => error!(config = %path.display(), "not reloaded, everything stays as it is: {error:#}"),
+/// What a reload is about.
+struct File<'f> {
+    datapath: &'f mut Datapath,
+    path: &'f Path,
+}
+
+/// What was set at runtime, or is to be.
+async fn handle(event: Event, control: &mut Control, desk: &mut Desk, file: &mut File<'_>) {
+    match event {
+        Event::Due => {}
+        Event::Written(written) => desk.note_written(written, control),
+        Event::Order(Order::Change { change, by, answer }) => desk.take(change, by, answer, control),
+        // In all of these, who asked may have gone.
+        Event::Order(Order::Running { answer }) => drop(answer.send(control.running())),
+        Event::Order(Order::Reload { by, answer }) => {
+            info!(by, "asked to reload");
+            let done = reload(control, desk, file).await;
+            drop(answer.send(done.map_err(|error| Trouble::NotReloaded(format!("{error:#}")))));
+        }
     }
 }
 
-async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<()> {
-    let new = config::load(path)?;
+/// Another configuration from the same file. A bad one changes nothing. Yields what is different now.
+async fn reload(control: &mut Control, desk: &mut Desk, file: &mut File<'_>) -> Result<Vec<String>> {
+    let result = try_reload(control, file.datapath, file.path).await;
+    control.note_reload(result.is_ok());
+    match &result {
+        Ok(reloaded) => {
+            info!(config = %file.path.display(), "reloaded");
+            desk.note_reload(&reloaded.forgotten);
+        }
+        Err(error) => error!(config = %file.path.display(), "not reloaded, everything stays as it is: {error:#}"),
+    }
+    result.map(|reloaded| {
+        reloaded.diff.into_iter().chain(reloaded.forgotten.iter().map(|line| format!("  forgotten: {line}"))).collect()
+    })
+}
+
+/// What a reload has changed.
+struct Reloaded {
+    diff: Vec<String>,
+    /// What was set at runtime and means nothing any more.
+    forgotten: Vec<String>,
+}
+
+async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<Reloaded> {
+    let (new, text) = config::load_with_text(path)?;
     let old = control.config().clone();
-    let fixed = [
-        ("xdp.pin", new.xdp.pin != old.xdp.pin),
-        ("xdp.mode", new.xdp.mode != old.xdp.mode),
-        ("xdp.secret_file", new.xdp.secret_file != old.xdp.secret_file),
-        ("api.listen", new.api.listen != old.api.listen),
-        ("limits.slots", new.limits.slots != old.limits.slots),
-        ("limits.flows", new.limits.flows != old.limits.flows),
-    ];
-    if let Some((key, _)) = fixed.iter().find(|(_, differs)| *differs) {
+    if let Some(key) = preview::differing_fixed_keys(&old, &new).first() {
         anyhow::bail!("{key} cannot change while running; restart the daemon for it");
     }
+    let diff = preview::diff(&control.running(), &new, &text);
     // First what can fail and can be undone; the tables last.
     let added: Vec<&String> = new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)).collect();
-    let mut done = attach_all(datapath, &added, new.xdp.mode).await;
+    let mut done = attach_all(datapath, &added, new.xdp.mode).await.map(|()| Vec::new());
     if done.is_ok() {
         set_interfaces(control, datapath);
-        done = control.reload(new.clone()).map_err(Into::into);
+        done = control.reload(new.clone(), text.into()).map_err(Into::into);
     }
-    if let Err(error) = done {
-        added.into_iter().try_for_each(|interface| datapath.detach(interface))?;
-        set_interfaces(control, datapath);
-        return Err(error);
-    }
+    let forgotten = match done {
+        Ok(forgotten) => forgotten,
+        Err(error) => {
+            added.into_iter().try_for_each(|interface| datapath.detach(interface))?;
+            set_interfaces(control, datapath);
+            return Err(error);
+        }
+    };
     for interface in old.xdp.interfaces.iter().filter(|interface| !new.xdp.interfaces.contains(interface)) {
         datapath.detach(interface)?;
         info!(interface, "detached");
     }
     set_interfaces(control, datapath);
-    Ok(())
+    Ok(Reloaded { diff, forgotten })
 }
 
 /// Lets the control loop know where the program runs now, and how.

@@ -1,8 +1,10 @@
 //! The flow table from outside: who is in it. The packet path alone records flows; here only those are removed that ended long ago.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::Ebpf;
+use lb_common::BackendId;
 use lb_common::flow::{Entry, IDLE_MAX, State, Tick};
 use serde::Serialize;
 
@@ -30,15 +32,40 @@ impl Census {
     }
 }
 
+/// A closed connection counts for its backend until it has been silent for this long: the other side may still be sending.
+const CLOSING_FOR: Tick = 4;
+/// What shows itself by a SYN and no more is a connection for this long at most.
+const OPENING_FOR: Tick = 60;
+
+/// What one look at the whole table found.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    pub census: Census,
+    /// How many flows that may be alive each backend has on record; none that are not named.
+    pub by_backend: BTreeMap<BackendId, u64>,
+}
+
+/// Whether a flow on record may still be going on.
+fn may_be_alive(entry: Entry, now: Tick, idle: Tick) -> bool {
+    let silent_for_at_most = match entry.state() {
+        State::Opening => OPENING_FOR.min(idle),
+        State::Guessed | State::Established => idle,
+        State::Closing => CLOSING_FOR,
+    };
+    entry.age(now) <= silent_for_at_most
+}
+
 impl FlowTable {
     pub(super) fn take(ebpf: &mut Ebpf, sizes: Sizes, pins: Option<&Path>) -> Result<Self, MapError> {
         Ok(Self { entries: Mapped::take(ebpf, &shape::flows(sizes.n_flows), pins)? })
     }
 
     /// Removes flows that have been silent for longer than any may be, before the packet path's clock takes them for young again,
-    /// and counts the others.
-    pub fn sweep(&self, now: Tick) -> Census {
+    /// and counts the others. `idle` is how long a backend's silent flows are taken for alive.
+    pub fn sweep(&self, now: Tick, idle: impl Fn(BackendId) -> Tick) -> Sweep {
         let mut census = Census { capacity: self.entries.len() as u64, ..Census::default() };
+        let idle: Vec<Tick> = (0..=u16::MAX).map(|id| idle(BackendId(id))).collect();
+        let mut counts = vec![0u64; idle.len()];
         for index in 0..self.entries.len() as u32 {
             let entry = Entry::from_raw(self.entries.load_long(index));
             if entry.is_empty() {
@@ -54,7 +81,38 @@ impl FlowTable {
                 State::Established => &mut census.established,
                 State::Closing => &mut census.closing,
             } += 1;
+            let id = usize::from(entry.backend().0);
+            counts[id] += u64::from(may_be_alive(entry, now, idle[id]));
         }
-        census
+        let by_backend = (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(id, n)| (BackendId(id), n)).collect();
+        Sweep { census, by_backend }
+    }
+
+    /// How many flows it has room for.
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_counts_for_its_backend_while_it_may_be_alive() {
+        const IDLE: Tick = 100;
+        let cases = [
+            (State::Established, 100, true),
+            (State::Established, 101, false),
+            (State::Guessed, 100, true),
+            (State::Opening, 60, true),
+            (State::Opening, 61, false),
+            (State::Closing, 4, true),
+            (State::Closing, 5, false),
+        ];
+        for (state, age, expected) in cases {
+            let entry = Entry::new(1, BackendId(7), state, 1000);
+            assert_eq!(may_be_alive(entry, 1000 + age, IDLE), expected, "{state:?} silent for {age}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_
 use lb_common::{BackendId, Slot, limits};
 
 pub use counters::Counters;
-pub use flows::{Census, FlowTable};
+pub use flows::{Census, FlowTable, Sweep};
 use mapped::Mapped;
 pub use shape::Sizes;
 

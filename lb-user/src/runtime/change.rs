@@ -220,11 +220,9 @@ impl Overrides {
         if self.present(service, known).contains(&endpoint) {
             return Err(Refusal::AlreadyThere { service: name.clone(), endpoint });
         }
-        for other in known.config.services.iter().filter(|other| other.name != *name) {
-            let shares = self.fixed(other).iter().any(|backend| shares_replies(service, endpoint, other, backend.endpoint));
-            if shares {
-                return Err(Refusal::SharedNatBackend { endpoint, other: other.name.clone() });
-            }
+        let services = &known.config.services;
+        if let Some(other) = services.iter().find(|other| is_nat_backend_of(service, endpoint, other, &self.fixed(other))) {
+            return Err(Refusal::SharedNatBackend { endpoint, other: other.name.clone() });
         }
         let in_file = service.backends.iter().find(|backend| backend.endpoint == endpoint);
         let set = new.backend_mut(service, endpoint);
@@ -391,9 +389,15 @@ pub(super) fn place(
     Ok(SocketAddr::new(address, port))
 }
 
-/// Whether replies from two backends of different services could not be told apart. Port 0 is every port.
-fn shares_replies(service: &config::Service, endpoint: SocketAddr, other: &config::Service, theirs: SocketAddr) -> bool {
-    let overlaps = endpoint.port() == theirs.port() || endpoint.port() == 0 || theirs.port() == 0;
-    let is_nat = service.forward == Forward::Nat && other.forward == Forward::Nat;
-    is_nat && service.protocol == other.protocol && endpoint.ip() == theirs.ip() && overlaps
+/// Whether replies from an endpoint could not be told from those of another nat service's backends. Port 0 is every port.
+pub(super) fn is_nat_backend_of(
+    service: &config::Service,
+    endpoint: SocketAddr,
+    other: &config::Service,
+    backends: &[config::Backend],
+) -> bool {
+    let overlaps = |port: u16| endpoint.port() == port || endpoint.port() == 0 || port == 0;
+    let is_nat = service.forward == Forward::Nat && other.forward == Forward::Nat && service.protocol == other.protocol;
+    let shares = |theirs: SocketAddr| theirs.ip() == endpoint.ip() && overlaps(theirs.port());
+    is_nat && other.name != service.name && backends.iter().any(|backend| shares(backend.endpoint))
 }

@@ -281,8 +281,11 @@ fn still_valid(
             if left.is_empty() { Err("the file has this backend now".into()) } else { Ok(left) }
         }
         Some(Setting { value: Presence::Added { .. }, .. }) => {
-            let placed = change::place(service, endpoint.ip(), Some(endpoint.port()), config);
-            placed.map(|_| set.clone()).map_err(|refusal| refusal.to_string())
+            change::place(service, endpoint.ip(), Some(endpoint.port()), config).map_err(|refusal| refusal.to_string())?;
+            match config.services.iter().find(|other| change::is_nat_backend_of(service, endpoint, other, &other.backends)) {
+                Some(other) => Err(format!("it is a backend of the nat service {} now", other.name)),
+                None => Ok(set.clone()),
+            }
         }
         _ if is_in_file => Ok(set.clone()),
         Some(_) => Err("the backend is no longer in the file".into()),

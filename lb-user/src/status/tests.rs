@@ -10,12 +10,16 @@ fn backend(id: u16, serves: bool) -> BackendView {
         serves,
         unreachable: None,
         base: BackendCounters::default(),
+        flows: 0,
+        set: BackendOverrides::default(),
+        drain: None,
     }
 }
 
 fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView {
     ServiceView {
         drop_base: 0,
+        maintenance: None,
         id: Some(1),
         name: "web".into(),
         vip: [10, 200, 1, 1].into(),

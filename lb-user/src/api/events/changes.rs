@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::desired::ServiceName;
 use crate::health::State;
+use crate::runtime::{Admin, Mark, Setting};
 use crate::status::{BackendView, ServiceView, Snapshot};
 
 /// Something that an operator would want to know the time of.
@@ -67,6 +68,24 @@ pub enum Change {
         from: u16,
         to: u16,
     },
+    /// Somebody drained or disabled it, or a drain's deadline has come; without `set`, that is over.
+    BackendAdmin {
+        service: ServiceName,
+        backend: SocketAddr,
+        set: Option<Setting<Admin>>,
+    },
+    /// It drains, and no flow that was seen since is left.
+    Drained {
+        service: ServiceName,
+        backend: SocketAddr,
+        /// Others may be that have been silent for as long.
+        silent_possible: bool,
+    },
+    Maintenance {
+        service: ServiceName,
+        /// By whom; without, it is over.
+        set: Option<Mark>,
+    },
 }
 
 /// What happened since `before`, the daemon first, then services in their order, backends after their service.
@@ -114,6 +133,9 @@ fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Ch
             }
         }
     }
+    if before.maintenance != now.maintenance {
+        changes.push(Change::Maintenance { service: service.clone(), set: now.maintenance.clone() });
+    }
     let is_up = |service: &ServiceView| service.backends.iter().any(|backend| backend.serves);
     if is_up(before) != is_up(now) {
         changes.push(Change::ServiceState { service: service.clone(), up: is_up(now) });
@@ -129,8 +151,16 @@ fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendVie
     if before.unreachable != now.unreachable {
         changes.push(Change::BackendReach { service: service.clone(), backend, unreachable: now.unreachable.clone() });
     }
+    if before.set.admin != now.set.admin {
+        changes.push(Change::BackendAdmin { service: service.clone(), backend, set: now.set.admin.clone() });
+    }
     if before.weight != now.weight {
-        changes.push(Change::BackendWeight { service, backend, from: before.weight, to: now.weight });
+        changes.push(Change::BackendWeight { service: service.clone(), backend, from: before.weight, to: now.weight });
+    }
+    let is_drained = |view: &BackendView| view.drain.is_some_and(|drain| drain.flows == Some(0));
+    if is_drained(now) && !is_drained(before) {
+        let silent_possible = now.drain.is_some_and(|drain| drain.silent_possible);
+        changes.push(Change::Drained { service, backend, silent_possible });
     }
 }
 

@@ -128,7 +128,7 @@ ttl = 5
             7 | port = 1
               | ^^^^ not a key that xlb knows
               |
-              = help: known here are listen
+              = help: known here are listen, socket, socket_gid, token_file, state_file, audit_file
 
             error: unknown key `slot` in [limits]
              --> xlb.toml:9:1

@@ -39,6 +39,11 @@ fn the_minimal_file_takes_every_default() {
             },
             api: Api {
                 listen: 127.0.0.1:9400,
+                socket: "/run/xlb/xlb.sock",
+                socket_gid: None,
+                token_file: None,
+                state_file: "/var/lib/xlb/xlb.json",
+                audit_file: None,
             },
             limits: Limits {
                 slots: 16777216,
@@ -103,6 +108,17 @@ fn the_full_file_says_what_it_shows() {
             },
             api: Api {
                 listen: 127.0.0.1:9400,
+                socket: "/run/xlb/xlb.sock",
+                socket_gid: Some(
+                    27,
+                ),
+                token_file: Some(
+                    "/etc/xlb/token",
+                ),
+                state_file: "/var/lib/xlb/xlb.json",
+                audit_file: Some(
+                    "/var/log/xlb/audit.jsonl",
+                ),
             },
             limits: Limits {
                 slots: 16777216,
@@ -610,4 +626,29 @@ proptest! {
         let text = replaced.collect::<Vec<_>>().join("\n");
         let _ = parse("xlb.toml", &text).map_err(|error| error.to_string());
     }
+}
+
+#[test]
+fn daemons_with_pin_directories_of_their_own_have_files_of_their_own() {
+    let names = ["/sys/fs/bpf/xlb", "/sys/fs/bpf/a/b", "/sys/fs/bpf/a-b", "/mnt/bpf/xlb", "/sys/fs/bpf"].map(|pin| {
+        let api = Api::of(Path::new(pin));
+        (api.socket.display().to_string(), api.state_file.display().to_string())
+    });
+    assert_eq!(names[0], ("/run/xlb/xlb.sock".into(), "/var/lib/xlb/xlb.json".into()));
+    assert_eq!(names[1].0, "/run/xlb/a-b.sock");
+    assert_eq!(names[2].0, "/run/xlb/a\\x2db.sock");
+    assert_eq!(names[3].0, "/run/xlb/-mnt-bpf-xlb.sock");
+    assert_eq!(names[4].0, "/run/xlb/-sys-fs-bpf.sock");
+}
+
+#[test]
+fn who_may_change_what_and_where_that_is_kept_can_be_set() {
+    let text = "[xdp]\ninterfaces = [\"eth0\"]\n[api]\nsocket = \"/run/x.sock\"\nsocket_gid = 27\ntoken_file = \"/etc/t\"\n\
+                state_file = \"/var/s\"\naudit_file = \"/var/a\"\n";
+    let api = parse("test.toml", text).unwrap().api;
+    assert_eq!((api.socket.to_str(), api.socket_gid), (Some("/run/x.sock"), Some(27)));
+    assert_eq!((api.token_file, api.audit_file), (Some("/etc/t".into()), Some("/var/a".into())));
+    assert_eq!(api.state_file.to_str(), Some("/var/s"));
+    let long = text.replace("/run/x", &format!("/run/{}", "x".repeat(110)));
+    assert!(parse("test.toml", &long).unwrap_err().to_string().contains("at most 103"));
 }

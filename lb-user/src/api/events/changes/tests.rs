@@ -7,6 +7,8 @@ use super::*;
 use crate::daemon::ServiceSums;
 use crate::desired::{Algorithm, Forward, Protocol};
 use crate::health;
+use crate::runtime::{Admin, BackendOverrides, Setting};
+use crate::status::Drain;
 
 fn backend(host: u8, state: State) -> BackendView {
     BackendView {
@@ -17,6 +19,9 @@ fn backend(host: u8, state: State) -> BackendView {
         serves: state.serves(),
         unreachable: None,
         base: BackendCounters::default(),
+        flows: 0,
+        set: BackendOverrides::default(),
+        drain: None,
     }
 }
 
@@ -35,6 +40,7 @@ fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
         n_slots_restless: 0,
         leaving: Vec::new(),
         drop_base: 0,
+        maintenance: None,
     }
 }
 
@@ -110,4 +116,21 @@ fn a_reload_comes_before_what_it_brought() {
 #[test]
 fn the_first_snapshot_is_the_start() {
     assert!(matches!(differences(None, &usual())[..], [Change::Started { .. }]));
+}
+
+#[test]
+fn who_was_drained_by_whom_is_told_and_when_the_last_flow_has_gone() {
+    let set = BackendOverrides {
+        admin: Some(Setting { value: Admin::Drain { until_ms: Some(7_000) }, by: "root".into(), at_ms: 1_000 }),
+        ..BackendOverrides::default()
+    };
+    let drain = Some(Drain { flows: Some(0), silent_possible: true });
+    let drained = BackendView { weight: 0, set, drain, ..backend(1, State::Up) };
+    check(
+        snapshot(vec![service("web", vec![drained, backend(2, State::Up)])]),
+        expect![[r#"
+            {"kind":"backend_admin","service":"web","backend":"10.0.0.1:80","set":{"value":{"drain":{"until_ms":7000}},"by":"root","at_ms":1000}}
+            {"kind":"backend_weight","service":"web","backend":"10.0.0.1:80","from":1,"to":0}
+            {"kind":"drained","service":"web","backend":"10.0.0.1:80","silent_possible":true}"#]],
+    );
 }

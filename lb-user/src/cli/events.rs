@@ -1,0 +1,163 @@
+//! `xlb events`: what changes, as it changes, a line each.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use http_body_util::BodyExt;
+use hyper::Method;
+use hyper::body::Bytes;
+use serde_json::Value;
+
+use super::client::{self, Door};
+use super::status::{list, text};
+
+/// One frame of the stream; a hello has 200 events.
+const FRAME_LEN_MAX: usize = 64 << 20;
+
+/// Prints the events that the daemon has kept, and then each as it comes, until the daemon ends.
+///
+/// # Errors
+/// No daemon answers there, it ends, or has too many readers.
+pub async fn follow(api: SocketAddr, json: bool, once: bool) -> Result<()> {
+    let response = client::begin(&Door::reading(api), Method::GET, "/api/v1/events", Bytes::new()).await?;
+    let code = response.status();
+    let mut body = response.into_body();
+    if !code.is_success() {
+        let error = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
+        bail!("http://{api}/api/v1/events: {code}: {error}");
+    }
+    let mut waiting = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.context("the daemon has ended, or the connection has")?;
+        waiting.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
+        ensure!(waiting.len() <= FRAME_LEN_MAX, "an event that does not end");
+        while let Some(end) = waiting.windows(2).position(|pair| pair == b"\n\n") {
+            let event: Vec<u8> = waiting.drain(..end + 2).collect();
+            let (name, content) = parse(&String::from_utf8_lossy(&event));
+            let events = if name == "hello" { &content["events"] } else { &content };
+            match name.as_str() {
+                "hello" | "changes" => list(events).iter().try_for_each(|event| print(event, json))?,
+                "end" => bail!("{}", text(&content["reason"])),
+                _ => {}
+            }
+            if once && name == "hello" {
+                return Ok(());
+            }
+        }
+    }
+    bail!("the daemon has ended the stream")
+}
+
+/// An event's name and content.
+fn parse(event: &str) -> (String, Value) {
+    let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    (field("event: ").to_owned(), serde_json::from_str(field("data: ")).unwrap_or_default())
+}
+
+fn print(event: &Value, json: bool) -> Result<()> {
+    super::print(&if json { format!("{event}\n") } else { format!("{}  {}\n", time(&event["at_ms"]), in_words(event)) })
+}
+
+/// A time of the wall clock, in UTC.
+pub fn time(at_ms: &Value) -> String {
+    let at = Duration::from_millis(at_ms.as_u64().unwrap_or_default());
+    match SystemTime::UNIX_EPOCH.checked_add(at) {
+        // Beyond the year 9999 there is no such form.
+        Some(at) if at.elapsed().is_ok() || at_ms.as_u64() < Some(253_402_300_799_000) => {
+            humantime::format_rfc3339_seconds(at).to_string()
+        }
+        _ => "?".to_owned(),
+    }
+}
+
+fn in_words(event: &Value) -> String {
+    let whom = [text(&event["service"]), text(&event["backend"])].join(" ");
+    let whom = whom.trim();
+    match text(&event["kind"]) {
+        "started" => format!("xlb {} started", text(&event["version"])),
+        "ready" if event["ready"] == true => "ready".to_owned(),
+        "ready" => "no longer ready".to_owned(),
+        "reload" if event["accepted"] == true => "reloaded".to_owned(),
+        "reload" => "a reload was refused, and changed nothing".to_owned(),
+        "service_added" | "backend_added" => format!("{whom}: added"),
+        "service_removed" | "backend_removed" => format!("{whom}: removed"),
+        "service_state" if event["up"] == true => format!("{whom}: up"),
+        "service_state" => format!("{whom}: down, nobody serves"),
+        "slots_moved" => format!("{whom}: {} slots moved", event["n_slots"]),
+        "backend_state" => {
+            format!("{whom}: {}, was {}: {}", text(&event["to"]), text(&event["from"]), text(&event["cause"]))
+        }
+        "backend_reach" => match event["unreachable"].as_str() {
+            Some(reason) => format!("{whom}: not reachable: {reason}"),
+            None => format!("{whom}: reachable"),
+        },
+        "backend_weight" => format!("{whom}: weight {}, was {}", event["to"], event["from"]),
+        "backend_admin" => match &event["set"] {
+            Value::Null => format!("{whom}: enabled"),
+            set => format!("{whom}: {}", admin(set)),
+        },
+        "drained" if event["silent_possible"] == true => {
+            format!("{whom}: drained; no flow is left that was seen since, though silent ones may be")
+        }
+        "drained" => format!("{whom}: drained"),
+        "maintenance" => match event["set"]["by"].as_str() {
+            Some(by) => format!("{whom}: in maintenance, by {by}"),
+            None => format!("{whom}: no longer in maintenance"),
+        },
+        _ => event.to_string(),
+    }
+}
+
+/// Who has drained or disabled a backend, and until when.
+pub fn admin(set: &Value) -> String {
+    let by = text(&set["by"]);
+    if set["value"] == "disable" {
+        return format!("disabled by {by}");
+    }
+    match &set["value"]["drain"]["until_ms"] {
+        Value::Null => format!("drains, set by {by}"),
+        until_ms => format!("drains until {}, set by {by}", time(until_ms)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_are_told_in_words() {
+        let at = "2026-01-02T03:04:05Z";
+        let set = json!({ "value": { "drain": { "until_ms": 1_767_323_045_000_u64 } }, "by": "root" });
+        let cases = [
+            (
+                json!({ "kind": "backend_admin", "service": "web", "backend": "10.0.0.1:80", "set": set }),
+                format!("web 10.0.0.1:80: drains until {at}, set by root"),
+            ),
+            (
+                json!({ "kind": "backend_admin", "service": "web", "backend": "10.0.0.1:80", "set": null }),
+                "web 10.0.0.1:80: enabled".into(),
+            ),
+            (json!({ "kind": "service_state", "service": "web", "up": false }), "web: down, nobody serves".into()),
+            (
+                json!({ "kind": "maintenance", "service": "web", "set": { "by": "root", "at_ms": 1 } }),
+                "web: in maintenance, by root".into(),
+            ),
+            (json!({ "kind": "ready", "ready": true }), "ready".into()),
+            (json!({ "kind": "of tomorrow" }), r#"{"kind":"of tomorrow"}"#.into()),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(in_words(&event), expected);
+        }
+        assert_eq!(time(&json!(1_767_323_045_000_u64)), at);
+        assert_eq!(time(&json!(u64::MAX)), "?");
+    }
+
+    #[test]
+    fn a_frame_has_a_name_and_a_content() {
+        assert_eq!(parse("event: changes\ndata: [1]\n\n"), ("changes".into(), json!([1])));
+        assert_eq!(parse(": a comment\n\n"), (String::new(), Value::Null));
+    }
+}
