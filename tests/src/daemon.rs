@@ -133,7 +133,7 @@ struct PinDirectory {
 impl PinDirectory {
     fn unique() -> Self {
         let path = World::unique_pin_directory();
-        let own = std::env::temp_dir().join(path.file_name().unwrap_or_default());
+        let own = tempfile::env::temp_dir().join(path.file_name().unwrap_or_default());
         Self { path, own }
     }
 }

@@ -36,6 +36,18 @@ pub fn get_from(netns: &Netns, source: SocketAddr, url: &str) -> Result<Answer> 
     netns.enter(|| request(connect(address, Some(source), LIMIT)?, path)).with_context(|| format!("{url} from {source}"))
 }
 
+/// Sends a request with a method, headers and a body of its own from within a namespace. `url` as for [`get`].
+///
+/// # Errors
+/// No connection within two seconds, or no answer.
+pub fn send(netns: &Netns, method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
+    let (address, path) = parse(url)?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: xlb\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+    let asked = netns.enter(|| exchange(connect(address, None, LIMIT)?, format!("{head}\r\n{body}").as_bytes()));
+    asked.with_context(|| format!("{method} {url}"))
+}
+
 /// Fetches the body (the backend's name, as ours answer) over `n` new connections, one after another.
 ///
 /// # Errors
@@ -91,10 +103,19 @@ pub fn connect(to: SocketAddr, source: Option<SocketAddr>, limit: Duration) -> R
 }
 
 /// One request, after which the server closes the connection.
-fn request(mut stream: TcpStream, path: &str) -> Result<Answer> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: xlb\r\nConnection: close\r\n\r\n")?;
+fn request(stream: TcpStream, path: &str) -> Result<Answer> {
+    exchange(stream, format!("GET {path} HTTP/1.1\r\nHost: xlb\r\nConnection: close\r\n\r\n").as_bytes())
+}
+
+fn exchange(mut stream: TcpStream, request: &[u8]) -> Result<Answer> {
+    // Who refuses a request need not read it to the end; the answer says why.
+    let sent = stream.write_all(request);
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).context("no whole answer")?;
+    let received = stream.read_to_end(&mut answer);
+    if answer.is_empty() {
+        sent.context("sending")?;
+        received.context("no whole answer")?;
+    }
     let answer = String::from_utf8_lossy(&answer);
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("not an HTTP answer: {answer:?}") };
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -2,7 +2,6 @@
 //! two doors do not share theirs: whoever crowds the port does not lock the operator out of the socket.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -108,7 +107,7 @@ async fn open_socket(path: &Path, gid: Option<u32>) -> Result<UnixListener> {
         let _ = fs::remove_file(&aside);
         return Err(error);
     }
-    Ok(UnixListener::from_std(std::os::unix::net::UnixListener::from(OwnedFd::from(socket)))?)
+    Ok(UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?)
 }
 
 fn open_to(path: &Path, gid: Option<u32>) -> Result<()> {

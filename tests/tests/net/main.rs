@@ -14,6 +14,8 @@ mod nat;
 mod page;
 mod reload;
 mod restart;
+mod runtime;
+mod runtime_abuse;
 mod side_by_side;
 mod strangers;
 mod support;
