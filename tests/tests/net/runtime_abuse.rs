@@ -71,7 +71,7 @@ fn whatever_is_wrong_gets_a_reason_and_changes_nothing() -> Result<()> {
         ("POST", DRAIN, Some("wrong"), "", 403, "not the token"),
         ("POST", DRAIN, Some(&TOKEN[1..]), "", 403, "not the token"),
         ("POST", "/api/v1/reset", None, "{}", 403, "Authorization"),
-        ("POST", "/api/v1/reload", Some(""), "", 403, "not the token"),
+        ("POST", "/api/v1/reload", Some(""), "", 403, "Authorization: Bearer"),
         ("POST", "/api/v1/check", None, "", 403, "Authorization"),
         ("GET", DRAIN, Some(TOKEN), "", 405, "does not take GET"),
         ("DELETE", "/lb/status", Some(TOKEN), "", 405, "does not take DELETE"),
