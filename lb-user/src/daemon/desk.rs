@@ -261,7 +261,7 @@ impl Desk {
 
     fn note_absent(&mut self, control: &Control) {
         let mut before = std::mem::take(&mut self.absent);
-        let keys = control.absent().into_iter();
+        let keys = control.overrides().absent(control.known()).into_iter();
         self.absent = keys.map(|key| before.remove_entry(&key).unwrap_or_else(|| (key, Instant::now()))).collect();
     }
 

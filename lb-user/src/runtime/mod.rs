@@ -241,6 +241,18 @@ impl Overrides {
         (kept, forgotten)
     }
 
+    /// Backends of which something is set, and that neither the file nor DNS names at present.
+    pub fn absent(&self, known: Known<'_>) -> Vec<BackendKey> {
+        let is_named = |name: &ServiceName, endpoint: SocketAddr| {
+            let service = known.config.services.iter().find(|service| service.name == *name);
+            let is_in_file = service.is_some_and(|service| service.backends.iter().any(|backend| backend.endpoint == endpoint));
+            is_in_file || known.discovered.get(name).is_some_and(|found| found.contains(&endpoint))
+        };
+        // One that was added is there, and one that was removed is in the file.
+        let unnamed = self.backends().filter(|(name, endpoint, set)| set.presence.is_none() && !is_named(name, *endpoint));
+        unnamed.map(|(name, endpoint, _)| (name.clone(), endpoint)).collect()
+    }
+
     /// Without what was set of these backends.
     #[must_use]
     pub fn without(&self, gone: &BTreeSet<BackendKey>) -> Self {

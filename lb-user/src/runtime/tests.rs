@@ -269,6 +269,18 @@ fn another_file_takes_along_what_was_set_of_those_who_are_gone() {
 }
 
 #[test]
+fn who_is_no_longer_named_is_absent_and_can_be_forgotten_alone() {
+    let before = set(&["drain found fd00::1", "add found fd00::9", "drain web 10.0.0.1", "remove web 10.0.0.2"]);
+    let (config, discovered) = (config(FILE), discovered());
+    assert_eq!(before.absent(Known { config: &config, discovered: &discovered }), []);
+    let gone: BackendKey = ("found".into(), "[fd00::1]:443".parse().unwrap());
+    let absent = before.absent(Known { config: &config, discovered: &BTreeMap::new() });
+    assert_eq!(absent.as_slice(), std::slice::from_ref(&gone));
+    let left = before.without(&BTreeSet::from([gone]));
+    assert_eq!(left, set(&["add found fd00::9", "drain web 10.0.0.1", "remove web 10.0.0.2"]));
+}
+
+#[test]
 fn what_is_kept_is_what_was_set_and_a_broken_file_is_taken_for_nothing() {
     let directory = std::env::temp_dir().join(format!("xlb-state-{}", std::process::id()));
     let path = directory.join("deep/state.json");

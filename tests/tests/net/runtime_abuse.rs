@@ -15,6 +15,9 @@ const TOKEN: &str = "a-token-of-more-than-16-characters";
 const API: &str = "http://127.0.0.1:9400";
 const DRAIN: &str = "/api/v1/services/web/backends/10.2.0.10/drain";
 
+/// Method, path, token and body, and what they are answered with: the code, and a part of the reason.
+type Case<'c> = (&'c str, &'c str, Option<&'c str>, &'c str, u16, &'c str);
+
 struct Scene {
     network: Network,
     _backends: Vec<Backend>,
@@ -66,7 +69,7 @@ fn whatever_is_wrong_gets_a_reason_and_changes_nothing() -> Result<()> {
     let huge = format!("{{\"deadline\": \"{}\"}}", "x".repeat(100_000));
     let deep = "[".repeat(10_000);
     let weight = DRAIN.replace("drain", "weight");
-    let cases: [(&str, &str, Option<&str>, &str, u16, &str); 18] = [
+    let cases: [Case<'_>; 18] = [
         ("POST", DRAIN, None, "", 403, "Authorization: Bearer"),
         ("POST", DRAIN, Some("wrong"), "", 403, "not the token"),
         ("POST", DRAIN, Some(&TOKEN[1..]), "", 403, "not the token"),

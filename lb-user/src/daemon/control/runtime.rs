@@ -16,7 +16,7 @@ use crate::daemon::assemble::{BackendKey, assemble};
 use crate::daemon::preview::Running;
 use crate::desired::{Service, ServiceName};
 use crate::maps::{self, Sweep};
-use crate::runtime::{Admin, BackendOverrides, Known, Overrides};
+use crate::runtime::{Admin, Known, Overrides};
 use crate::status::Drain;
 
 /// Flows on record from the first packet on after a drain began: counted before that, they would seem to be fewer than they are.
@@ -60,18 +60,6 @@ impl Control {
     /// Whom a change can be about.
     pub fn known(&self) -> Known<'_> {
         Known { config: &self.config, discovered: &self.findings.discovered }
-    }
-
-    /// Backends of which something is set, and that nobody names at present.
-    pub fn absent(&self) -> Vec<BackendKey> {
-        let overrides = &self.findings.overrides;
-        let is_there = |name: &ServiceName, endpoint: SocketAddr, set: &BackendOverrides| {
-            let Some(service) = self.config.services.iter().find(|service| service.name == *name) else { return false };
-            let is_found = self.findings.discovered.get(name).is_some_and(|found| found.contains(&endpoint));
-            is_found || set.presence.is_some() || service.backends.iter().any(|backend| backend.endpoint == endpoint)
-        };
-        let absent = overrides.backends().filter(|&(name, endpoint, set)| !is_there(name, endpoint, set));
-        absent.map(|(name, endpoint, _)| (name.clone(), endpoint)).collect()
     }
 
     /// What the daemon runs by, for a comparison elsewhere: that may take its time.
