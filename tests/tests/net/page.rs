@@ -115,3 +115,22 @@ fn on_a_phone_nothing_is_wider_than_the_screen() -> Result<()> {
     drop(browser);
     daemon.stop()
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn who_was_drained_is_shown_so_and_is_no_trouble() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let toml = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(toml).start()?;
+    let mut browser = Chromium::start(&network.lb.netns, 1280, 900)?;
+    browser.open(PAGE)?;
+    browser.wait_for(IS_LIVE, START_LIMIT)?;
+    daemon.xlb(&["drain", "web", "10.2.0.10"])?;
+    browser.wait_for(&shows("draining"), LIMIT)?;
+    browser.wait_for(&shows("web 10.2.0.10:80: drains, by root"), LIMIT)?;
+    ensure!(browser.evaluate("document.title")? == "xlb", "nothing needs attention");
+    daemon.xlb(&["maintenance", "web", "on"])?;
+    browser.wait_for(&shows("web is down: in maintenance"), LIMIT)?;
+    daemon.stop()
+}

@@ -102,10 +102,12 @@ class Board {
   showAttention(status) {
     const problems = [];
     for (const service of status.services) {
-      const out = service.backends.filter((backend) => !backend.serving && backend.weight > 0);
+      // Who was taken out on purpose is no trouble.
+      const isMeant = (backend) => backend.weight === 0 || (backend.set && backend.set.admin);
+      const out = service.backends.filter((backend) => !backend.serving && !isMeant(backend));
       const why = (backend) => `${endpoint(backend.address, backend.port)}: ${backend.unreachable || backend.check || 'not heard of yet'}`;
       if (service.state !== 'up') {
-        problems.push(['bad', `${service.name} is down: ${out.length > 0 ? why(out[0]) : 'it has no backend'}`]);
+        problems.push(['bad', `${service.name} is down: ${service.maintenance ? 'in maintenance' : out.length > 0 ? why(out[0]) : 'no backend takes connections'}`]);
       } else if (out.length > 0) {
         const more = out.length > 1 ? `, and ${count(out.length - 1, 'more backend')}` : '';
         problems.push(['warn', `${service.name}: ${why(out[0])}${more}`]);

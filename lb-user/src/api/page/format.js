@@ -67,6 +67,15 @@ function sentence(event) {
       return event.unreachable ? ['bad', `${who}: ${event.unreachable}`] : ['good', `${who}: can be reached`];
     case 'backend_weight':
       return ['note', `${who}: weight ${event.from} → ${event.to}`];
+    case 'backend_admin': {
+      const set = event.set;
+      const done = !set ? 'enabled' : set.value === 'disable' ? 'disabled' : 'drains';
+      return [set ? 'warn' : 'good', `${who}: ${done}${set ? `, by ${set.by}` : ''}`];
+    }
+    case 'drained':
+      return ['good', `${who}: drained${event.silent_possible ? ', but for silent flows' : ''}`];
+    case 'maintenance':
+      return event.set ? ['warn', `${who}: in maintenance, by ${event.set.by}`] : ['good', `${who}: no longer in maintenance`];
     default:
       return ['note', event.kind];
   }

@@ -80,6 +80,10 @@ function backendState(backend) {
   if (backend.serving) {
     return ['good', 'up'];
   }
+  const admin = backend.set && backend.set.admin;
+  if (admin) {
+    return ['warn', admin.value === 'disable' ? 'disabled' : 'draining'];
+  }
   return backend.unreachable ? ['bad', 'unreachable'] : backend.weight === 0 ? ['warn', 'weight 0'] : ['warn', 'not serving'];
 }
 
