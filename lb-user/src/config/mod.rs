@@ -114,6 +114,7 @@ pub struct Service {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
+    pub gue_port: u16,
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,

@@ -15,9 +15,12 @@ use crate::health::{Check, Checks, Mode, Probe};
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
 const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
-const FORWARDS: [(&str, Forward); 2] = [("dsr", Forward::Dsr), ("nat", Forward::Nat)];
+const FORWARDS: [(&str, Forward); 4] =
+    [("dsr", Forward::Dsr), ("nat", Forward::Nat), ("ipip", Forward::Ipip), ("gue", Forward::Gue)];
 const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 
+/// IANA's port for GUE.
+const GUE_PORT: u16 = 6080;
 const DNS_PORT: u16 = 53;
 const RESOLVER_EXAMPLE: &str = "10.0.0.53:53";
 const DNS_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
@@ -35,6 +38,7 @@ pub(super) struct ServiceDraft {
     pub(super) name: Option<At<String>>,
     pub(super) listens: Option<At<Listens>>,
     pub(super) forward: Option<Forward>,
+    gue_port: Option<u16>,
     algorithm: Option<Algorithm>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
@@ -62,6 +66,7 @@ impl ServiceDraft {
         let protocol = section.or("protocol", Protocol::Tcp, problems, |value| values::one_of(value, &PROTOCOLS));
         let algorithm = section.or("algorithm", Algorithm::default(), problems, |value| values::one_of(value, &ALGORITHMS));
         let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
+        let gue_port = gue_port(&mut section, forward.as_ref().map(|forward| forward.value), problems);
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
         let idle = section.or("idle", idle_default, problems, idle);
         let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
@@ -92,6 +97,7 @@ impl ServiceDraft {
             name,
             listens,
             forward: rules.forward,
+            gue_port,
             algorithm: algorithm.map(|algorithm| algorithm.value),
             idle: idle.map(|idle| idle.value),
             on_down: on_down.map(|on_down| on_down.value),
@@ -111,6 +117,7 @@ impl ServiceDraft {
             protocol: listens.protocol,
             algorithm: self.algorithm?,
             forward: self.forward?,
+            gue_port: self.gue_port?,
             idle: self.idle?,
             on_down: self.on_down?,
             health: self.health?,
@@ -118,6 +125,16 @@ impl ServiceDraft {
             dns: self.dns?,
         })
     }
+}
+
+fn gue_port(section: &mut Section<'_>, forward: Option<Forward>, problems: &mut Problems) -> Option<u16> {
+    let given = section.or("gue_port", None, problems, |value| values::number_u16(value, 1).map(Some))?;
+    if given.value.is_some() && forward.is_some_and(|forward| forward != Forward::Gue) {
+        let help = "remove `gue_port`, or use `forward = \"gue\"`";
+        problems.push(Problem::new("a port for datagrams that nobody sends", given.span, "only gue has it").help(help));
+        return None;
+    }
+    Some(given.value.unwrap_or(GUE_PORT))
 }
 
 /// What a connection may be silent for before firewalls and NAT on its way forget it (RFC 5382 asks for more than most keep); of
@@ -190,7 +207,7 @@ impl Rules {
 
         let address = address?;
         if let Some(vip) = &self.vip
-            && let Some(problem) = misplaced(&address, vip)
+            && let Some(problem) = misplaced(&address, vip, self.forward)
         {
             problems.push(problem);
             return None;
@@ -217,14 +234,14 @@ impl Rules {
         let Some(port) = given.value else { return Some(service.value) };
         let (title, help) = match self.forward? {
             Forward::Nat if service.value != 0 => return Some(port),
-            Forward::Dsr if service.value == port => return Some(port),
+            Forward::Dsr | Forward::Ipip | Forward::Gue if service.value == port => return Some(port),
             Forward::Nat => (
                 "a service of every port cannot have a backend port",
                 "packets keep the port they came for: remove `port` here, or give the service one".to_owned(),
             ),
-            Forward::Dsr => (
-                "a dsr backend serves on the service's own port",
-                "dsr leaves packets as they are: remove `port` here, or use `forward = \"nat\"`".to_owned(),
+            Forward::Dsr | Forward::Ipip | Forward::Gue => (
+                "the backend serves on the service's own port",
+                "only nat changes packets: remove `port` here, or use `forward = \"nat\"`".to_owned(),
             ),
         };
         let label = if service.value == 0 { "the service takes every port" } else { "the service's port" };
@@ -246,7 +263,7 @@ fn resolver(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
 }
 
 /// Why an address cannot be a backend of a VIP, if so.
-fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
+fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>, forward: Option<Forward>) -> Option<Problem> {
     let family = |ip: IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let place = |span: &Range<usize>| span.clone();
     if address.value == vip.value {
@@ -254,7 +271,8 @@ fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
             .and(place(&vip.span), "the VIP");
         return Some(problem.help("name the backend's own address"));
     }
-    if address.value.is_ipv4() == vip.value.is_ipv4() {
+    let is_tunnel = forward.is_some_and(|forward| forward.overhead(address.value).is_some());
+    if is_tunnel || address.value.is_ipv4() == vip.value.is_ipv4() {
         return None;
     }
     let (backend_family, vip_family) = (family(address.value), family(vip.value));
@@ -263,6 +281,6 @@ fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
         place(&address.span),
         format!("this is {backend_family}"),
     );
-    let help = format!("packets keep their family: name the backend's {vip_family} address");
+    let help = format!("packets keep their family: name the backend's {vip_family} address, or use `forward = \"ipip\"`");
     Some(problem.and(place(&vip.span), "the VIP's family").help(help))
 }

@@ -78,7 +78,10 @@ fn adopt_backend(
     if backend.ifindex != 0 {
         let takes_redirects = backend.flags & backend_flags::VIA_HOST == 0;
         let (source, destination) = (backend.link.source(), backend.link.destination());
-        let hop = NextHop { ifindex: backend.ifindex, source, destination, takes_redirects };
+        let is_tunnel = backend.len_max > 0;
+        let (address, overhead) = (is_tunnel.then(|| backend.source.into()), service.forward.overhead(endpoint.ip()));
+        let mtu = overhead.map_or(NextHop::NOWHERE.mtu, |overhead| backend.len_max.saturating_add(overhead));
+        let hop = NextHop { ifindex: backend.ifindex, source, destination, takes_redirects, address, mtu };
         findings.last_ways.insert(endpoint.ip(), Way { hop, gateway: None });
     }
 }
@@ -86,7 +89,12 @@ fn adopt_backend(
 /// How packets of a running service reach its backends, if it has any.
 fn forward(service: u16, in_use: &RecordsInUse) -> Option<Forward> {
     let backend = in_use.backends.values().find(|backend| backend.service == service)?;
-    Some(if backend.forward == records::forward::NAT { Forward::Nat } else { Forward::Dsr })
+    Some(match backend.forward {
+        records::forward::NAT => Forward::Nat,
+        records::forward::IPIP => Forward::Ipip,
+        records::forward::GUE => Forward::Gue,
+        _ => Forward::Dsr,
+    })
 }
 
 /// The configured service that each record is, by what it serves.

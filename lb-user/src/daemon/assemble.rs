@@ -39,7 +39,7 @@ impl Findings {
                 // Nothing to address there, but the host's routing can send what NAT has rewritten.
                 Err(Unresolved::NoLinkLayerAddress { ifindex, .. }) => {
                     let (source, destination) = (MacAddr::default(), MacAddr::default());
-                    let hop = NextHop { ifindex: *ifindex, source, destination, takes_redirects: false };
+                    let hop = NextHop { ifindex: *ifindex, source, destination, ..NextHop::NOWHERE };
                     self.last_ways.insert(address, Way { hop, gateway: None });
                 }
                 Err(_) => drop(self.last_ways.remove(&address)),
@@ -134,6 +134,7 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
         protocol: service.protocol,
         algorithm: service.algorithm,
         forward: service.forward,
+        gue_port: service.gue_port,
         idle: ticks(service.idle),
         on_down: service.on_down,
         backends: backends.collect(),

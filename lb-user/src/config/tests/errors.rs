@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health_mode, health, backend, dns
+               = help: known here are name, vip, port, protocol, algorithm, forward, gue_port, idle, on_down, health_mode, health, backend, dns
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -627,9 +627,9 @@ address = "10.0.1.1"
               --> xlb.toml:10:11
                |
             10 | forward = true
-               |           ^^^^ expected one of dsr, nat, found true
+               |           ^^^^ expected one of dsr, nat, ipip, gue, found true
                |
-               = help: write "dsr" or "nat"
+               = help: write "dsr" or "nat" or "ipip" or "gue"
 
             error: xlb.toml: 3 problems"#]],
     );
@@ -1048,7 +1048,7 @@ address = "2001:db8::1"
             9 | address = "2001:db8::1"
               |           ^^^^^^^^^^^^^ this is IPv6
               |
-              = help: packets keep their family: name the backend's IPv4 address
+              = help: packets keep their family: name the backend's IPv4 address, or use `forward = "ipip"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -1098,7 +1098,7 @@ address = "10.0.1.1"
 port = 8080
 "#,
         expect![[r#"
-            error: a dsr backend serves on the service's own port
+            error: the backend serves on the service's own port
               --> xlb.toml:10:8
                |
              7 | port = 80
@@ -1107,7 +1107,7 @@ port = 8080
             10 | port = 8080
                |        ^^^^ not port 8080
                |
-               = help: dsr leaves packets as they are: remove `port` here, or use `forward = "nat"`
+               = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -1128,7 +1128,7 @@ name = "a.b"
 port = 8080
 "#,
         expect![[r#"
-            error: a dsr backend serves on the service's own port
+            error: the backend serves on the service's own port
               --> xlb.toml:10:8
                |
              7 | port = 80
@@ -1137,7 +1137,7 @@ port = 8080
             10 | port = 8080
                |        ^^^^ not port 8080
                |
-               = help: dsr leaves packets as they are: remove `port` here, or use `forward = "nat"`
+               = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
 
             error: xlb.toml: 1 problem"#]],
     );

@@ -52,6 +52,7 @@ fn the_minimal_file_takes_every_default() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -116,6 +117,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Nat,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -175,6 +177,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: IpHash,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
                     health: Checks {
@@ -212,6 +215,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
                     health: Checks {
@@ -260,6 +264,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -310,6 +315,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -361,6 +367,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -396,6 +403,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -431,6 +439,37 @@ fn the_full_file_says_what_it_shows() {
                     backends: [
                         Backend {
                             endpoint: 10.0.1.7:445,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                },
+                Service {
+                    name: "elsewhere",
+                    vip: 192.0.2.3,
+                    port: 80,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Gue,
+                    gue_port: 6080,
+                    idle: 900s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Tcp,
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: [2001:db8::3]:80,
                             weight: 1,
                         },
                     ],

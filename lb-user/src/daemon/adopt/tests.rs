@@ -8,8 +8,13 @@ use crate::health::State;
 use crate::tables::diff;
 
 const N_SLOTS: u32 = 1 << 16;
-const HOP: NextHop =
-    NextHop { ifindex: 2, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
+const HOP: NextHop = NextHop {
+    ifindex: 2,
+    source: MacAddr::new([2; 6]),
+    destination: MacAddr::new([4; 6]),
+    takes_redirects: true,
+    ..NextHop::NOWHERE
+};
 
 fn config(backends: &str) -> Config {
     let text = format!(

@@ -32,6 +32,7 @@ fn hop(last_byte: u8) -> NextHop {
         source: MacAddr::new([2; 6]),
         destination: MacAddr::new([4, 0, 0, 0, 0, last_byte]),
         takes_redirects: true,
+        ..NextHop::NOWHERE
     }
 }
 
