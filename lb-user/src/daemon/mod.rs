@@ -183,11 +183,11 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
 /// Another configuration from the same file. A bad one changes nothing.
 async fn reload(control: &mut Control, datapath: &mut Datapath, path: &Path) {
     let result = try_reload(control, datapath, path).await;
-    control.note_reload(result.is_ok());
-    match result {
+    match &result {
         Ok(()) => info!(config = %path.display(), "reloaded"),
         Err(error) => error!(config = %path.display(), "not reloaded, everything stays as it is: {error:#}"),
     }
+    control.note_reload(result.err().map(|error| report::in_one_line(&format!("{error:#}"))));
 }
 
 async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<()> {
