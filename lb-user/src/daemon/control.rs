@@ -382,6 +382,13 @@ impl Control {
         }
     }
 
+    /// What it does, in a few words.
+    pub fn in_words(&self) -> String {
+        let interfaces: Vec<&str> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let n_services = self.desired.services.len();
+        format!("{n_services} service{} on {}", if n_services == 1 { "" } else { "s" }, interfaces.join(", "))
+    }
+
     /// A last word before the program is left to itself or taken off.
     pub fn log_end(&self) {
         let n_services = self.desired.services.len();
