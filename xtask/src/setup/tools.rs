@@ -24,6 +24,8 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
     Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
     Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },
+    Tool { package: "prometheus", binary: "promtool", what_for: "trying alert rules, and the dashboard's queries" },
+    Tool { package: "systemd", binary: "systemd-analyze", what_for: "a look at the unit" },
     Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
 ];
 

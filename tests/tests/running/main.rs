@@ -1,0 +1,10 @@
+//! What an operator runs xlb with: metrics, alert rules, the dashboard, the systemd unit, examples.
+
+mod dashboard;
+mod documented;
+mod exported;
+mod logs;
+mod metrics;
+mod queries;
+mod rules;
+mod support;
