@@ -7,4 +7,6 @@ mod logs;
 mod metrics;
 mod queries;
 mod rules;
+mod supervised;
 mod support;
+mod unit;
