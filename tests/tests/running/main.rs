@@ -2,6 +2,7 @@
 
 mod dashboard;
 mod documented;
+mod examples;
 mod exported;
 mod logs;
 mod metrics;
