@@ -1,5 +1,6 @@
 //! What an operator runs xlb with: metrics, alert rules, the dashboard, the systemd unit, examples.
 
+mod booted;
 mod dashboard;
 mod documented;
 mod examples;
