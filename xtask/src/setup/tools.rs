@@ -29,6 +29,14 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
 ];
 
+/// What `cargo xtask deb` makes and tries a package with.
+pub const PACKAGING_TOOLS: &[Tool] = &[
+    Tool { package: "binutils", binary: "strip", what_for: "a binary without what nobody reads" },
+    Tool { package: "lintian", binary: "lintian", what_for: "what Debian would say of the package" },
+    Tool { package: "util-linux", binary: "unshare", what_for: "namespaces to install it in" },
+    Tool { package: "systemd", binary: "systemd-analyze", what_for: "starting what was installed" },
+];
+
 /// What `cargo xtask vm` boots other kernels with.
 pub const MACHINE_TOOLS: &[Tool] = &[
     Tool { package: "qemu-system-x86", binary: "qemu-system-x86_64", what_for: "machines that run other kernels" },
