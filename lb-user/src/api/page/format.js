@@ -48,7 +48,7 @@ function sentence(event) {
     case 'reload':
       return event.accepted
         ? ['good', 'The configuration was reloaded']
-        : ['bad', `A reload was refused and changed nothing: ${event.cause}`];
+        : ['bad', `A reload was refused and changed nothing: ${event.cause ?? 'the daemon’s log says why'}`];
     case 'tables':
       return event.failing
         ? ['bad', `The tables are not what they should be: ${event.failing}`]
@@ -59,7 +59,7 @@ function sentence(event) {
       return ['note', `Taken off ${event.interface}`];
     case 'dns':
       return event.stale
-        ? ['bad', `${who}: earlier addresses hold, ${event.cause}`]
+        ? ['bad', `${who}: earlier addresses hold, ${event.cause ?? 'DNS does not answer'}`]
         : ['good', `${who}: DNS answers again`];
     case 'service_added':
       return ['note', `${who}: added`];
