@@ -106,7 +106,7 @@ quietly dpkg --remove xlb
 echo removed: attached $(attached), processes $(pidof xlb | wc -w)
 there /usr/bin/xlb /sys/fs/bpf/xlb /etc/xlb/xlb.toml
 quietly dpkg --purge xlb
-there /etc/xlb
+there /etc/xlb /var/lib/xlb /var/log/xlb
 find / -xdev -name '*xlb*' -newer /mnt/shared/script.sh -not -path '/mnt/*' -not -path '/tmp/*' -not -path '/var/log/*' 2>/dev/null || true
 echo end
 ";
@@ -121,7 +121,10 @@ echo end
             "there: /etc/xlb/xlb.toml",
         ],
     )?;
-    ensure!(said.ends_with("not there: /etc/xlb\nend\n"), "something is left behind:\n{said}");
+    ensure!(
+        said.ends_with("not there: /etc/xlb\nnot there: /var/lib/xlb\nnot there: /var/log/xlb\nend\n"),
+        "something is left behind:\n{said}"
+    );
     Ok(())
 }
 

@@ -86,3 +86,26 @@ echo unconfigured: $(show ActiveState), $(journalctl | grep -c 'xlb.service: Ski
     }
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root: boots systemd in namespaces"]
+fn hanging_it_is_ended_by_the_watchdog_and_started_again() -> Result<()> {
+    let script = "\
+mkdir /run/systemd/system/xlb.service.d
+printf '[Service]\\nWatchdogSec=1s\\n' > /run/systemd/system/xlb.service.d/soon.conf
+systemctl daemon-reload
+systemctl start xlb
+before=$(show MainPID)
+first=$(show WatchdogTimestampMonotonic)
+until [ $(($(show WatchdogTimestampMonotonic) - first)) -gt 2000000 ]; do sleep 0.1; done
+echo alive: restarts $(show NRestarts), the same $(test $before = $(show MainPID) && echo yes)
+kill -STOP $before
+until [ $(show NRestarts) = 1 ] && [ $(show ActiveState) = active ]; do sleep 0.1; done
+echo again: attached $(attached), watchdog $(journalctl | grep -c 'xlb.service: Watchdog timeout')
+";
+    let said = machine()?.run(&format!("{INSTALL}{script}"))?;
+    for wanted in ["alive: restarts 0, the same yes\n", "again: attached 1, watchdog 1\n"] {
+        ensure!(said.contains(wanted), "no {wanted:?} in:\n{said}");
+    }
+    Ok(())
+}
