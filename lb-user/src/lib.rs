@@ -17,5 +17,6 @@ pub mod error;
 pub mod health;
 pub mod maps;
 pub mod nexthop;
+pub mod rights;
 pub mod status;
 pub mod tables;

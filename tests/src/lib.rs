@@ -26,6 +26,7 @@
 //! Needs root, and the programs that `cargo xtask setup` installs.
 
 pub mod backend;
+pub mod booted;
 pub mod certificate;
 pub mod chromium;
 pub mod connections;
@@ -50,6 +51,7 @@ pub mod world;
 pub mod wrk;
 
 pub use backend::Backend;
+pub use booted::Booted;
 pub use certificate::{Authority, Certificate};
 pub use chromium::Chromium;
 pub use connections::Connections;

@@ -25,7 +25,7 @@ pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailabl
     let snapshot = source.snapshot().await?;
     let status = Status::read(&snapshot, &source.counters).map_err(|error| Unavailable::Counters(crate::error::chain(&error)))?;
     let mut registry = Registry::with_prefix("xlb");
-    registry.register_collector(Box::new(Page { status, sums: snapshot.sums }));
+    registry.register_collector(Box::new(Page { status, sums: snapshot.sums, started: source.started }));
     let mut page = String::new();
     Ok(match text::encode(&mut page, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
@@ -38,6 +38,8 @@ pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailabl
 struct Page {
     status: Status,
     sums: Sums,
+    /// In seconds since 1970.
+    started: f64,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -58,6 +60,8 @@ impl Page {
     fn encode_daemon(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (status, sums) = (&self.status, &self.sums);
         gauge(out, "build", "Always 1; the version is a label.", [(vec![("version", status.version.into())], 1.0)])?;
+        let help = "When the daemon started, in seconds since 1970.";
+        single(out, "start_time_seconds", help, ConstGauge::new(self.started))?;
         single(out, "ready", "1 once packets are steered by complete tables.", ConstGauge::new(f64::from(status.ready)))?;
         let interfaces = status
             .interfaces
@@ -67,8 +71,15 @@ impl Page {
         let reloads = [("accepted", sums.n_reloads), ("refused", sums.n_reloads_refused)];
         let reloads = reloads.map(|(result, n)| (vec![("result", result.to_owned())], n));
         counter(out, "reloads", "Reloads of the configuration.", reloads)?;
+        let refused = sums.last_reload_refused.is_some();
+        let help = "1 if the last reload was refused: what runs is not what the file says.";
+        single(out, "reload_refused", help, ConstGauge::new(f64::from(refused)))?;
         single(out, "map_changes", "Times that the maps were changed.", ConstCounter::new(sums.n_changes))?;
         single(out, "map_writes", "Writes to the maps, a run of slots being one.", ConstCounter::new(sums.n_writes))?;
+        let help = "Times that the maps could not be brought to what should hold.";
+        single(out, "map_failures", help, ConstCounter::new(sums.n_failures))?;
+        let help = "1 while the maps are not what should hold.";
+        single(out, "map_failing", help, ConstGauge::new(f64::from(sums.failing.is_some())))?;
         let help = "Time from what made a change necessary to its last write, summed.";
         single(out, "map_change_seconds", help, ConstCounter::new(sums.change_time.as_secs_f64()))?;
         let help = "The longest time from what made a change necessary to its last write.";
@@ -145,6 +156,13 @@ impl Page {
         let of = |value: fn(&BackendStatus) -> f64| all().map(move |(labels, backend)| (labels, value(backend)));
         gauge(out, "backend_up", "1 if the backend is healthy.", of(|backend| f64::from(backend.state.serves())))?;
         gauge(out, "backend_serving", "1 if new flows go to the backend.", of(|backend| f64::from(backend.serving)))?;
+        let reachable = of(|backend| f64::from(backend.unreachable.is_none()));
+        gauge(
+            out,
+            "backend_reachable",
+            "0 if there is no way to the backend, such as a next hop that does not answer.",
+            reachable,
+        )?;
         gauge(out, "backend_weight", "The backend's weight.", of(|backend| f64::from(backend.weight)))?;
         gauge(out, "backend_share", "The backend's share of its service's slots, from 0 to 1.", of(|backend| backend.share))?;
         let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));

@@ -8,7 +8,7 @@ mod metrics;
 mod page;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -36,6 +36,8 @@ pub struct Source {
     /// Wakes who follows events.
     changed: Arc<Notify>,
     newcomers: mpsc::Sender<events::Newcomer>,
+    /// In seconds since 1970.
+    started: f64,
 }
 
 /// Readers of events that may wait to be let in.
@@ -50,7 +52,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Serves until the process ends. Who changes something says so by `changed`.
 pub async fn serve(listener: TcpListener, inquiries: mpsc::Sender<Inquiry>, counters: Arc<Counters>, changed: Arc<Notify>) {
     let (newcomers, admitted) = mpsc::channel(N_NEWCOMERS);
-    let source = Source { inquiries, counters, changed, newcomers };
+    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let source = Source { inquiries, counters, changed, newcomers, started };
     tokio::spawn(events::Herald::new(source.clone(), admitted).run());
     let listener = listener.tap_io(|stream| {
         if let Err(error) = set_tcp_user_timeout(&*stream, TAKEN_LIMIT.as_millis() as u32) {

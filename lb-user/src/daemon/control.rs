@@ -159,9 +159,15 @@ impl Control {
         self.interfaces = interfaces;
     }
 
-    pub fn note_reload(&mut self, accepted: bool) {
+    /// A reload is over; if it was refused, for this reason.
+    pub fn note_reload(&mut self, refused: Option<String>) {
         let sums = &mut self.ledger.sums;
-        if accepted { sums.n_reloads += 1 } else { sums.n_reloads_refused += 1 }
+        if refused.is_none() {
+            sums.n_reloads += 1
+        } else {
+            sums.n_reloads_refused += 1
+        }
+        sums.last_reload_refused = refused.map(Into::into);
     }
 
     /// Another configuration, if the maps can hold it.
@@ -189,6 +195,7 @@ impl Control {
     /// If the maps cannot hold it or the kernel refuses; the next call tries again, and [`next_due`](Self::next_due) says when.
     pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let done = self.write_links().and(self.try_reconcile(since));
+        self.ledger.note_outcome(done.as_ref().err());
         let is_half_done = !self.doubted.is_empty() || self.unwritten_links.is_some();
         self.retry_at = is_half_done.then(|| Instant::now() + RETRY);
         done
@@ -373,6 +380,13 @@ impl Control {
             unreachable,
             base: id.map(|id| self.ledger.base(id)).unwrap_or_default(),
         }
+    }
+
+    /// What it does, in a few words.
+    pub fn in_words(&self) -> String {
+        let interfaces: Vec<&str> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let n_services = self.desired.services.len();
+        format!("{n_services} service{} on {}", if n_services == 1 { "" } else { "s" }, interfaces.join(", "))
     }
 
     /// A last word before the program is left to itself or taken off.

@@ -12,6 +12,7 @@ pub(crate) mod host;
 mod ledger;
 mod report;
 mod secret;
+mod supervisor;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,10 +36,12 @@ use crate::discovery::Discovered;
 use crate::error::chain;
 use crate::health::Transition;
 use crate::nexthop::{self, Changes, RedirectMode, Resolver};
+use crate::rights;
 use crate::status::{Interface, Snapshot};
 use crate::tables::Tables;
 use control::{Control, Start};
 use followers::Followers;
+use supervisor::Supervisor;
 
 /// Messages that may wait for the control loop. Senders wait beyond that, and try again what is then newer.
 const QUEUE: usize = 1024;
@@ -62,6 +65,7 @@ struct Inbox {
 /// If it cannot start: nothing is left attached then that was not before.
 pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let config = config::load(&config_path)?;
+    rights::check()?;
     // Before anything is attached: a signal from here on must find somebody who undoes it.
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(config.api.listen).await.with_context(|| format!("api.listen = {}", config.api.listen))?;
@@ -79,7 +83,11 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
             return Err(error);
         }
     };
-    serve(&mut control, &mut inbox, &mut signals, &mut datapath, &config_path).await;
+    rights::give_up_in_main();
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready(&control.in_words());
+    serve(&mut control, &mut inbox, &mut signals, &mut datapath, &config_path, &mut supervisor).await;
+    supervisor.stopping();
     control.log_end();
     shut_down(datapath, control.config().xdp.on_exit);
     Ok(())
@@ -123,18 +131,32 @@ async fn start(
 }
 
 /// The loop.
-async fn serve(control: &mut Control, inbox: &mut Inbox, signals: &mut Signals, datapath: &mut Datapath, config_path: &Path) {
+async fn serve(
+    control: &mut Control,
+    inbox: &mut Inbox,
+    signals: &mut Signals,
+    datapath: &mut Datapath,
+    config_path: &Path,
+    supervisor: &mut Supervisor,
+) {
     loop {
+        supervisor.beat(Instant::now());
         let due = control.next_due();
+        let beat = supervisor.next_beat();
         // In this order: what came first to those who wait longest. Answers to the API come last, they are of the state after the rest.
         let since = tokio::select! {
             biased;
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => {
-                reload(control, datapath, config_path).await;
+                supervisor.reloading();
+                let accepted = reload(control, datapath, config_path).await;
+                let refused = if accepted { "" } else { "the last reload was refused, the log says why; " };
+                supervisor.ready(&format!("{refused}{}", control.in_words()));
                 None
             }
+            // Before what may come without end.
+            () = sleep_until(beat.unwrap_or_else(Instant::now)), if beat.is_some() => continue,
             Some(transition) = inbox.transitions.recv() => {
                 control.note_transition(&transition);
                 Some(transition.observed)
@@ -180,14 +202,16 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
     }
 }
 
-/// Another configuration from the same file. A bad one changes nothing.
-async fn reload(control: &mut Control, datapath: &mut Datapath, path: &Path) {
+/// Another configuration from the same file. A bad one changes nothing. Yields whether it was accepted.
+async fn reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> bool {
     let result = try_reload(control, datapath, path).await;
-    control.note_reload(result.is_ok());
-    match result {
+    let accepted = result.is_ok();
+    match &result {
         Ok(()) => info!(config = %path.display(), "reloaded"),
         Err(error) => error!(config = %path.display(), "not reloaded, everything stays as it is: {error:#}"),
     }
+    control.note_reload(result.err().map(|error| report::in_one_line(&format!("{error:#}"))));
+    accepted
 }
 
 async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<()> {

@@ -89,6 +89,15 @@ pub fn change(
     }
 }
 
+/// The first problem of a report, and its place, without the lines that show it.
+pub fn in_one_line(report: &str) -> String {
+    let mut lines = report.lines().map(str::trim);
+    let problem = lines.next().unwrap_or_default();
+    let place = lines.next().filter(|line| line.starts_with("-->"));
+    let problem = problem.strip_prefix("error: ").unwrap_or(problem);
+    place.map_or_else(|| problem.to_owned(), |place| format!("{problem} {place}"))
+}
+
 /// Milliseconds to one decimal: what comes after it is noise, and nobody reads it.
 fn tenths_of_ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
@@ -107,6 +116,13 @@ fn shortened(list: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_in_one_line_says_what_and_where() {
+        let error = crate::config::parse("xlb.toml", "[xdp]\ninterfaces = 7\n").unwrap_err();
+        assert_eq!(in_one_line(&error.to_string()), "invalid `interfaces` in [xdp] --> xlb.toml:2:14");
+        assert_eq!(in_one_line("xdp.mode cannot change while running"), "xdp.mode cannot change while running");
+    }
 
     #[test]
     fn times_are_logged_in_milliseconds_with_one_decimal() {

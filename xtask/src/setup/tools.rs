@@ -24,7 +24,17 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
     Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
     Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },
+    Tool { package: "prometheus", binary: "promtool", what_for: "trying alert rules, and the dashboard's queries" },
+    Tool { package: "systemd", binary: "systemd-analyze", what_for: "a look at the unit" },
     Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
+];
+
+/// What `cargo xtask deb` makes and tries a package with.
+pub const PACKAGING_TOOLS: &[Tool] = &[
+    Tool { package: "binutils", binary: "strip", what_for: "a binary without what nobody reads" },
+    Tool { package: "lintian", binary: "lintian", what_for: "what Debian would say of the package" },
+    Tool { package: "util-linux", binary: "unshare", what_for: "namespaces to install it in" },
+    Tool { package: "systemd", binary: "systemd-analyze", what_for: "starting what was installed" },
 ];
 
 /// What `cargo xtask vm` boots other kernels with.
