@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health_mode, health, backend, dns
+               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health_mode, health, backend, dns, file, docker
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -168,7 +168,7 @@ ttl = 5
             22 | ttl = 5
                | ^^^ not a key that xlb knows
                |
-               = help: known here are name, port, resolver, interval, weight
+               = help: known here are name, type, port, weight, resolver, interval, stale, min_hosts
 
             error: xlb.toml: 8 problems"#]],
     );
@@ -1275,7 +1275,7 @@ port = 80
             4 | [[service]]
               | ^^^^^^^^^^^ nobody serves this
               |
-              = help: add `[[service.backend]]` with `address = "..."`, or `[service.dns]` with `name = "..."`
+              = help: add `[[service.backend]]` with `address = "..."`, `[service.dns]` with `name = "..."`, `[service.file]` with `path = "..."`, or `[service.docker]`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -2018,4 +2018,85 @@ fn of_very_many_problems_the_first_are_shown() {
     let error = parse("xlb.toml", &input).unwrap_err().to_string();
     assert_eq!(error.matches("error: unknown key").count(), 30);
     expect!["error: xlb.toml: 100 problems, the first 30 shown"].assert_eq(error.lines().last().unwrap());
+}
+
+#[test]
+fn an_srv_record_says_port_and_weight_itself() {
+    check(
+        "[xdp]
+interfaces = [\"eth0\"]
+[[service]]
+name = \"web\"
+vip = \"192.0.2.1\"
+port = 80
+forward = \"nat\"
+[service.dns]
+name = \"_http._tcp.internal\"
+type = \"SRV\"
+port = 8080
+weight = 2
+min_hosts = 0
+stale = 60
+",
+        expect![[""]],
+    );
+}
+
+#[test]
+fn files_are_checked() {
+    check(
+        "[xdp]
+interfaces = [\"eth0\"]
+[[service]]
+name = \"web\"
+vip = \"192.0.2.1\"
+port = 80
+[service.file]
+path = \"/etc/xlb/backends.yaml\"
+port = 8080
+interval = \"10ms\"
+[[service]]
+name = \"db\"
+vip = \"192.0.2.2\"
+port = 80
+[service.file]
+file = \"backends.json\"
+[[service]]
+name = \"mail\"
+vip = \"192.0.2.3\"
+port = 25
+file.path = \"backends.json\"
+",
+        expect![[""]],
+    );
+}
+
+#[test]
+fn docker_is_checked() {
+    check(
+        "[xdp]
+interfaces = [\"eth0\"]
+[[service]]
+name = \"web\"
+vip = \"192.0.2.1\"
+port = 80
+[service.docker]
+socket = \"tcp://10.0.0.1:2375\"
+labels = []
+network = \"\"
+min_hosts = 2000
+label = \"web\"
+[[service]]
+name = \"db\"
+vip = \"192.0.2.2\"
+port = 80
+docker.labels = [\"=x\"]
+[[service]]
+name = \"mail\"
+vip = \"192.0.2.3\"
+port = 25
+docker.labels = \"web\"
+",
+        expect![[""]],
+    );
 }

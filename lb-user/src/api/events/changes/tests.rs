@@ -16,6 +16,7 @@ fn backend(host: u8, state: State) -> BackendView {
         check: health::Status { state, last_result: format!("found {state}"), ..health::Status::default() },
         serves: state.serves(),
         unreachable: None,
+        sources: vec!["fixed"],
         base: BackendCounters::default(),
     }
 }
@@ -29,7 +30,7 @@ fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
-        discovery: None,
+        discovery: Vec::new(),
         backends,
         slots: None,
         n_slots_restless: 0,
