@@ -172,7 +172,7 @@ fn several_sources_feed_a_service_and_who_said_what_is_seen() -> Result<()> {
     let log = daemon.log();
     let once = |text: &str| ensure_once(&log, text);
     once("it is a VIP")?;
-    once("this is a multicast address")?;
+    once("2 that cannot be backends, such as 10.2.0.99 (port 81,")?;
     once("is Docker running?")?;
     // The file's backends leave it; those that DNS names stay.
     std::fs::write(&path, "[]")?;

@@ -53,7 +53,7 @@ fn a_service_scales_with_its_containers_and_no_request_is_lost() -> Result<()> {
             .with_context(|| format!("{}\n{}", daemon.log(), docker.log()))
     };
     serving(5)?;
-    let mut load = Wrk::new(url(vip(), 80), Duration::from_secs(40));
+    let mut load = Wrk::new(url(vip(), 80), Duration::from_secs(30));
     load.keep_alive = false;
     load.connections = 8;
     let running = load.start(&network.client.netns)?;
@@ -71,6 +71,8 @@ fn a_service_scales_with_its_containers_and_no_request_is_lost() -> Result<()> {
         let names = names()?;
         ensure!(names.len() == n, "{n} containers, but these answer: {names:?}");
         let more = daemon.metric("xlb_service_connections_total{service=\"api\"}")? - before;
+        // Ours from just now are the fewest of them.
+        ensure!(more > 500.0, "{more} connections while it scaled to {n}: the load has ended too soon");
         writeln!(shown, "to {n}: {more} connections meanwhile")?;
     }
     let status = service(&daemon.status()?, "api")?;
