@@ -34,6 +34,7 @@ impl Dockerd {
             .args(["--pid", "--mount", "--mount-proc", "--fork", "--kill-child", "--", "dockerd", "--log-level=warn"])
             // Of the rules for forwarding that it would make, none is wanted, and some would be in the way.
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"])
+            .arg("--exec-opt=native.cgroupdriver=cgroupfs")
             .arg(format!("--cgroup-parent=/{}", cgroup(directory.path())))
             .args([format!("--data-root={}", at("data").display()), format!("--exec-root={}", at("exec").display())])
             .args([format!("--pidfile={}", at("pid").display()), format!("--host=unix://{}", at("docker.sock").display())]);
@@ -110,16 +111,29 @@ impl Dockerd {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         self.process.kill();
-        // Their processes are dead with the daemon's namespace. Control groups that are not empty yet stay, and cost nothing.
+        // The containers' processes are being killed with the daemon's namespace.
         let name = cgroup(self.directory.path());
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let group = hierarchy.path().join(&name);
-            for container in std::fs::read_dir(&group).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_dir(container.path());
-            }
-            let _ = std::fs::remove_dir(group);
-        }
+        let _ = until(Duration::from_secs(5), "control groups to be empty", || Ok(remove_groups(&name).then_some(())));
     }
+}
+
+/// Whether nothing is left of a parent of control groups, in any hierarchy.
+fn remove_groups(name: &str) -> bool {
+    const ROOT: &str = "/sys/fs/cgroup";
+    let below = |path: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let mut is_gone = true;
+    // Version 2 has its one hierarchy at the root.
+    for hierarchy in below(Path::new(ROOT)).into_iter().chain([ROOT.into()]) {
+        let group = hierarchy.join(name);
+        for container in below(&group).into_iter().filter(|path| path.is_dir()) {
+            let _ = std::fs::remove_dir(container);
+        }
+        let _ = std::fs::remove_dir(&group);
+        is_gone &= !group.exists();
+    }
+    is_gone
 }
 
 /// The parent of its containers' control groups, named after its directory.

@@ -1,6 +1,5 @@
 //! Backends that are containers of a real Docker daemon.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -53,34 +52,29 @@ fn a_service_scales_with_its_containers_and_no_request_is_lost() -> Result<()> {
             .with_context(|| format!("{}\n{}", daemon.log(), docker.log()))
     };
     serving(5)?;
-    let mut load = Wrk::new(url(vip(), 80), Duration::from_secs(30));
+    let mut load = Wrk::new(url(vip(), 80), Duration::from_secs(40));
     load.keep_alive = false;
     load.connections = 8;
-    let running = load.start(&network.client.netns)?;
+    let mut running = load.start(&network.client.netns)?;
     until(
         LIMIT,
         "load to flow",
         || Ok((daemon.metric("xlb_service_connections_total{service=\"api\"}")? > 200.0).then_some(())),
     )?;
     let names = || http::names(&network.client.netns, &url(vip(), 80), 200).map(tally);
-    let mut shown = String::new();
     for n in [10, 3] {
-        let before = daemon.metric("xlb_service_connections_total{service=\"api\"}")?;
         scale(n)?;
         serving(n)?;
         let names = names()?;
         ensure!(names.len() == n, "{n} containers, but these answer: {names:?}");
-        let more = daemon.metric("xlb_service_connections_total{service=\"api\"}")? - before;
-        // Ours from just now are the fewest of them.
-        ensure!(more > 500.0, "{more} connections while it scaled to {n}: the load has ended too soon");
-        writeln!(shown, "to {n}: {more} connections meanwhile")?;
     }
+    ensure!(running.is_running(), "the load has ended too soon");
     let status = service(&daemon.status()?, "api")?;
     let of_source = &status["discovery"][0];
     ensure!(of_source["source"] == "docker" && of_source["hosts"] == 3 && of_source["failures"] == 0, "{status:#}");
     ensure!(status["backends"][0]["sources"] == serde_json::json!(["docker"]), "{status:#}");
     let report = running.finish()?;
-    println!("{} requests, {} failed\n{shown}{report:?}", report.requests, report.errors());
+    println!("{} requests, {} failed", report.requests, report.errors());
     ensure!(report.errors() == 0 && report.requests > 1000, "{report:?}\n{}", daemon.log());
     daemon.stop()
 }
