@@ -17,7 +17,7 @@ use super::{Source, Unavailable};
 use crate::daemon::Sums;
 use crate::health;
 use crate::maps::Census;
-use crate::status::{BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendStatus, ServiceStatus, SourceStatus, Status};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -170,17 +170,29 @@ impl Page {
     }
 
     fn encode_discovery(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let all = || self.status.services.iter().filter_map(|service| Some((service_labels(service), service.dns.as_ref()?)));
-        counter(out, "dns_queries", "DNS queries for the service's backends.", all().map(|(labels, dns)| (labels, dns.queries)))?;
-        counter(out, "dns_errors", "DNS queries without a usable answer.", all().map(|(labels, dns)| (labels, dns.errors)))?;
-        gauge(out, "dns_addresses", "Addresses that hold.", all().map(|(labels, dns)| (labels, dns.addresses as f64)))?;
-        gauge(
-            out,
-            "dns_stale",
-            "1 while the addresses are those of an earlier answer.",
-            all().map(|(labels, dns)| (labels, f64::from(dns.stale))),
-        )
+        let all = || {
+            let services = self.status.services.iter();
+            services.flat_map(|service| service.discovery.iter().map(move |source| (source_labels(service, source), source)))
+        };
+        let of = |count: fn(&SourceStatus) -> u64| all().map(move |(labels, source)| (labels, count(source)));
+        counter(out, "discovery_queries", "Times that a source of backends was asked.", of(|source| source.queries))?;
+        counter(out, "discovery_failures", "Times without a usable answer.", of(|source| source.failures))?;
+        let help = "Answers not taken, for they had fewer usable hosts than min_hosts.";
+        counter(out, "discovery_too_few", help, of(|source| source.too_few))?;
+        let of = |value: fn(&SourceStatus) -> usize| all().map(move |(labels, source)| (labels, value(source) as f64));
+        gauge(out, "discovery_hosts", "Hosts in the answer that holds.", of(|source| source.hosts))?;
+        let help = "Hosts that are not wanted while those of a lesser priority are there.";
+        gauge(out, "discovery_standby_hosts", help, of(|source| source.standby))?;
+        gauge(out, "discovery_refused_hosts", "Hosts of the last answer that cannot be backends.", of(|source| source.refused))?;
+        let stale = all().map(|(labels, source)| (labels, f64::from(source.stale)));
+        gauge(out, "discovery_stale", "1 while the answer that holds is an earlier one.", stale)?;
+        let ages = all().filter_map(|(labels, source)| Some((labels, source.age_s?)));
+        gauge(out, "discovery_answer_age_seconds", "Time since the last good answer.", ages)
     }
+}
+
+fn source_labels(service: &ServiceStatus, source: &SourceStatus) -> Labels {
+    vec![("service", service.name.to_string()), ("source", source.source.label().to_owned())]
 }
 
 fn service_labels(service: &ServiceStatus) -> Labels {

@@ -8,6 +8,7 @@ use super::counted;
 use crate::compile::{Layout, Quiet, compile};
 use crate::config::{self, Config};
 use crate::daemon::{Findings, assemble};
+use crate::discovery::Kind;
 use crate::tables::Tables;
 
 /// Prints what a configuration amounts to.
@@ -24,10 +25,14 @@ pub fn check(path: &Path) -> Result<()> {
 
 fn summary(config: &Config) -> String {
     let n_backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
-    let n_names = config.services.iter().filter(|service| service.dns.is_some()).count();
     let mut text = format!("{}, {}", counted(config.services.len(), "service"), counted(n_backends, "fixed backend"));
-    if n_names > 0 {
-        text.push_str(&format!(", {} to ask DNS for", counted(n_names, "name")));
+    for (kind, noun, what_for) in
+        [(Kind::Dns, "name", "to ask DNS for"), (Kind::File, "file", "to watch"), (Kind::Docker, "Docker socket", "to follow")]
+    {
+        let n = config.services.iter().filter(|service| service.has_source(kind)).count();
+        if n > 0 {
+            text.push_str(&format!(", {} {what_for}", counted(n, noun)));
+        }
     }
     text
 }

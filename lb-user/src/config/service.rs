@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
-use super::{Backend, Dns, Service, health, values};
+use super::{Backend, Service, discovery, health, values};
 use crate::desired::{Algorithm, Forward, OnDown, Protocol};
 use crate::health::{Check, Checks, Mode, Probe};
 
@@ -21,11 +21,7 @@ const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 
 /// IANA's port for GUE.
 const GUE_PORT: u16 = 6080;
-const DNS_PORT: u16 = 53;
-const RESOLVER_EXAMPLE: &str = "10.0.0.53:53";
-const DNS_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
-const DNS_INTERVAL_MIN: Duration = Duration::from_secs(1);
-const WEIGHT_DEFAULT: u16 = 1;
+pub(super) const WEIGHT_DEFAULT: u16 = 1;
 const IDLE_TCP: Duration = Duration::from_secs(15 * 60);
 const IDLE_UDP: Duration = Duration::from_secs(10);
 /// Less than this the packet path's clock cannot tell apart.
@@ -44,7 +40,7 @@ pub(super) struct ServiceDraft {
     on_down: Option<OnDown>,
     health: Option<Checks>,
     pub(super) backends: Vec<Option<At<Backend>>>,
-    dns: Option<Option<Dns>>,
+    sources: Option<discovery::Sources>,
 }
 
 /// What a service takes; at the VIP's place in the file.
@@ -78,15 +74,13 @@ impl ServiceDraft {
         let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
         let sections = section.tables("backend", "[[service.backend]]", problems);
         let backends: Vec<_> = sections.into_iter().map(|section| rules.backend(section, problems)).collect();
-        let dns = match section.table("dns", "[service.dns]", problems) {
-            Some(section) => rules.dns(section, problems).map(Some),
-            None => Some(None),
-        };
-        if !section.has("backend") && !section.has("dns") {
-            problems.push(
-                Problem::new("a service without backends", section.span.clone(), "nobody serves this")
-                    .help("add `[[service.backend]]` with `address = \"...\"`, or `[service.dns]` with `name = \"...\"`"),
-            );
+        let own_name = name.as_ref().map(|name| name.value.as_str());
+        let sources = discovery::read(&mut section, &rules, own_name, problems);
+        if !section.has("backend") && !discovery::KEYS.iter().any(|key| section.has(key)) {
+            problems.push(Problem::new("a service without backends", section.span.clone(), "nobody serves this").help(
+                "add `[[service.backend]]` with `address = \"...\"`, `[service.dns]` with `name = \"...\"`, \
+                     `[service.file]` with `path = \"...\"`, or `[service.docker]`",
+            ));
         }
         section.finish(problems);
 
@@ -103,13 +97,14 @@ impl ServiceDraft {
             on_down: on_down.map(|on_down| on_down.value),
             health,
             backends,
-            dns,
+            sources,
         }
     }
 
     /// The service, if nothing of it was refused.
     pub(super) fn complete(self) -> Option<Service> {
         let listens = self.listens?.value;
+        let discovery::Sources { dns, file, docker } = self.sources?;
         Some(Service {
             name: self.name?.value.into(),
             vip: listens.vip,
@@ -122,7 +117,9 @@ impl ServiceDraft {
             on_down: self.on_down?,
             health: self.health?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
-            dns: self.dns?,
+            dns,
+            file,
+            docker,
         })
     }
 }
@@ -191,7 +188,7 @@ fn needing_no_port(check: Check, port: Option<u16>, span: Range<usize>, problems
 }
 
 /// What the service demands of each backend.
-struct Rules {
+pub(super) struct Rules {
     vip: Option<At<IpAddr>>,
     port: Option<At<u16>>,
     forward: Option<Forward>,
@@ -216,19 +213,8 @@ impl Rules {
         Some(At { value: Backend { endpoint, weight: weight? }, span: address.span })
     }
 
-    fn dns(&self, mut section: Section<'_>, problems: &mut Problems) -> Option<Dns> {
-        let help = "the name whose addresses are the backends: `name = \"api.internal\"`";
-        let name = section.required("name", help, problems, values::dns_name);
-        let port = self.port(&mut section, problems);
-        let resolver = section.or("resolver", None, problems, |value| resolver(value).map(Some));
-        let interval = section.or("interval", DNS_INTERVAL_DEFAULT, problems, |value| values::duration(value, DNS_INTERVAL_MIN));
-        let weight = weight(&mut section, problems);
-        section.finish(problems);
-        Some(Dns { name: name?.value, port: port?, resolver: resolver?.value, interval: interval?.value, weight: weight? })
-    }
-
     /// The port that packets reach a backend on. Only `nat` rewrites it, and only from one port to one.
-    fn port(&self, section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+    pub(super) fn port(&self, section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
         let given = section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some))?;
         let service = self.port.as_ref()?;
         let Some(port) = given.value else { return Some(service.value) };
@@ -250,16 +236,8 @@ impl Rules {
     }
 }
 
-fn weight(section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+pub(super) fn weight(section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
     section.or("weight", WEIGHT_DEFAULT, problems, |value| values::number_u16(value, 0)).map(|weight| weight.value)
-}
-
-fn resolver(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
-    let address = values::socket_address(value, Some(DNS_PORT), RESOLVER_EXAMPLE)?;
-    if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-        return Err(Fault::new("no server can be asked here", format!("write it as \"{RESOLVER_EXAMPLE}\"")));
-    }
-    Ok(address)
 }
 
 /// Why an address cannot be a backend of a VIP, if so.

@@ -67,10 +67,13 @@ fn adopt_backend(
     let name = &service.name;
     let serves = backend.flags & backend_flags::ALIVE != 0;
     layout.adopt_backend(name, endpoint, id, serves);
-    // Until DNS answers, its earlier answer holds: otherwise the service would have nobody for that long.
-    let is_fixed = service.backends.iter().any(|fixed| fixed.endpoint == endpoint);
-    if !is_fixed && service.dns.as_ref().is_some_and(|dns| dns.port == endpoint.port()) {
-        findings.discovered.entry(name.clone()).or_default().insert(endpoint);
+    // Until its sources have answered, their earlier answers hold: otherwise the service would have nobody for that long. Which
+    // one it was of is not on record, so it stays until the last has.
+    if !service.backends.iter().any(|fixed| fixed.endpoint == endpoint) {
+        for source in service.sources().filter(|source| source.may_have(endpoint)) {
+            let by_source = findings.discovered.entry(name.clone()).or_default();
+            by_source.entry(source.kind()).or_default().insert(endpoint, source.weight());
+        }
     }
     if serves {
         findings.adopted_alive.insert((name.clone(), endpoint));

@@ -9,6 +9,7 @@ use lb_common::flow::{self, Tick};
 
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
+use crate::discovery;
 use crate::health::State;
 use crate::nexthop::{Answer, Changes, Unresolved, Way};
 
@@ -18,8 +19,8 @@ pub type BackendKey = (ServiceName, SocketAddr);
 /// What was found out, apart from what was configured.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Per service the addresses that DNS last gave.
-    pub discovered: BTreeMap<ServiceName, BTreeSet<SocketAddr>>,
+    /// Per service and source the backends that it last gave.
+    pub discovered: BTreeMap<ServiceName, BTreeMap<discovery::Kind, discovery::Backends>>,
     pub health: BTreeMap<BackendKey, State>,
     /// Backends that a running program served when this daemon adopted it: they serve until a check says otherwise.
     pub adopted_alive: BTreeSet<BackendKey>,
@@ -64,6 +65,15 @@ impl Findings {
         }
     }
 
+    /// Forgets what sources said that are configured no more.
+    pub fn forget_sources(&mut self, config: &Config) {
+        for service in &config.services {
+            if let Some(by_source) = self.discovered.get_mut(&service.name) {
+                by_source.retain(|&kind, _| service.has_source(kind));
+            }
+        }
+    }
+
     /// Forgets what concerns no backend any more.
     pub fn retain(&mut self, desired: &Desired) {
         let is_wanted = |(name, endpoint): &BackendKey| {
@@ -80,24 +90,71 @@ impl Findings {
 
 /// All that should hold.
 pub fn assemble(config: &Config, findings: &Findings) -> Desired {
+    let mut merged = merge(config, findings);
+    let service = |service: &config::Service| {
+        let weights = merged.weights.remove(&service.name).unwrap_or_default();
+        (service.name.clone(), assemble_service(service, weights, findings))
+    };
+    Desired { services: config.services.iter().map(service).collect(), ingress: findings.ingress.clone() }
+}
+
+/// Discovered endpoints that cannot be backends, for what the rest of the configuration says, and why.
+pub type Refused = BTreeMap<(ServiceName, discovery::Kind), BTreeMap<SocketAddr, &'static str>>;
+
+/// All of these, by service and source.
+pub fn refused(config: &Config, findings: &Findings) -> Refused {
+    merge(config, findings).refused
+}
+
+/// Which sources name each backend of a service, with those that wrote it down themselves first.
+pub fn sources(service: &config::Service, findings: &Findings) -> BTreeMap<SocketAddr, Vec<&'static str>> {
+    let mut sources: BTreeMap<SocketAddr, Vec<&'static str>> =
+        service.backends.iter().map(|backend| (backend.endpoint, vec!["fixed"])).collect();
+    for (kind, backends) in findings.discovered.get(&service.name).into_iter().flatten() {
+        for endpoint in backends.keys() {
+            sources.entry(*endpoint).or_default().push(kind.label());
+        }
+    }
+    sources
+}
+
+/// The configuration's backends and all sources' together.
+struct Merged {
+    weights: BTreeMap<ServiceName, discovery::Backends>,
+    refused: Refused,
+}
+
+fn merge(config: &Config, findings: &Findings) -> Merged {
     let vips: BTreeSet<IpAddr> = config.services.iter().map(|service| service.vip).collect();
-    // Fixed backends come first, for the configuration was checked; an answer of DNS that collides is left out.
+    // Fixed backends come first, for the configuration was checked; what is discovered and collides is left out.
     let mut nat_owners = NatOwners::default();
     for service in config.services.iter().filter(|service| service.forward == Forward::Nat) {
         for backend in &service.backends {
             nat_owners.claim(service, backend.endpoint);
         }
     }
-    let mut services = BTreeMap::new();
+    let mut merged = Merged { weights: BTreeMap::new(), refused: Refused::new() };
     for service in &config.services {
-        let found = findings.discovered.get(&service.name).into_iter().flatten().copied();
-        let usable = found.filter(|endpoint| {
-            let is_owned = service.forward != Forward::Nat || nat_owners.claim(service, *endpoint);
-            is_owned && !vips.contains(&endpoint.ip())
-        });
-        services.insert(service.name.clone(), assemble_service(service, usable.collect(), findings));
+        let mut weights: discovery::Backends =
+            service.backends.iter().map(|backend| (backend.endpoint, backend.weight)).collect();
+        // In the order of sources: the first to name a backend has given it its weight.
+        let found = findings.discovered.get(&service.name).into_iter().flatten();
+        for (&kind, backends) in found.filter(|(kind, _)| service.has_source(**kind)) {
+            for (&endpoint, &weight) in backends {
+                let reason = if vips.contains(&endpoint.ip()) {
+                    "it is a VIP"
+                } else if service.forward == Forward::Nat && !nat_owners.claim(service, endpoint) {
+                    "another nat service has it: its replies could not be told apart"
+                } else {
+                    weights.entry(endpoint).or_insert(weight);
+                    continue;
+                };
+                merged.refused.entry((service.name.clone(), kind)).or_default().insert(endpoint, reason);
+            }
+        }
+        merged.weights.insert(service.name.clone(), weights);
     }
-    Desired { services, ingress: findings.ingress.clone() }
+    merged
 }
 
 /// Who forwards by NAT to an endpoint: replies from there must have one owner.
@@ -117,12 +174,8 @@ impl<'c> NatOwners<'c> {
     }
 }
 
-fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, findings: &Findings) -> Service {
-    let weight = service.dns.as_ref().map_or(0, |dns| dns.weight);
-    let discovered = discovered.into_iter().map(|endpoint| (endpoint, weight));
-    // A backend that is configured too keeps its configured weight.
-    let fixed = service.backends.iter().map(|backend| (backend.endpoint, backend.weight));
-    let backends = discovered.chain(fixed).map(|(endpoint, weight)| {
+fn assemble_service(service: &config::Service, weights: discovery::Backends, findings: &Findings) -> Service {
+    let backends = weights.into_iter().map(|(endpoint, weight)| {
         let key = (service.name.clone(), endpoint);
         let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
         let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);

@@ -8,14 +8,14 @@ use lb_common::BackendId;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::assemble::{BackendKey, Findings, addresses, assemble, behind_gateways};
+use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refused, sources};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
 use crate::compile::{self, CompileError, Layout, Region};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
-use crate::discovery::Discovered;
+use crate::discovery::{self, Discovered};
 use crate::health::{State, Transition};
 use crate::maps::{self, Census, KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
@@ -75,6 +75,7 @@ pub struct Control {
     host: host::Watch,
     /// Backends that DSR cannot reach, as it was said.
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
+    refused: RefusedHosts,
     /// Whether the tables were written at least once.
     is_settled: bool,
 }
@@ -84,6 +85,28 @@ struct Retiring {
     due: Instant,
     writes: Vec<Write>,
     names: Names,
+}
+
+/// What was discovered and cannot be a backend, as it was said.
+#[derive(Default)]
+struct RefusedHosts {
+    hosts: Refused,
+    /// Neither the configuration nor what was discovered has changed since.
+    is_known: bool,
+}
+
+impl RefusedHosts {
+    fn look(&mut self, config: &Config, findings: &Findings) {
+        if !self.is_known {
+            let now = refused(config, findings);
+            report::refused(&now, &self.hosts);
+            *self = Self { hosts: now, is_known: true };
+        }
+    }
+
+    fn count(&self, service: &ServiceName, source: discovery::Kind) -> usize {
+        self.hosts.get(&(service.clone(), source)).map_or(0, BTreeMap::len)
+    }
 }
 
 /// What a daemon starts its control loop from.
@@ -119,6 +142,7 @@ impl Control {
             interfaces: Vec::new(),
             host: host::Watch::default(),
             behind_gateways: BTreeMap::new(),
+            refused: RefusedHosts::default(),
             is_settled: false,
         }
     }
@@ -139,11 +163,14 @@ impl Control {
     }
 
     pub fn note_discovered(&mut self, discovered: Discovered) {
-        if !self.followers.watches(&discovered.service) {
+        let Discovered { service, source, .. } = &discovered;
+        if !self.followers.watches(service, *source) {
             return;
         }
-        report::discovered(&discovered, self.findings.discovered.get(&discovered.service));
-        self.findings.discovered.insert(discovered.service, discovered.backends);
+        let by_source = self.findings.discovered.entry(service.clone()).or_default();
+        report::discovered(&discovered, by_source.get(source));
+        by_source.insert(*source, discovered.backends);
+        self.refused.is_known = false;
     }
 
     pub fn note_next_hops(&mut self, mut changes: Changes) {
@@ -178,6 +205,7 @@ impl Control {
     pub fn reload(&mut self, config: Config) -> Result<(), ControlError> {
         compile::compile(&assemble(&config, &self.findings), &self.layout, &self.tables, &self.seen())?;
         let before = std::mem::replace(&mut self.config, config);
+        self.refused.is_known = false;
         let done = self.reconcile(None);
         if done.is_err() {
             self.config = before;
@@ -211,6 +239,7 @@ impl Control {
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let desired = assemble(&self.config, &self.findings);
+        self.refused.look(&self.config, &self.findings);
         let behind_gateways = behind_gateways(&desired, &self.findings);
         report::behind_gateways(&behind_gateways, &self.behind_gateways);
         self.behind_gateways = behind_gateways;
@@ -221,6 +250,7 @@ impl Control {
         if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
             self.findings.retain(&desired);
+            self.findings.forget_sources(&self.config);
             self.followers.follow(&self.config, &desired, addresses(&desired));
             self.host.look(&desired, &self.interfaces);
             self.desired = desired;
@@ -317,11 +347,17 @@ impl Control {
 
     /// How things stand.
     pub fn snapshot(&self) -> Snapshot {
-        let services: Vec<ServiceView> = self.desired.services.iter().map(|(name, service)| self.view(name, service)).collect();
+        let configured: BTreeMap<&ServiceName, &config::Service> =
+            self.config.services.iter().map(|service| (&service.name, service)).collect();
+        let view = |(name, service)| {
+            let sources = configured.get(name).map(|service| sources(service, &self.findings)).unwrap_or_default();
+            self.view(name, service, sources)
+        };
+        let services: Vec<ServiceView> = self.desired.services.iter().map(view).collect();
         let heard_of = |backend: &BackendView| backend.check.state != State::Unknown && !self.is_pending(backend);
         let is_ready = self.is_settled
             && services.iter().all(|service| {
-                let found = service.discovery.as_ref().is_none_or(|discovery| discovery.n_queries > 0);
+                let found = service.discovery.iter().all(|source| source.n_queries > 0);
                 found && service.backends.iter().all(heard_of)
             });
         Snapshot { interfaces: self.interfaces.clone(), services, sums: self.ledger.sums.clone(), is_ready, flows: self.census.1 }
@@ -334,7 +370,7 @@ impl Control {
         backend.check.state.serves() && !backend.serves && backend.weight > 0 && is_pending
     }
 
-    fn view(&self, name: &ServiceName, service: &Service) -> ServiceView {
+    fn view(&self, name: &ServiceName, service: &Service, mut sources: BTreeMap<SocketAddr, Vec<&'static str>>) -> ServiceView {
         let id = self.layout.find_service(name);
         let record = id.and_then(|id| self.tables.services.get(&id));
         let region = record.and_then(|record| self.tables.regions.get(&Region::of(record).first_line));
@@ -346,17 +382,28 @@ impl Control {
             protocol: service.protocol,
             algorithm: service.algorithm,
             forward: service.forward,
-            discovery: self.followers.discovery(name),
+            discovery: self.followers.discovery(name).into_iter().map(|status| self.with_refused(name, status)).collect(),
             backends: service
                 .backends
                 .iter()
-                .map(|(&endpoint, backend)| self.view_backend(name, service, endpoint, backend))
+                .map(|(&endpoint, backend)| {
+                    let sources = sources.remove(&endpoint).unwrap_or_default();
+                    BackendView { sources, ..self.view_backend(name, service, endpoint, backend) }
+                })
                 .collect(),
             slots: region.map(|region| region.slots.clone()),
             n_slots_restless: region.map_or(0, |region| region.restless.len()),
             leaving: self.layout.leaving(name).into_iter().map(|(endpoint, ..)| endpoint).collect(),
             drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
         }
+    }
+
+    /// A source's status, with what was refused of it here.
+    fn with_refused(&self, service: &ServiceName, mut status: discovery::Status) -> discovery::Status {
+        let n_refused = self.refused.count(service, status.source);
+        status.n_refused += n_refused;
+        status.n_hosts = status.n_hosts.saturating_sub(n_refused);
+        status
     }
 
     fn view_backend(&self, name: &ServiceName, service: &Service, endpoint: SocketAddr, backend: &Backend) -> BackendView {
@@ -378,6 +425,7 @@ impl Control {
             check: self.followers.check(&(name.clone(), endpoint)).unwrap_or_default(),
             serves,
             unreachable,
+            sources: Vec::new(),
             base: id.map(|id| self.ledger.base(id)).unwrap_or_default(),
         }
     }

@@ -9,6 +9,7 @@ fn backend(id: u16, serves: bool) -> BackendView {
         check: health::Status::default(),
         serves,
         unreachable: None,
+        sources: vec!["fixed"],
         base: BackendCounters::default(),
     }
 }
@@ -23,7 +24,7 @@ fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView 
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
-        discovery: None,
+        discovery: Vec::new(),
         backends,
         slots: slots.map(Into::into),
         n_slots_restless: 0,

@@ -79,10 +79,10 @@ fn bound(cell: &str) -> Result<Bound> {
 
 #[test]
 fn the_sum_of_all_series_is_what_the_page_says() -> Result<()> {
-    let (mut sum, mut of_dns) = (Bound::default(), 0);
+    let (mut sum, mut of_sources) = (Bound::default(), 0);
     for (name, metric) in metrics()? {
-        if name.starts_with("xlb_dns_") {
-            of_dns += metric.bound.services;
+        if name.starts_with("xlb_discovery_") {
+            of_sources += metric.bound.services;
             continue;
         }
         sum.fixed += metric.bound.fixed;
@@ -92,7 +92,7 @@ fn the_sum_of_all_series_is_what_the_page_says() -> Result<()> {
     }
     ensure!(sum.interfaces == 1, "{sum:?}");
     let said =
-        format!("{} + I + {} S + {} B, and {of_dns} for each service that asks DNS", sum.fixed, sum.services, sum.backends);
+        format!("{} + I + {} S + {} B, and {of_sources} for each source of a service", sum.fixed, sum.services, sum.backends);
     let page = read("docs/metrics.md")?;
     ensure!(page.contains(&said), "docs/metrics.md does not say {said:?}");
     let total = sum.services * 1_000 + sum.backends * 20_000;

@@ -49,7 +49,7 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
             ensure!(unknown.is_none(), "{name}: {unknown:?} is not in docs/metrics.md");
         }
         let bound = metric.bound;
-        let of_services = if name.starts_with("xlb_dns_") { 1 } else { N_SERVICES };
+        let of_services = if name.starts_with("xlb_discovery_") { 1 } else { N_SERVICES };
         let most = bound.fixed + bound.services * of_services + bound.backends * N_SERVICES * N_BACKENDS + bound.interfaces;
         ensure!(family.series.len() <= most, "{name}: {} series, and docs/metrics.md allows {most}", family.series.len());
     }

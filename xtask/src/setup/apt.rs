@@ -16,6 +16,9 @@ const SERVICES: &[(&str, &str)] = &[
     ("redis-server", "redis-server.service"),
     ("postgresql", "postgresql.service"),
     ("prometheus", "prometheus.service"),
+    ("docker.io", "docker.service"),
+    ("docker.io", "docker.socket"),
+    ("docker.io", "containerd.service"),
 ];
 
 /// Whether this system installs packages with apt.

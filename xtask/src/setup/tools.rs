@@ -16,6 +16,8 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "ethtool", binary: "ethtool", what_for: "turning off partial checksums on veth" },
     Tool { package: "nginx-light", binary: "nginx", what_for: "real HTTP backends" },
     Tool { package: "dnsmasq-base", binary: "dnsmasq", what_for: "a real DNS server for discovery" },
+    Tool { package: "docker.io", binary: "dockerd", what_for: "a real Docker daemon for discovery" },
+    Tool { package: "docker-compose", binary: "docker-compose", what_for: "scaling its containers" },
     Tool { package: "redis-server", binary: "redis-server", what_for: "a database to check" },
     Tool { package: "postgresql", binary: "pg_createcluster", what_for: "a database to check, and its replica" },
     Tool { package: "openssl", binary: "openssl", what_for: "certificates for HTTPS backends" },

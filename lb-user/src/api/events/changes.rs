@@ -45,9 +45,10 @@ pub enum Change {
     ServiceRemoved {
         service: ServiceName,
     },
-    /// DNS does not answer usefully any more, and earlier addresses hold; or it does again.
-    Dns {
+    /// A source of backends does not answer usefully any more, and its earlier answer holds; or it does again.
+    Discovery {
         service: ServiceName,
+        source: &'static str,
         stale: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         cause: Option<String>,
@@ -151,10 +152,13 @@ fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Ch
             }
         }
     }
-    let dns = |service: &ServiceView| service.discovery.as_ref().map(|dns| (dns.stale, dns.last_error.clone()));
-    let (was_stale, (stale, cause)) = (dns(before).is_some_and(|(stale, _)| stale), dns(now).unwrap_or_default());
-    if was_stale != stale {
-        changes.push(Change::Dns { service: service.clone(), stale, cause: cause.filter(|_| stale) });
+    for source in &now.discovery {
+        let was_stale = before.discovery.iter().any(|before| before.source == source.source && before.stale);
+        if was_stale != source.stale {
+            let cause = source.last_error.clone().filter(|_| source.stale);
+            let (service, stale) = (service.clone(), source.stale);
+            changes.push(Change::Discovery { service, source: source.source.label(), stale, cause });
+        }
     }
     let is_up = |service: &ServiceView| service.backends.iter().any(|backend| backend.serves);
     if is_up(before) != is_up(now) {

@@ -57,10 +57,10 @@ function sentence(event) {
       return [event.mode === 'native' ? 'good' : 'note', `Attached to ${event.interface}, ${event.mode} mode`];
     case 'interface_detached':
       return ['note', `Taken off ${event.interface}`];
-    case 'dns':
+    case 'discovery':
       return event.stale
-        ? ['bad', `${who}: earlier addresses hold, ${event.cause ?? 'DNS does not answer'}`]
-        : ['good', `${who}: DNS answers again`];
+        ? ['bad', `${who}: ${event.source} does not answer, earlier backends hold: ${event.cause ?? 'the log says why'}`]
+        : ['good', `${who}: ${event.source} answers again`];
     case 'service_added':
       return ['note', `${who}: added`];
     case 'service_removed':

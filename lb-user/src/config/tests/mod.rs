@@ -79,6 +79,8 @@ fn the_minimal_file_takes_every_default() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
             ],
         }
@@ -161,12 +163,54 @@ fn the_full_file_says_what_it_shows() {
                     dns: Some(
                         Dns {
                             name: "api.internal",
+                            record: Address,
                             port: 8080,
                             resolver: Some(
                                 10.0.0.53:53,
                             ),
                             interval: 60s,
                             weight: 1,
+                            trust: Trust {
+                                stale: Some(
+                                    43200s,
+                                ),
+                                min_hosts: 2,
+                            },
+                        },
+                    ),
+                    file: Some(
+                        File {
+                            path: "/etc/xlb/backends.json",
+                            format: Json,
+                            port: 8080,
+                            weight: 1,
+                            interval: 10s,
+                            trust: Trust {
+                                stale: Some(
+                                    3600s,
+                                ),
+                                min_hosts: 1,
+                            },
+                        },
+                    ),
+                    docker: Some(
+                        Docker {
+                            socket: "/var/run/docker.sock",
+                            labels: [
+                                "xlb.service=web",
+                            ],
+                            network: Some(
+                                "web_default",
+                            ),
+                            port: 8080,
+                            weight: 1,
+                            interval: 60s,
+                            trust: Trust {
+                                stale: Some(
+                                    3600s,
+                                ),
+                                min_hosts: 1,
+                            },
                         },
                     ),
                 },
@@ -207,6 +251,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "game",
@@ -256,6 +302,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "web-tls",
@@ -307,6 +355,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "database",
@@ -359,6 +409,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "users",
@@ -395,6 +447,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "files",
@@ -443,6 +497,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "elsewhere",
@@ -490,9 +546,9 @@ fn told(text: &str, label: &str) -> Vec<String> {
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
     let mut known = told(every_section, "known here are ");
-    assert_eq!(known.len(), 7);
+    assert_eq!(known.len(), 9);
     // A check's keys depend on its type.
     let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
     for word in types.trim_end_matches(", found the number 0").split(", ") {

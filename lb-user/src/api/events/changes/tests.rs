@@ -16,6 +16,7 @@ fn backend(host: u8, state: State) -> BackendView {
         check: health::Status { state, last_result: format!("found {state}"), ..health::Status::default() },
         serves: state.serves(),
         unreachable: None,
+        sources: vec!["fixed"],
         base: BackendCounters::default(),
     }
 }
@@ -29,7 +30,7 @@ fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
-        discovery: None,
+        discovery: Vec::new(),
         backends,
         slots: None,
         n_slots_restless: 0,
@@ -136,21 +137,36 @@ fn interfaces_come_go_and_change_their_mode() {
 }
 
 #[test]
-fn dns_that_does_not_answer_is_told_once_and_so_is_its_return() {
+fn a_source_that_does_not_answer_is_told_once_and_so_is_its_return() {
     let with = |stale: bool| {
         let last_error = stale.then(|| "10.0.0.53:53: timed out".to_owned());
-        let dns = crate::discovery::Status { stale, last_error, ..crate::discovery::Status::default() };
+        let dns = crate::discovery::Status {
+            source: crate::discovery::Kind::Dns,
+            name: "api.internal".into(),
+            answered: None,
+            last_error,
+            n_queries: 2,
+            n_failures: 1,
+            n_too_few: 0,
+            n_hosts: 1,
+            n_standby: 0,
+            n_refused: 0,
+            stale,
+        };
         let mut snapshot = usual();
-        snapshot.services[0].discovery = Some(dns);
+        snapshot.services[0].discovery = vec![dns];
         snapshot
     };
     let told = |before: bool, now: bool| {
         let changes = differences(Some(&with(before)), &with(now));
         changes.iter().map(|change| serde_json::to_string(change).unwrap()).collect::<String>()
     };
-    assert_eq!(told(false, true), r#"{"kind":"dns","service":"web","stale":true,"cause":"10.0.0.53:53: timed out"}"#);
+    assert_eq!(
+        told(false, true),
+        r#"{"kind":"discovery","service":"web","source":"dns","stale":true,"cause":"10.0.0.53:53: timed out"}"#
+    );
     assert_eq!(told(true, true), "");
-    assert_eq!(told(true, false), r#"{"kind":"dns","service":"web","stale":false}"#);
+    assert_eq!(told(true, false), r#"{"kind":"discovery","service":"web","source":"dns","stale":false}"#);
 }
 
 #[test]
