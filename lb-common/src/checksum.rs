@@ -5,7 +5,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, Be16, Be32};
 
 /// What replacing some 16-bit words adds to a one's complement sum: `~m + m'` over all of them, folded.
 ///
@@ -23,6 +23,7 @@ impl Delta {
     }
 
     /// The change from one address to another, of the same family or not: leading words of an IPv4-mapped pair cancel out.
+    #[inline(always)]
     pub fn of_addr(old: Addr, new: Addr) -> Self {
         old.words.iter().zip(new.words).fold(Self::NONE, |delta, (old, new)| {
             let (old, new) = (old.raw(), new.raw());
@@ -59,6 +60,52 @@ impl Delta {
             changed => changed,
         }
     }
+}
+
+/// A one's complement sum in the making, of words as they stand in a packet.
+#[derive(Clone, Copy, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Adds two 16-bit words.
+    #[inline(always)]
+    pub fn add(&mut self, words: u32) {
+        self.0 += u64::from(words);
+    }
+
+    /// Adds four.
+    #[inline(always)]
+    pub fn add_long(&mut self, words: u64) {
+        self.add(words as u32);
+        self.add((words >> 32) as u32);
+    }
+
+    /// What stands in a header as the checksum of all these words.
+    #[inline(always)]
+    pub fn checksum(self) -> u16 {
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+        !fold(sum as u32)
+    }
+}
+
+/// The flag "don't fragment" of an IPv4 header.
+pub const DONT_FRAGMENT: Be16 = Be16::new(0x4000);
+
+/// Time to live of packets of our own (RFC 1700's recommendation, and what Linux uses).
+pub const TTL_OWN: u8 = 64;
+
+/// The checksum of an IPv4 header of our own: without options, not to be fragmented, with the [usual](TTL_OWN) time to live;
+/// total length and type of service are 0, to be added as [`Delta`]s.
+#[inline(always)]
+pub fn own_header(source: Be32, destination: Be32, protocol: u8) -> u16 {
+    let mut sum = Sum::default();
+    sum.add(u16::from_ne_bytes([0x45, 0]).into());
+    sum.add(DONT_FRAGMENT.raw().into());
+    sum.add(u16::from_ne_bytes([TTL_OWN, protocol]).into());
+    sum.add(source.raw());
+    sum.add(destination.raw());
+    sum.checksum()
 }
 
 /// The one's complement sum of two words whose 32-bit sum is given. One fold is enough for two words; the second is for callers with more.

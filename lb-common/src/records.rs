@@ -14,7 +14,7 @@ use crate::hash::HashKeys;
 use crate::slot::Region;
 
 /// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
@@ -85,7 +85,7 @@ pub struct Backend {
     pub link: LinkAddresses,
     /// Where the next hop is; 0 while it is not known.
     pub ifindex: u32,
-    /// Port that NAT rewrites to; 0 keeps the packet's.
+    /// Port that NAT rewrites to; 0 keeps the packet's. Of GUE, the port that the backend takes the packets apart at.
     pub port: Be16,
     /// The service that it serves, by id.
     pub service: u16,
@@ -97,7 +97,13 @@ pub struct Backend {
     pub l4_delta: Delta,
     /// What NAT changes in the checksum of an IPv4 header: the address.
     pub ip_delta: Delta,
-    pub pad: [u8; 22],
+    /// Length of the largest IP packet that fits with its tunnel headers, in bytes; 0 without a tunnel.
+    pub len_max: u16,
+    /// A tunnel's source: this host's own address on the way.
+    pub source: Addr,
+    /// The checksum of a tunnel's IPv4 header without length and type of service, and the tunnel's own length counted in.
+    pub outer_checksum: u16,
+    pub pad: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
@@ -110,6 +116,10 @@ pub mod forward {
     pub const DSR: u8 = 1;
     /// The destination becomes the backend's; its replies come back through xlb and get the VIP as their source again.
     pub const NAT: u8 = 2;
+    /// In an IP packet to the backend (RFC 2003, RFC 2473, RFC 4213): 4in4, 6in6, 4in6 or 6in4.
+    pub const IPIP: u8 = 3;
+    /// In a UDP datagram to the backend (Generic UDP Encapsulation, variant 1: the IP packet follows the UDP header).
+    pub const GUE: u8 = 4;
 }
 
 pub mod backend_flags {

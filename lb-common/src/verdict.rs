@@ -28,6 +28,12 @@ macro_rules! verdicts {
                 match self { $(Self::$name => Class::$class,)+ }
             }
 
+            /// The one with this number.
+            #[inline(always)]
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+
             /// The word for it in metrics, logs and the CLI.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)+ }
@@ -54,6 +60,8 @@ verdicts! {
     ReplyRouted = 4, Forwarded, "reply_routed";
     /// An ICMP echo request to a VIP, answered.
     EchoReply = 5, Forwarded, "echo_reply";
+    /// Too large for the way to its backend; its sender was told how large it may be.
+    TooBig = 6, Forwarded, "too_big";
     /// Neither IPv4 nor IPv6.
     NotIp = 8, Passed, "not_ip";
     /// Not addressed to a service.
@@ -72,12 +80,16 @@ verdicts! {
     TtlExceeded = 21, Dropped, "ttl_exceeded";
     /// A table of the packet path contradicts itself: a fault of xlb, please report it.
     Internal = 22, Dropped, "internal";
+    /// The driver left no room in front of the frame for what has to go there.
+    NoHeadroom = 23, Dropped, "no_headroom";
+    /// An ICMP error too large for the way to its backend: its sender must not be told.
+    Oversize = 24, Dropped, "oversize";
 }
 
 /// Verdict counters in a record of totals: room to append.
 pub const VERDICT_SLOTS: usize = 64;
 
-const _: () = assert!((Verdict::Internal as usize) < VERDICT_SLOTS);
+const _: () = assert!((Verdict::Oversize as usize) < VERDICT_SLOTS);
 
 #[cfg(test)]
 mod tests {
@@ -90,6 +102,7 @@ mod tests {
                 assert_ne!(*a as u8, *b as u8);
                 assert_ne!(a.label(), b.label());
             }
+            assert_eq!(Verdict::from_number(*a as u8), Some(*a));
         }
     }
 }

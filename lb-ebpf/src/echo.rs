@@ -1,25 +1,19 @@
-//! Answers ICMP echo requests to a VIP, so that a ping tells whether the balancer is there. Anything else of ICMP is the host's.
+//! Answers ICMP echo requests to a VIP, so that a ping tells whether the balancer is there. What is no error either is the host's.
 
 use lb_common::Verdict;
 
 use crate::env::Env;
 use crate::ethernet;
 use crate::family::Family;
-use crate::icmp::{self, Echo};
+use crate::icmp::Echo;
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::service;
 
 #[inline(always)]
-pub fn answer<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Verdict {
-    if !service::is_vip::<F>(env, parsed.flow.vip) {
+pub fn answer<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>, kind: [u8; 2]) -> Verdict {
+    if kind != [F::ECHO_REQUEST, 0] || !service::is_vip::<F>(env, parsed.flow.vip) {
         return Verdict::NotService;
-    }
-    let payload_len = parsed.ip_len.saturating_sub((parsed.l4 - parsed.l3) as u32);
-    match icmp::parse(packet, parsed.l4, payload_len) {
-        Ok(echo) if echo.kind == [F::ECHO_REQUEST, 0] => {}
-        Ok(_) => return Verdict::NotService,
-        Err(verdict) => return verdict,
     }
     let answered = ethernet::turn_back(packet).and_then(|()| F::turn_back(packet, parsed.l3)).and_then(|()| {
         let echo: &mut Echo = packet.get_mut(parsed.l4).ok_or(Verdict::Internal)?;

@@ -1,5 +1,7 @@
 //! Ethernet (IEEE 802.3) with 802.1Q and 802.1ad tags.
 
+use core::mem::offset_of;
+
 use lb_common::limits::VLAN_TAGS;
 use lb_common::{Be16, LinkAddresses, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -21,6 +23,11 @@ struct Tag {
     ethertype: Be16,
 }
 
+/// A tag as it stands in a frame: its protocol comes first.
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct TagPlace(u32);
+
 pub struct Ethertype;
 
 impl Ethertype {
@@ -37,6 +44,12 @@ pub const UNTAGGED: usize = size_of::<Header>();
 pub struct Parsed {
     pub l3: usize,
     pub ethertype: Be16,
+}
+
+/// The ethertype, if it stands at the place where it does in a frame without tags.
+#[inline(always)]
+pub fn untagged(packet: &impl Packet) -> Option<Be16> {
+    packet.get::<Header>(0).map(|header| header.ethertype)
 }
 
 /// Looks past the Ethernet header and at most [`VLAN_TAGS`] tags.
@@ -66,6 +79,32 @@ pub fn readdress(packet: &mut impl Packet, link: LinkAddresses) -> Result<(), Ve
     header.addresses[1] = b;
     header.addresses[2] = c;
     Ok(())
+}
+
+/// Moves the header, with tags, and with link-layer addresses of which nothing is promised, to the front of a frame that has
+/// grown by `by`. Another protocol follows it now.
+///
+/// Places are told by the length of the tags: the verifier takes no detours through negative offsets.
+#[inline(always)]
+pub fn move_to_front(packet: &mut impl Packet, by: usize, tags_len: usize, ethertype: Be16) -> Result<(), Verdict> {
+    for n in 0..VLAN_TAGS {
+        let place = offset_of!(Header, ethertype) + n * size_of::<Tag>();
+        if n * size_of::<Tag>() < tags_len {
+            let tag: u32 = packet.get::<TagPlace>(by + place).ok_or(Verdict::Internal)?.0;
+            packet.get_mut::<TagPlace>(place).ok_or(Verdict::Internal)?.0 = tag;
+        }
+    }
+    *packet.get_mut::<Be16>(tags_len + offset_of!(Header, ethertype)).ok_or(Verdict::Internal)? = ethertype;
+    Ok(())
+}
+
+/// The same, and link-layer addresses stay.
+#[inline(always)]
+pub fn keep_in_front(packet: &mut impl Packet, by: usize, tags_len: usize, ethertype: Be16) -> Result<(), Verdict> {
+    let header: &Header = packet.get(by).ok_or(Verdict::Internal)?;
+    let addresses = LinkAddresses::from_words(header.addresses);
+    move_to_front(packet, by, tags_len, ethertype)?;
+    readdress(packet, addresses)
 }
 
 /// Sends the frame back to where it came from.

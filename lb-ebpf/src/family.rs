@@ -1,16 +1,29 @@
 //! What IPv4 and IPv6 do each in their own way. The stages are written once, over this trait, and compiled twice:
 //! an IPv4 flow is hashed and compared as single words, not as sixteen bytes.
 
-use lb_common::checksum::Delta;
+use lb_common::checksum::{Delta, Sum};
 use lb_common::hash::{FlowHash, HashKeys};
-use lb_common::{Addr, PortProtocol, Verdict};
+use lb_common::{Addr, Be16, PortProtocol, Verdict};
 
-use crate::packet::Packet;
+use crate::Part;
+use crate::packet::{Packet, Wire};
 use crate::parse::{Flow, Parsed};
 
 pub trait Family: Sized {
     type Address: Copy + PartialEq;
 
+    /// The error that a packet is too big, with the header that it travels in.
+    type TooBig: Wire;
+
+    /// The parts of the packet path for packets of this family.
+    const PART: Part;
+    const IS_V6: bool;
+    const ETHERTYPE: Be16;
+    const ICMP_PART: Part;
+    const ICMP_NAT_PART: Part;
+    const REPLY_PART: Part;
+    /// IANA protocol number of a packet of this family in another IP packet.
+    const IN_IP: u8;
     /// Offset of the transport header of a plain packet.
     const PLAIN_L4: usize;
 
@@ -20,7 +33,13 @@ pub trait Family: Sized {
     /// Reads the network and transport headers that start at `l3`. `None` if the frame ends before the addresses.
     fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>>;
 
+    /// Reads as much as an ICMP error has of the packet that it is about, from `l3` to `end`, and tells the flow of its answers:
+    /// who sent it is `vip`, and whom it was for is `client`. `None` if that is not TCP or UDP, or no port is quoted.
+    fn parse_quoted(packet: &impl Packet, l3: usize, end: usize) -> Option<Parsed<Self>>;
+
     fn is_icmp(protocol: u8) -> bool;
+    /// Whether ICMP of this type and code says that something is wrong with a packet.
+    fn is_error(kind: [u8; 2]) -> bool;
     fn is(record: &Addr, address: Self::Address) -> bool;
     fn to_addr(address: Self::Address) -> Addr;
     /// The address in a record that [`is`](Self::is) of this family; of another, some of its words.
@@ -39,6 +58,21 @@ pub trait Family: Sized {
     /// # Errors
     /// [`Verdict::TtlExceeded`] if this was the last one; the packet is unchanged.
     fn count_hop(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict>;
+    /// What a change of an address changes in the checksum of the ICMP message that it stands in, or that it is sent with.
+    fn icmp_delta(delta: Delta) -> Delta;
+    /// Source and destination of the packet.
+    fn ends(packet: &impl Packet, l3: usize) -> Result<(Self::Address, Self::Address), Verdict>;
+    /// DSCP and ECN.
+    fn traffic_class(packet: &impl Packet, l3: usize) -> Result<u8, Verdict>;
+    /// Writes the error, about a packet of which `quote_len` bytes follow, whose words add up to `quote`.
+    fn write_too_big(
+        report: &mut Self::TooBig,
+        vip: Self::Address,
+        client: Self::Address,
+        quote: Sum,
+        quote_len: u16,
+        len_max: u16,
+    );
     /// Makes an echo request the reply to it: addresses exchanged, hops as of a packet of our own.
     fn turn_back(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict>;
 

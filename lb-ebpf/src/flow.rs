@@ -28,11 +28,13 @@ pub struct Question {
     pub service: u16,
     /// 0 for UDP.
     pub tcp_flags: u8,
+    /// The packet is only told of: nothing is recorded.
+    pub is_quoted: bool,
 }
 
 /// The flow's backend, recorded; [`BackendId::NONE`] if nobody may have it.
 #[inline(always)]
-pub fn backend<F: Family>(
+pub fn backend<F: Family, const QUOTED: bool>(
     env: &impl Env,
     settings: &Settings,
     service: u16,
@@ -42,13 +44,13 @@ pub fn backend<F: Family>(
 ) -> BackendId {
     let keys = &settings.hash_keys;
     let place = Place::new(F::flow_hash(keys, &parsed.flow), service, keys);
-    env.flow_backend(Question { place, slot, slot_index, service, tcp_flags: parsed.tcp_flags })
+    env.flow_backend(Question { place, slot, slot_index, service, tcp_flags: parsed.tcp_flags, is_quoted: QUOTED })
 }
 
 /// Answers a question, and records the answer.
 #[inline(always)]
 pub fn answer(env: &impl Env, question: Question) -> BackendId {
-    let Question { place: Place { bucket, tag }, slot, slot_index, service: service_id, tcp_flags } = question;
+    let Question { place: Place { bucket, tag }, slot, slot_index, service: service_id, tcp_flags, is_quoted } = question;
     let service: &Service = env.service(service_id);
     let now = env.now();
     let is_syn = tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
@@ -65,7 +67,7 @@ pub fn answer(env: &impl Env, question: Question) -> BackendId {
         _ if may_keep(slot.settled()) => slot.settled(),
         _ => slot.current(),
     };
-    if chosen.is_none() {
+    if chosen.is_none() || is_quoted {
         return chosen;
     }
     let state = match found {

@@ -1,29 +1,32 @@
 //! Sends a packet to its backend.
 
-use lb_common::Verdict;
-use lb_common::records::{Backend, backend_flags, forward};
+use lb_common::records::{Backend, Settings, backend_flags, forward};
+use lb_common::{BackendId, Verdict};
 
 use crate::env::Env;
 use crate::ethernet;
 use crate::family::{Family, Side};
 use crate::packet::Packet;
 use crate::parse::Parsed;
-use crate::transport;
+use crate::{transport, tunnel};
 
 /// Rewrites the packet for its backend and chooses the way out.
 ///
 /// # Errors
-/// [`Verdict::NoBackend`] if the record is nobody's, [`Verdict::NoNextHop`], [`Verdict::TtlExceeded`].
+/// Whatever keeps it from leaving.
 #[inline(always)]
 pub fn send<F: Family>(
     packet: &mut impl Packet,
     env: &impl Env,
+    settings: &Settings,
     backend: &Backend,
+    backend_id: BackendId,
     parsed: &Parsed<F>,
 ) -> Result<Verdict, Verdict> {
     match backend.forward {
         forward::DSR => direct(packet, env, backend),
         forward::NAT => translate::<F>(packet, env, backend, parsed),
+        forward::IPIP | forward::GUE => tunnel::enter::<F>(packet, env, settings, backend_id, parsed, true),
         forward::FREE => Err(Verdict::NoBackend),
         _ => Err(Verdict::Internal),
     }
@@ -31,7 +34,7 @@ pub fn send<F: Family>(
 
 /// Direct server return: only the link-layer addresses change, and not the TTL, for the packet has reached its destination's network.
 #[inline(always)]
-fn direct(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {
+pub fn direct(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {
     let ingress = packet.ingress();
     ethernet::readdress(packet, backend.link)?;
     leave(env, ingress, backend.ifindex)
@@ -45,8 +48,7 @@ fn translate<F: Family>(
     backend: &Backend,
     parsed: &Parsed<F>,
 ) -> Result<Verdict, Verdict> {
-    let via_host = backend.flags & backend_flags::VIA_HOST != 0 && backend.ifindex != packet.ingress();
-    if !via_host {
+    if !via_host(packet, backend) {
         if backend.ifindex == 0 {
             return Err(Verdict::NoNextHop);
         }
@@ -55,8 +57,22 @@ fn translate<F: Family>(
     F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&backend.address), backend.ip_delta)?;
     let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
     transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Destination, port, backend.l4_delta)?;
-    if via_host {
-        // The host counts the hop and finds the next one itself.
+    leave_translated(packet, env, backend)
+}
+
+/// Whether a rewritten packet goes on through the host's routing, which counts the hop and finds the next one itself.
+#[inline(always)]
+pub fn via_host(packet: &impl Packet, backend: &Backend) -> bool {
+    backend.flags & backend_flags::VIA_HOST != 0 && backend.ifindex != packet.ingress()
+}
+
+/// Sends a rewritten packet to its NAT backend.
+///
+/// # Errors
+/// [`Verdict::NoNextHop`].
+#[inline(always)]
+pub fn leave_translated(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {
+    if via_host(packet, backend) {
         return Ok(Verdict::Routed);
     }
     ethernet::readdress(packet, backend.link)?;
@@ -68,7 +84,7 @@ fn translate<F: Family>(
 /// # Errors
 /// [`Verdict::NoNextHop`] if it is none.
 #[inline(always)]
-fn leave(env: &impl Env, ingress: u32, ifindex: u32) -> Result<Verdict, Verdict> {
+pub fn leave(env: &impl Env, ingress: u32, ifindex: u32) -> Result<Verdict, Verdict> {
     if ifindex == ingress {
         Ok(Verdict::Tx)
     } else if ifindex == 0 {

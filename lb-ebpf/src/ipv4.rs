@@ -1,18 +1,22 @@
 //! IPv4 (RFC 791).
 
-use lb_common::checksum::Delta;
+use lb_common::checksum::{DONT_FRAGMENT, Delta, Sum, TTL_OWN, own_header};
 use lb_common::hash::{self, FlowHash, HashKeys};
+use lb_common::records::Backend;
 use lb_common::{Addr, Be16, Be32, PortProtocol, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::Part;
 use crate::family::{Family, Side};
+use crate::icmp::TooBig;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
+use crate::tunnel::{Inner, Outer};
 use crate::{ethernet, icmp, transport};
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct Header {
+pub struct Header {
     /// Version in the upper half, header length in units of 4 bytes in the lower.
     version_len: u8,
     tos: u8,
@@ -56,8 +60,8 @@ const PLAIN: u8 = 0x45;
 /// More fragments, or an offset: anything but the flags "reserved" and "don't fragment".
 const FRAGMENTED: u16 = Be16::new(0x3fff).raw();
 
-/// Time to live of packets of our own (RFC 1700's recommendation, and what Linux uses).
-const TTL_OWN: u8 = 64;
+/// A fragment's place in its packet.
+const FRAGMENT_OFFSET: u16 = Be16::new(0x1fff).raw();
 
 impl Header {
     #[inline(always)]
@@ -69,10 +73,45 @@ impl Header {
     }
 }
 
+impl Outer for Header {
+    const ETHERTYPE: Be16 = V4::ETHERTYPE;
+
+    #[inline(always)]
+    fn write(&mut self, backend: &Backend, inner: &Inner) {
+        let total_len = Be16::new(inner.len.wrapping_add(LEN_MIN as u16));
+        let changes = Delta::of_word(0, total_len.raw()).and(Delta::of_word(0, u16::from_ne_bytes([0, inner.class])));
+        self.version_len = PLAIN;
+        self.tos = inner.class;
+        self.total_len = total_len;
+        self.id = Be16::new(0);
+        self.fragment = DONT_FRAGMENT;
+        self.ttl_protocol = TtlProtocol { ttl: TTL_OWN, protocol: inner.protocol };
+        self.checksum = changes.apply(backend.outer_checksum);
+        self.source = backend.source.words[3];
+        self.destination = backend.address.words[3];
+    }
+}
+
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TooBigV4 {
+    ip: Header,
+    icmp: TooBig,
+}
+
 pub struct V4;
 
 impl Family for V4 {
     type Address = Be32;
+    type TooBig = TooBigV4;
+
+    const PART: Part = Part::V4;
+    const IS_V6: bool = false;
+    const ETHERTYPE: Be16 = ethernet::Ethertype::IPV4;
+    const ICMP_PART: Part = Part::IcmpV4;
+    const ICMP_NAT_PART: Part = Part::IcmpNatV4;
+    const REPLY_PART: Part = Part::ReplyV4;
+    const IN_IP: u8 = 4;
 
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
@@ -110,6 +149,63 @@ impl Family for V4 {
         } else {
             parse::transport(packet, flow, l3, l3 + header_len, ip_len)
         })
+    }
+
+    #[inline(always)]
+    fn parse_quoted(packet: &impl Packet, l3: usize, end: usize) -> Option<Parsed<Self>> {
+        let header: &Header = packet.get(l3)?;
+        let header_len = usize::from(header.version_len & 0xf) * 4;
+        let is_whole = header.version_len >> 4 == 4 && header_len >= LEN_MIN && header.fragment.raw() & FRAGMENT_OFFSET == 0;
+        let (sender, addressee, protocol) = (header.source, header.destination, header.ttl_protocol.protocol);
+        let ports = transport::quoted_ports(packet, l3 + header_len, protocol, end).filter(|_| is_whole)?;
+        let flow = Flow::new(addressee, sender, ports, protocol);
+        Some(Parsed { flow, l3, l4: l3 + header_len, ip_len: 0, tcp_flags: 0, fault: None })
+    }
+
+    /// Destination unreachable, time exceeded, parameter problem.
+    #[inline(always)]
+    fn is_error([kind, _]: [u8; 2]) -> bool {
+        matches!(kind, 3 | 11 | 12)
+    }
+
+    /// Nothing: the checksum covers no addresses but quoted ones, and a quoted header's own checksum makes up for those.
+    #[inline(always)]
+    fn icmp_delta(_: Delta) -> Delta {
+        Delta::NONE
+    }
+
+    #[inline(always)]
+    fn ends(packet: &impl Packet, l3: usize) -> Result<(Self::Address, Self::Address), Verdict> {
+        let header: &Header = packet.get(l3).ok_or(Verdict::Internal)?;
+        Ok((header.source, header.destination))
+    }
+
+    #[inline(always)]
+    fn traffic_class(packet: &impl Packet, l3: usize) -> Result<u8, Verdict> {
+        let header: &Header = packet.get(l3).ok_or(Verdict::Internal)?;
+        Ok(header.tos)
+    }
+
+    #[inline(always)]
+    fn write_too_big(report: &mut TooBigV4, vip: Be32, client: Be32, mut quote: Sum, quote_len: u16, len_max: u16) {
+        let ip = &mut report.ip;
+        let total_len = Be16::new(size_of::<TooBigV4>() as u16 + quote_len);
+        ip.version_len = PLAIN;
+        ip.tos = 0;
+        ip.total_len = total_len;
+        ip.id = Be16::new(0);
+        ip.fragment = DONT_FRAGMENT;
+        ip.ttl_protocol = TtlProtocol { ttl: TTL_OWN, protocol: icmp::ICMP };
+        let checksum = own_header(vip, client, icmp::ICMP);
+        ip.checksum = Delta::of_word(0, total_len.raw()).apply(checksum);
+        ip.source = vip;
+        ip.destination = client;
+        let mtu = Be16::new(len_max);
+        quote.add(u16::from_ne_bytes(icmp::FRAGMENTATION_NEEDED).into());
+        quote.add(mtu.raw().into());
+        report.icmp.kind = icmp::FRAGMENTATION_NEEDED;
+        report.icmp.checksum = quote.checksum();
+        report.icmp.mtu = [Be16::new(0), mtu];
     }
 
     #[inline(always)]

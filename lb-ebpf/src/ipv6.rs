@@ -1,19 +1,23 @@
 //! IPv6 (RFC 8200), with a bounded number of extension headers.
 
-use lb_common::checksum::Delta;
+use lb_common::checksum::{Delta, Sum};
 use lb_common::hash::{self, FlowHash, HashKeys};
 use lb_common::limits::EXTENSION_HEADERS;
+use lb_common::records::Backend;
 use lb_common::{Addr, Be16, PortProtocol, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::Part;
 use crate::family::{Family, Side};
+use crate::icmp::TooBig;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
+use crate::tunnel::{Inner, Outer};
 use crate::{ethernet, icmp, transport};
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct Header {
+pub struct Header {
     /// Version in the upper half of the first byte; traffic class and flow label follow.
     version_class: [u8; 4],
     payload_len: Be16,
@@ -50,6 +54,35 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 const HOP_LIMIT_OWN: u8 = 64;
 
+/// Every IPv6 network carries packets this long (RFC 8200 section 5).
+const MTU_MIN: u16 = 1280;
+
+impl Outer for Header {
+    const ETHERTYPE: Be16 = V6::ETHERTYPE;
+
+    #[inline(always)]
+    fn write(&mut self, backend: &Backend, inner: &Inner) {
+        self.version_class = (6 << 28 | u32::from(inner.class) << 20 | inner.entropy & FLOW_LABEL).to_be_bytes();
+        self.payload_len = Be16::new(inner.len);
+        self.next_header = inner.protocol;
+        self.hop_limit = HOP_LIMIT_OWN;
+        // Word by word: see `Addr::longs`.
+        let ([s0, s1], [d0, d1]) = (backend.source.longs(), backend.address.longs());
+        (self.source[0], self.source[1]) = (s0, s1);
+        (self.destination[0], self.destination[1]) = (d0, d1);
+    }
+}
+
+/// In the first four bytes.
+const FLOW_LABEL: u32 = 0x000f_ffff;
+
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TooBigV6 {
+    ip: Header,
+    icmp: TooBig,
+}
+
 pub struct V6;
 
 /// Where the extension headers end, and what follows, or what is wrong with them.
@@ -84,6 +117,15 @@ fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Chain {
 
 impl Family for V6 {
     type Address = [u64; 2];
+    type TooBig = TooBigV6;
+
+    const PART: Part = Part::V6;
+    const IS_V6: bool = true;
+    const ETHERTYPE: Be16 = ethernet::Ethertype::IPV6;
+    const ICMP_PART: Part = Part::IcmpV6;
+    const ICMP_NAT_PART: Part = Part::IcmpNatV6;
+    const REPLY_PART: Part = Part::ReplyV6;
+    const IN_IP: u8 = 41;
 
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
@@ -123,6 +165,65 @@ impl Family for V6 {
         }
         flow = Flow::new(flow.client, flow.vip, 0, protocol);
         Some(parse::transport(packet, flow, l3, l4, ip_len))
+    }
+
+    #[inline(always)]
+    fn parse_quoted(packet: &impl Packet, l3: usize, end: usize) -> Option<Parsed<Self>> {
+        let header: &Header = packet.get(l3)?;
+        let (sender, addressee) = (header.source, header.destination);
+        let is_it = header.version_class[0] >> 4 == 6;
+        // Who sends extension headers to clients may look after their errors: two chains in one packet are beyond the verifier.
+        let (l4, protocol) = (l3 + LEN, header.next_header);
+        let ports = transport::quoted_ports(packet, l4, protocol, end).filter(|_| is_it)?;
+        let flow = Flow::new(addressee, sender, ports, protocol);
+        Some(Parsed { flow, l3, l4, ip_len: 0, tcp_flags: 0, fault: None })
+    }
+
+    /// Destination unreachable, packet too big, time exceeded, parameter problem, and those to come (RFC 4443 section 2.1).
+    #[inline(always)]
+    fn is_error([kind, _]: [u8; 2]) -> bool {
+        kind < 128
+    }
+
+    #[inline(always)]
+    fn icmp_delta(delta: Delta) -> Delta {
+        delta
+    }
+
+    #[inline(always)]
+    fn ends(packet: &impl Packet, l3: usize) -> Result<(Self::Address, Self::Address), Verdict> {
+        let header: &Header = packet.get(l3).ok_or(Verdict::Internal)?;
+        Ok((header.source, header.destination))
+    }
+
+    #[inline(always)]
+    fn traffic_class(packet: &impl Packet, l3: usize) -> Result<u8, Verdict> {
+        let header: &Header = packet.get(l3).ok_or(Verdict::Internal)?;
+        Ok(header.version_class[0] << 4 | header.version_class[1] >> 4)
+    }
+
+    #[inline(always)]
+    fn write_too_big(report: &mut TooBigV6, vip: [u64; 2], client: [u64; 2], mut quote: Sum, quote_len: u16, len_max: u16) {
+        let ip = &mut report.ip;
+        let payload_len = Be16::new(size_of::<TooBig>() as u16 + quote_len);
+        ip.version_class = [6 << 4, 0, 0, 0];
+        ip.payload_len = payload_len;
+        ip.next_header = icmp::ICMPV6;
+        ip.hop_limit = HOP_LIMIT_OWN;
+        (ip.source[0], ip.source[1]) = (vip[0], vip[1]);
+        (ip.destination[0], ip.destination[1]) = (client[0], client[1]);
+        let mtu = Be16::new(if len_max < MTU_MIN { MTU_MIN } else { len_max });
+        quote.add(u16::from_ne_bytes(icmp::PACKET_TOO_BIG).into());
+        quote.add(mtu.raw().into());
+        // The pseudo-header (RFC 8200 section 8.1).
+        for word in [vip[0], vip[1], client[0], client[1]] {
+            quote.add_long(word);
+        }
+        quote.add(payload_len.raw().into());
+        quote.add(u16::from_ne_bytes([0, icmp::ICMPV6]).into());
+        report.icmp.kind = icmp::PACKET_TOO_BIG;
+        report.icmp.checksum = quote.checksum();
+        report.icmp.mtu = [Be16::new(0), mtu];
     }
 
     #[inline(always)]

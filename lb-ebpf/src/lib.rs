@@ -7,17 +7,19 @@
 //!
 //! ```text
 //! parse  ->  service  ->  select (slot, flow)  ->  forward
-//!               |-> echo (ICMP to a VIP)
+//!               |-> echo, errors (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
 //! ```
 //!
-//! Everything is `inline(always)`: BPF-to-BPF calls cost more than the stages do, and pass no packet pointers.
+//! Everything is `inline(always)`: BPF-to-BPF calls cost more than the stages do, and pass no packet pointers. The stages are
+//! compiled twice, for packets that are [`plain`] and for those that are [`unusual`].
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 mod echo;
 mod env;
+mod errors;
 mod ethernet;
 mod family;
 pub mod flow;
@@ -30,10 +32,13 @@ mod parse;
 mod reply;
 mod select;
 mod service;
+mod too_big;
 mod transport;
+mod tunnel;
 
 pub use env::{Env, FlowEvent, Route, RouteQuery};
 pub use lb_common::Verdict;
+use lb_common::records::settings_flags;
 pub use packet::{Packet, Wire};
 
 use ethernet::Ethertype;
@@ -41,57 +46,153 @@ use family::Family;
 use ipv4::V4;
 use ipv6::V6;
 use parse::Parsed;
+pub use too_big::TooBig;
+pub use tunnel::Tunnel;
 
 /// Decides one packet's fate, carries it out on the frame, and counts it.
 ///
 /// What remains for the caller is to hand the frame where the verdict's [class](lb_common::verdict::Class) says.
 #[inline(always)]
 pub fn process(packet: &mut impl Packet, env: &impl Env) -> Verdict {
-    let verdict = decide(packet, env);
+    match plain(packet, env) {
+        Some(verdict) => verdict,
+        None => unusual(packet, env),
+    }
+}
+
+/// The same for plain packets, where every offset is a constant and nothing can be wrong any more. Nothing has been done and
+/// counted to any other, which is for [`unusual`].
+#[inline(always)]
+pub fn plain(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    let verdict = match ethernet::untagged(packet)? {
+        Ethertype::IPV4 => plain_of::<V4>(packet, env)?,
+        Ethertype::IPV6 => plain_of::<V6>(packet, env)?,
+        _ => return None,
+    };
+    env.count(verdict);
+    Some(verdict)
+}
+
+#[inline(always)]
+fn plain_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    let parsed = F::parse_plain(packet)?;
+    stages::<F>(packet, env, &parsed).or_else(|| packet.take_apart(env, F::REPLY_PART))
+}
+
+/// The same for any packet.
+#[inline(always)]
+pub fn unusual(packet: &mut impl Packet, env: &impl Env) -> Verdict {
+    let verdict = match ethernet::parse(packet) {
+        Ok(link) if link.ethertype == Ethertype::IPV4 => unusual_of::<V4>(packet, env),
+        Ok(link) if link.ethertype == Ethertype::IPV6 => unusual_of::<V6>(packet, env),
+        Ok(_) => Verdict::NotIp,
+        Err(verdict) => verdict,
+    };
     env.count(verdict);
     verdict
 }
 
 #[inline(always)]
-fn decide(packet: &mut impl Packet, env: &impl Env) -> Verdict {
-    let link = match ethernet::parse(packet) {
-        Ok(link) => link,
-        Err(verdict) => return verdict,
-    };
-    match link.ethertype {
-        Ethertype::IPV4 => steer::<V4>(packet, env, link.l3),
-        Ethertype::IPV6 => steer::<V6>(packet, env, link.l3),
-        _ => Verdict::NotIp,
-    }
+fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
+    // One after the other, not one inside the other: their stacks would add up.
+    packet
+        .take_apart(env, F::PART)
+        .or_else(|| packet.take_apart(env, F::REPLY_PART))
+        .or_else(|| packet.take_apart(env, F::ICMP_PART))
+        .or_else(|| packet.take_apart(env, F::ICMP_NAT_PART))
+        .unwrap_or(Verdict::Internal)
 }
 
-/// Sends a packet through the stages, which are compiled twice: once for plain packets, where every offset is a constant and
-/// nothing can be wrong any more, and once for all others.
+/// What is decided apart. In the kernel each is a function that the verifier looks at by itself: in one piece, the ways through
+/// rare headers would multiply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    V4,
+    V6,
+    IcmpV4,
+    IcmpV6,
+    IcmpNatV4,
+    IcmpNatV6,
+    ReplyV4,
+    ReplyV6,
+    Tunnel(Tunnel),
+    TooBig(TooBig),
+}
+
+/// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a
+/// later part to tell: about replies of NAT backends, ICMP, and ICMP that NAT has a part in, in this order.
 #[inline(always)]
-fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env, l3: usize) -> Verdict {
-    if l3 == ethernet::UNTAGGED
-        && let Some(parsed) = F::parse_plain(packet)
-    {
-        return stages::<F>(packet, env, &parsed);
-    }
-    let Some(parsed) = F::parse(packet, l3) else { return Verdict::Truncated };
+pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
+    Some(match part {
+        Part::V4 => return steer::<V4>(packet, env),
+        Part::V6 => return steer::<V6>(packet, env),
+        Part::IcmpV4 => return steer_icmp::<V4>(packet, env),
+        Part::IcmpV6 => return steer_icmp::<V6>(packet, env),
+        Part::IcmpNatV4 => steer_icmp_nat::<V4>(packet, env),
+        Part::IcmpNatV6 => steer_icmp_nat::<V6>(packet, env),
+        Part::ReplyV4 => return steer_reply::<V4>(packet, env),
+        Part::ReplyV6 => return steer_reply::<V6>(packet, env),
+        Part::Tunnel(tunnel) => tunnel::encapsulate(packet, env, tunnel),
+        Part::TooBig(too_big) => too_big::tell(packet, too_big),
+    })
+}
+
+#[inline(always)]
+fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    let parsed = match parse::headers::<F>(packet) {
+        Ok(parsed) => parsed,
+        Err(verdict) => return Some(verdict),
+    };
     if let Some(fault) = parsed.fault {
-        return parse::judge(env, &parsed.flow, fault);
+        return Some(parse::judge(env, &parsed.flow, fault));
     }
     if F::is_icmp(parsed.flow.protocol()) {
-        return echo::answer::<F>(packet, env, &parsed);
+        return None;
     }
     stages::<F>(packet, env, &parsed)
 }
 
 #[inline(always)]
-fn stages<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Verdict {
+fn steer_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F>(packet) {
+        Ok(parsed) if F::is_icmp(parsed.flow.protocol()) => None,
+        Ok(parsed) => Some(reply::restore::<F>(packet, env, env.settings(), &parsed)),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+/// ICMP has stages of its own: what is asked of a VIP, and what is said of its packets.
+#[inline(always)]
+fn steer_icmp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    let parsed = match parse::headers::<F>(packet) {
+        Ok(parsed) => parsed,
+        Err(verdict) => return Some(verdict),
+    };
+    let payload_len = parsed.ip_len.saturating_sub((parsed.l4 - parsed.l3) as u32);
+    match icmp::kind(packet, parsed.l4, payload_len) {
+        Ok(kind) if F::is_error(kind) => errors::pass_on::<F>(packet, env, &parsed),
+        Ok(kind) => Some(echo::answer::<F>(packet, env, &parsed, kind)),
+        Err(verdict) => Some(parse::judge(env, &parsed.flow, verdict)),
+    }
+}
+
+#[inline(always)]
+fn steer_icmp_nat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
+    match parse::headers::<F>(packet) {
+        Ok(parsed) => errors::pass_on_translated::<F>(packet, env, &parsed),
+        Err(verdict) => verdict,
+    }
+}
+
+/// `None` if it may be a NAT backend's reply.
+#[inline(always)]
+fn stages<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
     let settings = env.settings();
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
-        return reply::restore::<F>(packet, env, settings, parsed);
+        return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
     };
-    let (backend, backend_id) = select::backend::<F>(env, settings, service, id, parsed);
-    match forward::send::<F>(packet, env, backend, parsed) {
+    let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);
+    Some(match forward::send::<F>(packet, env, settings, backend, backend_id, parsed) {
         Ok(verdict) => {
             env.count_backend(backend_id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn());
             verdict
@@ -102,5 +203,5 @@ fn stages<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F
             }
             verdict
         }
-    }
+    })
 }

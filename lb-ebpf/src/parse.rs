@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::transport::tcp_flags;
-use crate::{service, transport};
+use crate::{ethernet, service, transport};
 
 /// Who talks to whom. All fields as they stand in the packet.
 pub struct Flow<F: Family> {
@@ -83,6 +83,16 @@ impl<F: Family> Parsed<F> {
     pub fn broken(flow: Flow<F>, l3: usize, fault: Verdict) -> Self {
         Self { flow, l3, l4: l3, ip_len: 0, tcp_flags: 0, fault: Some(fault) }
     }
+}
+
+/// Reads the headers of any frame of this family.
+///
+/// # Errors
+/// [`Verdict::Truncated`] if the frame ends before the addresses.
+#[inline(always)]
+pub fn headers<F: Family>(packet: &impl Packet) -> Result<Parsed<F>, Verdict> {
+    let link = ethernet::parse(packet)?;
+    F::parse(packet, link.l3).ok_or(Verdict::Truncated)
 }
 
 /// Reads what follows the network header, of a packet that is no fragment and whose lengths hold together so far.

@@ -6,7 +6,7 @@
 use lb_common::checksum::Delta;
 use lb_common::limits;
 use lb_common::records::{Backend, Service, Settings, link_flags, settings_flags};
-use lb_common::{Be16, PortProtocol, Verdict};
+use lb_common::{Be16, LinkAddresses, PortProtocol, Verdict};
 
 use crate::env::{Env, Route, RouteQuery};
 use crate::ethernet;
@@ -19,10 +19,28 @@ use crate::transport;
 /// Rewrites and routes the packet if it comes from a NAT backend; leaves it to the host otherwise.
 #[inline(always)]
 pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &Settings, parsed: &Parsed<F>) -> Verdict {
-    if settings.flags & settings_flags::REPLIES == 0 {
-        return Verdict::NotService;
-    }
     let Some((backend, service)) = sender::<F>(env, settings, parsed) else { return Verdict::NotService };
+    let way = way_back::<F>(packet, env, service, parsed);
+    if let Some(fault) = way.fault {
+        return fault;
+    }
+    let restored = rewrite::<F>(packet, backend, service, parsed).and_then(|()| leave(packet, env, &way));
+    restored.unwrap_or_else(|verdict| verdict)
+}
+
+/// The way of a reply to its client. Nothing of it is ever left out: the verifier takes no copies of what was not written.
+pub struct Way {
+    /// An interface that redirected frames arrive at; 0 if the host has to find the way.
+    ifindex: u32,
+    link: LinkAddresses,
+    /// Why it has none.
+    pub fault: Option<Verdict>,
+}
+
+/// The way of a reply to its client. Its hop is counted, unless the host will do that. What is the host's own, as answers to its
+/// health checks are, has none.
+#[inline(always)]
+pub fn way_back<F: Family>(packet: &mut impl Packet, env: &impl Env, service: &Service, parsed: &Parsed<F>) -> Way {
     // In a reply the sender is the backend and the addressee the client: `flow` has them the other way round.
     let query = RouteQuery {
         source: service.vip,
@@ -31,25 +49,28 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &S
         protocol: parsed.flow.protocol(),
         ip_len: parsed.ip_len as u16,
     };
-    let route = match env.route(&query) {
-        // Answers to the host itself, to its health checks for one, are nobody's replies.
-        Route::Local => return Verdict::NotService,
-        Route::Forward { ifindex, link } if takes_redirects(env, packet, ifindex) => Some((ifindex, link)),
-        _ => None,
-    };
-    let restored = match route {
-        Some((ifindex, link)) => F::count_hop(packet, parsed.l3)
-            .and_then(|()| rewrite::<F>(packet, backend, service, parsed))
-            .and_then(|()| ethernet::readdress(packet, link))
-            .and_then(|()| if env.redirect(ifindex) { Ok(Verdict::Reply) } else { Err(Verdict::Internal) }),
-        None => rewrite::<F>(packet, backend, service, parsed).map(|()| Verdict::ReplyRouted),
-    };
-    restored.unwrap_or_else(|verdict| verdict)
+    match env.route(&query) {
+        Route::Local => Way { ifindex: 0, link: LinkAddresses::default(), fault: Some(Verdict::NotService) },
+        Route::Forward { ifindex, link } if takes_redirects(env, packet, ifindex) => {
+            Way { ifindex, link, fault: F::count_hop(packet, parsed.l3).err() }
+        }
+        _ => Way { ifindex: 0, link: LinkAddresses::default(), fault: None },
+    }
+}
+
+/// Sends a rewritten reply on its way.
+#[inline(always)]
+pub fn leave(packet: &mut impl Packet, env: &impl Env, way: &Way) -> Result<Verdict, Verdict> {
+    if way.ifindex == 0 {
+        return Ok(Verdict::ReplyRouted);
+    }
+    ethernet::readdress(packet, way.link)?;
+    if env.redirect(way.ifindex) { Ok(Verdict::Reply) } else { Err(Verdict::Internal) }
 }
 
 /// The NAT backend that sends from this endpoint, and its service.
 #[inline(always)]
-fn sender<'e, F: Family>(env: &'e impl Env, settings: &Settings, parsed: &Parsed<F>) -> Option<(&'e Backend, &'e Service)> {
+pub fn sender<'e, F: Family>(env: &'e impl Env, settings: &Settings, parsed: &Parsed<F>) -> Option<(&'e Backend, &'e Service)> {
     let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.sender());
     if exact.is_some() || settings.flags & settings_flags::ANY_PORT == 0 {
         return exact;

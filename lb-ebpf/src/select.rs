@@ -9,9 +9,9 @@ use crate::flow;
 use crate::parse::Parsed;
 
 /// The backend that owns the flow's slot, or, in a slot that is not at rest, the flow itself. If nobody does, a record that says
-/// so.
+/// so. One that is `QUOTED` is only told of, by an ICMP error.
 #[inline(always)]
-pub fn backend<'e, F: Family>(
+pub fn backend<'e, F: Family, const QUOTED: bool>(
     env: &'e impl Env,
     settings: &Settings,
     service: &Service,
@@ -28,6 +28,6 @@ pub fn backend<'e, F: Family>(
     if slot.is_at_rest() {
         return (env.backend(slot.current()), slot.current());
     }
-    let id = flow::backend(env, settings, service_id, slot, slot_index, parsed);
+    let id = flow::backend::<F, QUOTED>(env, settings, service_id, slot, slot_index, parsed);
     (env.backend(id), id)
 }

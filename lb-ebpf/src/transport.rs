@@ -4,8 +4,9 @@ use lb_common::checksum::Delta;
 use lb_common::{Be16, Verdict};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::family::Side;
+use crate::family::{Family, Side};
 use crate::packet::Packet;
+use crate::parse;
 
 pub mod tcp_flags {
     pub const FIN: u8 = 0x01;
@@ -19,7 +20,7 @@ pub const UDP: u8 = 17;
 
 #[repr(C, packed(2))]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct Ports {
+pub struct Ports {
     source: Be16,
     destination: Be16,
 }
@@ -44,10 +45,21 @@ impl Tcp {
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct Udp {
+pub struct Udp {
     ports: Ports,
     len: Be16,
     checksum: u16,
+}
+
+impl Udp {
+    /// A header of our own, without a checksum: a tunnel's packets have their own (RFC 6935 section 5 allows it over IPv6).
+    #[inline(always)]
+    pub fn write(&mut self, source: Be16, destination: Be16, len: Be16) {
+        self.ports.source = source;
+        self.ports.destination = destination;
+        self.len = len;
+        self.checksum = 0;
+    }
 }
 
 /// The first bytes of either header, as many as TCP's has: for frames that have that many.
@@ -131,6 +143,52 @@ pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) ->
         }
         _ => Parsed::broken(Verdict::NotService),
     }
+}
+
+/// Both ports of a quoted header, exchanged: as its answers have them. `None` for any other protocol than TCP and UDP, and if
+/// less than 8 bytes are quoted, which every error has (RFC 792).
+#[inline(always)]
+pub fn quoted_ports(packet: &impl Packet, l4: usize, protocol: u8, end: usize) -> Option<u32> {
+    let header: &Udp = packet.get(l4).filter(|_| l4 + size_of::<Udp>() <= end)?;
+    let ports = Ports { source: header.ports.destination, destination: header.ports.source };
+    matches!(protocol, TCP | UDP).then_some(zerocopy::transmute!(ports))
+}
+
+/// Exchanges a port of a quoted header, and adapts its checksum, if that is quoted, by `delta`. Yields what this changes in the
+/// ICMP checksum.
+///
+/// # Errors
+/// [`Verdict::Internal`] if the header is not where it was.
+#[inline(always)]
+pub fn rewrite_quoted<F: Family>(
+    packet: &mut impl Packet,
+    quoted: &parse::Parsed<F>,
+    end: usize,
+    side: Side,
+    port: Be16,
+    delta: Delta,
+) -> Result<Delta, Verdict> {
+    let l4 = quoted.l4;
+    let is_tcp = quoted.flow.protocol() == TCP;
+    let udp: &mut Udp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
+    let place = match side {
+        Side::Source => &mut udp.ports.source,
+        Side::Destination => &mut udp.ports.destination,
+    };
+    let changed = Delta::of_word(place.raw(), port.raw());
+    *place = port;
+    if !is_tcp {
+        let before = udp.checksum;
+        udp.checksum = delta.apply_udp(before);
+        return Ok(changed.and(Delta::of_word(before, udp.checksum)));
+    }
+    if l4 + size_of::<Tcp>() > end {
+        return Ok(changed);
+    }
+    let Some(tcp) = packet.get_mut::<Tcp>(l4) else { return Ok(changed) };
+    let before = tcp.checksum;
+    tcp.checksum = delta.apply(before);
+    Ok(changed.and(Delta::of_word(before, tcp.checksum)))
 }
 
 /// Exchanges a port, and adapts the checksum by `delta`, which covers the port and the addresses of the pseudo-header.

@@ -30,6 +30,8 @@ pub struct Service {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
+    /// Where backends take GUE datagrams.
+    pub gue_port: u16,
     /// How long a silent flow is taken for alive.
     pub idle: Tick,
     pub on_down: OnDown,
@@ -62,6 +64,22 @@ pub struct NextHop {
     pub destination: MacAddr,
     /// Frames redirected to the interface by XDP arrive. Otherwise packets must go on through the host's routing.
     pub takes_redirects: bool,
+    /// This host's own address on the way, if it has one of that family: the source of tunnels.
+    pub address: Option<IpAddr>,
+    /// Length of the largest IP packet that the way carries, in bytes.
+    pub mtu: u16,
+}
+
+impl NextHop {
+    /// Nowhere, by Ethernet.
+    pub const NOWHERE: Self = Self {
+        ifindex: 0,
+        source: MacAddr::new([0; 6]),
+        destination: MacAddr::new([0; 6]),
+        takes_redirects: false,
+        address: None,
+        mtu: 1500,
+    };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -121,4 +139,20 @@ pub enum Forward {
     Dsr,
     /// The destination is rewritten; replies come back through xlb, the backends' gateway.
     Nat,
+    /// In an IP packet; the backend takes it out and answers the client itself.
+    Ipip,
+    /// In a UDP datagram (GUE); likewise.
+    Gue,
+}
+
+impl Forward {
+    /// Length in bytes of what a tunnel to a backend puts before a packet; `None` if this is none.
+    pub fn overhead(self, backend: IpAddr) -> Option<u16> {
+        let ip = if backend.is_ipv4() { 20 } else { 40 };
+        match self {
+            Self::Dsr | Self::Nat => None,
+            Self::Ipip => Some(ip),
+            Self::Gue => Some(ip + 8),
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub mod error;
 pub mod health;
 pub mod maps;
 pub mod nexthop;
+pub mod rights;
 pub mod runtime;
 pub mod status;
 pub mod tables;

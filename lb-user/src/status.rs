@@ -47,7 +47,8 @@ pub struct ServiceView {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
-    pub discovery: Option<discovery::Status>,
+    /// Each source of its backends.
+    pub discovery: Vec<discovery::Status>,
     pub backends: Vec<BackendView>,
     pub slots: Option<Arc<[Slot]>>,
     pub n_slots_restless: usize,
@@ -68,6 +69,8 @@ pub struct BackendView {
     pub serves: bool,
     /// Why they may not, if that is not its health or its weight.
     pub unreachable: Option<String>,
+    /// Who names it: `fixed` and kinds of sources.
+    pub sources: Vec<&'static str>,
     /// What its counters stood at when it got its id.
     pub base: BackendCounters,
     /// Flows that may be alive and are on record, as of some seconds ago.
@@ -157,8 +160,8 @@ pub struct ServiceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Mark>,
     pub backends: Vec<BackendStatus>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dns: Option<DnsStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub discovery: Vec<SourceStatus>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -166,6 +169,8 @@ pub struct BackendStatus {
     pub address: IpAddr,
     pub port: u16,
     pub weight: u16,
+    /// Who names it: `fixed`, `file`, `docker`, `dns`. The first has given it its weight.
+    pub sources: Vec<&'static str>,
     pub state: health::State,
     /// New flows go there: it is up, has a weight, and can be reached.
     pub serving: bool,
@@ -189,13 +194,28 @@ pub struct BackendStatus {
     pub drain: Option<Drain>,
 }
 
+/// One source of a service's backends.
 #[derive(Clone, Debug, Serialize)]
-pub struct DnsStatus {
-    pub addresses: usize,
+pub struct SourceStatus {
+    pub source: discovery::Kind,
+    /// A DNS name, a path, or a socket's path.
+    pub name: String,
+    /// In the answer that holds.
+    pub hosts: usize,
+    /// Usable, but not wanted while those of a lesser priority are there.
+    pub standby: usize,
+    /// Named by the last answer, but no backends.
+    pub refused: usize,
     pub queries: u64,
-    pub errors: u64,
-    /// The addresses are those of an earlier answer.
+    /// Queries without a usable answer.
+    pub failures: u64,
+    /// Of these, answers with fewer hosts than `min_hosts`.
+    pub too_few: u64,
+    /// The answer that holds is an earlier one.
     pub stale: bool,
+    /// Since the last good answer, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
@@ -282,13 +302,23 @@ fn service_status(service: &ServiceView, sums: &Sums, counted: &[BackendCounters
         leaving: service.leaving.clone(),
         maintenance: service.maintenance.clone(),
         backends,
-        dns: service.discovery.as_ref().map(|discovery| DnsStatus {
-            addresses: discovery.n_addresses,
-            queries: discovery.n_queries,
-            errors: discovery.n_errors,
-            stale: discovery.stale,
-            last_error: discovery.last_error.clone(),
-        }),
+        discovery: service.discovery.iter().map(source_status).collect(),
+    }
+}
+
+fn source_status(status: &discovery::Status) -> SourceStatus {
+    SourceStatus {
+        source: status.source,
+        name: status.name.clone(),
+        hosts: status.n_hosts,
+        standby: status.n_standby,
+        refused: status.n_refused,
+        queries: status.n_queries,
+        failures: status.n_failures,
+        too_few: status.n_too_few,
+        stale: status.stale,
+        age_s: status.answered.map(|answered| answered.elapsed().as_secs_f64()),
+        last_error: status.last_error.clone(),
     }
 }
 
@@ -297,6 +327,7 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         address: backend.endpoint.ip(),
         port: backend.endpoint.port(),
         weight: backend.weight,
+        sources: backend.sources.clone(),
         state: backend.check.state,
         serving: backend.serves,
         share,

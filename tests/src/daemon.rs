@@ -27,6 +27,8 @@ pub struct Builder {
     api: String,
     api_keys: String,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
     log_filter: String,
 }
 
@@ -80,6 +82,20 @@ impl Builder {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.into(), value.into()));
+        self
+    }
+
+    /// A program, with arguments, that becomes the daemon: `setpriv`, to start it with fewer rights.
+    #[must_use]
+    pub fn started_by(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// The daemon's `RUST_LOG`; `info` unless set.
     #[must_use]
     pub fn log_filter(mut self, filter: &str) -> Self {
@@ -105,8 +121,17 @@ impl Builder {
         let directory = tempfile::tempdir()?;
         let config = directory.path().join("xlb.toml");
         std::fs::write(&config, self.config()?)?;
-        let mut command = self.netns.command(paths::xlb()?);
+        let xlb = paths::xlb()?;
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = self.netns.command(wrapper);
+                command.args(arguments).arg(xlb);
+                command
+            }
+            None => self.netns.command(xlb),
+        };
         command.arg("run").arg("--config").arg(&config).args(&self.arguments).env("RUST_LOG", &self.log_filter);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let process = Process::start("xlb", &mut command)?;
         Ok(Daemon { process, config, builder: self, _directory: directory })
     }
@@ -168,6 +193,8 @@ impl Daemon {
             api: API.into(),
             api_keys: String::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
+            wrapper: Vec::new(),
             log_filter: "info".into(),
         }
     }

@@ -26,11 +26,13 @@
 //! Needs root, and the programs that `cargo xtask setup` installs.
 
 pub mod backend;
+pub mod booted;
 pub mod certificate;
 pub mod chromium;
 pub mod connections;
 pub mod daemon;
 pub mod dns;
+pub mod docker;
 pub mod frames;
 pub mod fuzz;
 pub mod http;
@@ -50,11 +52,13 @@ pub mod world;
 pub mod wrk;
 
 pub use backend::Backend;
+pub use booted::Booted;
 pub use certificate::{Authority, Certificate};
 pub use chromium::Chromium;
 pub use connections::Connections;
 pub use daemon::Daemon;
 pub use dns::Dnsmasq;
+pub use docker::Dockerd;
 pub use netns::Netns;
 pub use network::{Host, Network};
 pub use nginx::Nginx;

@@ -108,6 +108,11 @@ impl Wrk {
 }
 
 impl Running {
+    /// Whether it still makes load.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
     /// Waits for the end.
     ///
     /// # Errors

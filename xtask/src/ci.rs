@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 
-use crate::{command, test, workspace};
+use crate::{command, deb, test, workspace};
 
-/// Tests (unless they have run already), dependencies, documentation.
+/// Tests (unless they have run already), dependencies, documentation, the package.
 ///
 /// # Errors
 /// Any of them is not in order.
@@ -14,6 +14,7 @@ pub fn run(skip_tests: bool) -> Result<()> {
     }
     dependencies()?;
     documentation()?;
+    deb::check(&deb::build(None)?)?;
     println!("cargo xtask ci: all in order");
     Ok(())
 }

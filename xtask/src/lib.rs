@@ -5,6 +5,7 @@
 //! starts it when it is needed.
 
 pub mod command;
+pub mod deb;
 pub mod ebpf;
 pub mod paint;
 pub mod setup;

@@ -4,11 +4,12 @@
 //! says what is missing.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::{command, ebpf, setup, workspace};
+use xtask::{command, deb, ebpf, setup, workspace};
 
 /// Build, test and show xlb
 #[derive(Parser)]
@@ -29,6 +30,15 @@ enum Task {
     BuildEbpf,
     /// Build the BPF program and the `xlb` binary around it
     Build,
+    /// Build the Debian package, target/deb/xlb_VERSION_ARCH.deb
+    Deb {
+        /// Also has lintian look at it, and installs, upgrades and removes it in namespaces; takes root
+        #[arg(long)]
+        check: bool,
+        /// A binary to pack that is built already
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
     /// Set up, build, check formatting and lints, and run every test
     #[command(disable_help_flag = true)]
     Test(ForLab),
@@ -44,7 +54,7 @@ enum Task {
     /// Look for inputs that break the packet path, the configuration's reader or the tables, for minutes or hours
     #[command(disable_help_flag = true)]
     Fuzz(ForLab),
-    /// Run the tests, and check dependencies and documentation
+    /// Run the tests, and check dependencies, documentation and the package
     #[command(disable_help_flag = true)]
     Ci(ForLab),
 }
@@ -71,6 +81,14 @@ fn run(task: Task) -> Result<()> {
             setup::run(setup::For::Building)?;
             let xlb = ebpf::build_xlb()?;
             println!("xlb is at {}", xlb.display());
+            Ok(())
+        }
+        Task::Deb { check, binary } => {
+            let package = deb::build(binary.as_deref())?;
+            if check {
+                deb::check(&package)?;
+            }
+            println!("the package is at {}", package.display());
             Ok(())
         }
         Task::Test(rest) => lab("test", &rest, Some(setup::For::Everything)),

@@ -1,4 +1,4 @@
-//! Colours, where somebody looks: on a terminal, unless `NO_COLOR` is set (https://no-color.org).
+//! Colours, where somebody looks: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;

@@ -21,7 +21,7 @@ use crate::daemon::Sums;
 use crate::health;
 use crate::maps::Census;
 use crate::runtime::Admin;
-use crate::status::{BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendStatus, ServiceStatus, SourceStatus, Status};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -29,7 +29,8 @@ pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailabl
     let snapshot = source.snapshot().await?;
     let status = Status::read(&snapshot, &source.counters).map_err(|error| Unavailable::Counters(crate::error::chain(&error)))?;
     let mut registry = Registry::with_prefix("xlb");
-    registry.register_collector(Box::new(Page { status, sums: snapshot.sums, changes: source.audit.counts.clone() }));
+    let changes = source.audit.counts.clone();
+    registry.register_collector(Box::new(Page { status, sums: snapshot.sums, started: source.started, changes }));
     let mut page = String::new();
     Ok(match text::encode(&mut page, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
@@ -43,6 +44,8 @@ struct Page {
     status: Status,
     sums: Sums,
     changes: Arc<Counts>,
+    /// In seconds since 1970.
+    started: f64,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -64,6 +67,8 @@ impl Page {
     fn encode_daemon(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (status, sums) = (&self.status, &self.sums);
         gauge(out, "build", "Always 1; the version is a label.", [(vec![("version", status.version.into())], 1.0)])?;
+        let help = "When the daemon started, in seconds since 1970.";
+        single(out, "start_time_seconds", help, ConstGauge::new(self.started))?;
         single(out, "ready", "1 once packets are steered by complete tables.", ConstGauge::new(f64::from(status.ready)))?;
         let interfaces = status
             .interfaces
@@ -73,8 +78,15 @@ impl Page {
         let reloads = [("accepted", sums.n_reloads), ("refused", sums.n_reloads_refused)];
         let reloads = reloads.map(|(result, n)| (vec![("result", result.to_owned())], n));
         counter(out, "reloads", "Reloads of the configuration.", reloads)?;
+        let refused = sums.last_reload_refused.is_some();
+        let help = "1 if the last reload was refused: what runs is not what the file says.";
+        single(out, "reload_refused", help, ConstGauge::new(f64::from(refused)))?;
         single(out, "map_changes", "Times that the maps were changed.", ConstCounter::new(sums.n_changes))?;
         single(out, "map_writes", "Writes to the maps, a run of slots being one.", ConstCounter::new(sums.n_writes))?;
+        let help = "Times that the maps could not be brought to what should hold.";
+        single(out, "map_failures", help, ConstCounter::new(sums.n_failures))?;
+        let help = "1 while the maps are not what should hold.";
+        single(out, "map_failing", help, ConstGauge::new(f64::from(sums.failing.is_some())))?;
         let help = "Time from what made a change necessary to its last write, summed.";
         single(out, "map_change_seconds", help, ConstCounter::new(sums.change_time.as_secs_f64()))?;
         let help = "The longest time from what made a change necessary to its last write.";
@@ -166,6 +178,13 @@ impl Page {
         let of = |value: fn(&BackendStatus) -> f64| all().map(move |(labels, backend)| (labels, value(backend)));
         gauge(out, "backend_up", "1 if the backend is healthy.", of(|backend| f64::from(backend.state.serves())))?;
         gauge(out, "backend_serving", "1 if new flows go to the backend.", of(|backend| f64::from(backend.serving)))?;
+        let reachable = of(|backend| f64::from(backend.unreachable.is_none()));
+        gauge(
+            out,
+            "backend_reachable",
+            "0 if there is no way to the backend, such as a next hop that does not answer.",
+            reachable,
+        )?;
         gauge(out, "backend_weight", "The backend's weight.", of(|backend| f64::from(backend.weight)))?;
         gauge(out, "backend_share", "The backend's share of its service's slots, from 0 to 1.", of(|backend| backend.share))?;
         let set = |admin: fn(Admin) -> bool| move |backend: &BackendStatus| f64::from(backend.set.admin().is_some_and(admin));
@@ -182,17 +201,29 @@ impl Page {
     }
 
     fn encode_discovery(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let all = || self.status.services.iter().filter_map(|service| Some((service_labels(service), service.dns.as_ref()?)));
-        counter(out, "dns_queries", "DNS queries for the service's backends.", all().map(|(labels, dns)| (labels, dns.queries)))?;
-        counter(out, "dns_errors", "DNS queries without a usable answer.", all().map(|(labels, dns)| (labels, dns.errors)))?;
-        gauge(out, "dns_addresses", "Addresses that hold.", all().map(|(labels, dns)| (labels, dns.addresses as f64)))?;
-        gauge(
-            out,
-            "dns_stale",
-            "1 while the addresses are those of an earlier answer.",
-            all().map(|(labels, dns)| (labels, f64::from(dns.stale))),
-        )
+        let all = || {
+            let services = self.status.services.iter();
+            services.flat_map(|service| service.discovery.iter().map(move |source| (source_labels(service, source), source)))
+        };
+        let of = |count: fn(&SourceStatus) -> u64| all().map(move |(labels, source)| (labels, count(source)));
+        counter(out, "discovery_queries", "Times that a source of backends was asked.", of(|source| source.queries))?;
+        counter(out, "discovery_failures", "Times without a usable answer.", of(|source| source.failures))?;
+        let help = "Answers not taken, for they had fewer usable hosts than min_hosts.";
+        counter(out, "discovery_too_few", help, of(|source| source.too_few))?;
+        let of = |value: fn(&SourceStatus) -> usize| all().map(move |(labels, source)| (labels, value(source) as f64));
+        gauge(out, "discovery_hosts", "Hosts in the answer that holds.", of(|source| source.hosts))?;
+        let help = "Hosts that are not wanted while those of a lesser priority are there.";
+        gauge(out, "discovery_standby_hosts", help, of(|source| source.standby))?;
+        gauge(out, "discovery_refused_hosts", "Hosts of the last answer that cannot be backends.", of(|source| source.refused))?;
+        let stale = all().map(|(labels, source)| (labels, f64::from(source.stale)));
+        gauge(out, "discovery_stale", "1 while the answer that holds is an earlier one.", stale)?;
+        let ages = all().filter_map(|(labels, source)| Some((labels, source.age_s?)));
+        gauge(out, "discovery_answer_age_seconds", "Time since the last good answer.", ages)
     }
+}
+
+fn source_labels(service: &ServiceStatus, source: &SourceStatus) -> Labels {
+    vec![("service", service.name.to_string()), ("source", source.source.label().to_owned())]
 }
 
 fn service_labels(service: &ServiceStatus) -> Labels {

@@ -13,7 +13,7 @@ mod metrics;
 mod page;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -43,6 +43,8 @@ pub struct Source {
     policy: Arc<auth::Policy>,
     audit: audit::Audit,
     checks: Arc<Semaphore>,
+    /// In seconds since 1970.
+    started: f64,
 }
 
 /// Readers of events that may wait to be let in.
@@ -62,7 +64,8 @@ pub fn serve(
     let (newcomers, admitted) = mpsc::channel(N_NEWCOMERS);
     let (policy, audit) = (Arc::new(doors.policy.clone()), doors.audit.clone());
     let checks = changes::one_check_at_a_time();
-    let source = Source { inquiries, counters, changed, newcomers, orders, policy, audit, checks };
+    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let source = Source { inquiries, counters, changed, newcomers, orders, policy, audit, checks, started };
     tokio::spawn(events::Herald::new(source.clone(), admitted).run());
     doors.serve(&router(source))
 }

@@ -13,6 +13,7 @@ use super::status::{list, text};
 use crate::compile::{Layout, Quiet, compile};
 use crate::config::{self, Config};
 use crate::daemon::{Findings, assemble};
+use crate::discovery::Kind;
 use crate::tables::Tables;
 
 /// Prints what a configuration amounts to, and where its daemon runs, what would be different.
@@ -66,10 +67,14 @@ fn difference(preview: &Value) -> String {
 
 fn summary(config: &Config) -> String {
     let n_backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
-    let n_names = config.services.iter().filter(|service| service.dns.is_some()).count();
     let mut text = format!("{}, {}", counted(config.services.len(), "service"), counted(n_backends, "fixed backend"));
-    if n_names > 0 {
-        text.push_str(&format!(", {} to ask DNS for", counted(n_names, "name")));
+    for (kind, noun, what_for) in
+        [(Kind::Dns, "name", "to ask DNS for"), (Kind::File, "file", "to watch"), (Kind::Docker, "Docker socket", "to follow")]
+    {
+        let n = config.services.iter().filter(|service| service.has_source(kind)).count();
+        if n > 0 {
+            text.push_str(&format!(", {} {what_for}", counted(n, noun)));
+        }
     }
     text
 }

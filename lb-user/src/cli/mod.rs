@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::daemon;
+use crate::{daemon, rights};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -185,7 +185,8 @@ fn run(object: &'static [u8], config: PathBuf, log_format: LogFormat) -> Result<
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    block_on(daemon::run(object, config))
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().on_thread_start(rights::give_up_in_worker).build()?.block_on(daemon::run(object, config))
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {

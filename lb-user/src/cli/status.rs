@@ -1,6 +1,7 @@
 //! `xlb status`: what `GET /lb/status` says, as a table.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
@@ -71,8 +72,8 @@ fn service_line(service: &Value) -> String {
     if service["dropped"] != 0 {
         line.push_str(&format!(", {} dropped", service["dropped"]));
     }
-    if let Some(error) = service["dns"]["last_error"].as_str() {
-        line.push_str(&format!("\n  DNS: {error}; the last good addresses stay"));
+    for source in list(&service["discovery"]) {
+        line.push_str(&format!("\n  {}", source_line(source)));
     }
     if let Some(by) = service["maintenance"]["by"].as_str() {
         line.push_str(&format!(
@@ -84,6 +85,23 @@ fn service_line(service: &Value) -> String {
         for set in set_at_runtime(backend) {
             line.push_str(&format!("\n  {}: {set}", endpoint(&backend["address"], &backend["port"])));
         }
+    }
+    line
+}
+
+fn source_line(source: &Value) -> String {
+    let mut line = format!("{} {}: {} hosts", text(&source["source"]), text(&source["name"]), source["hosts"]);
+    for (key, words) in [("standby", "stand by"), ("refused", "refused")] {
+        if source[key].as_u64().is_some_and(|n| n > 0) {
+            line.push_str(&format!(", {} {words}", source[key]));
+        }
+    }
+    if let Some(age_s) = source["age_s"].as_f64() {
+        line.push_str(&format!(", {} ago", humantime::format_duration(Duration::from_secs(age_s as u64))));
+    }
+    if let Some(error) = source["last_error"].as_str() {
+        let rest = if source["stale"] == true { "; the last good answer stays" } else { "" };
+        line.push_str(&format!("; failing: {error}{rest}"));
     }
     line
 }
@@ -121,12 +139,13 @@ fn when(set: &Value) -> String {
 fn backends(service: &Value) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["backend", "state", "weight", "share", "connections", "packets", "bytes", "check"]);
+    table.set_header(["backend", "by", "state", "weight", "share", "connections", "packets", "bytes", "check"]);
     for backend in list(&service["backends"]) {
         let share = format!("{:.1}%", backend["share"].as_f64().unwrap_or_default() * 100.0);
         let check = backend["unreachable"].as_str().unwrap_or_else(|| text(&backend["check"]));
         table.add_row([
             endpoint(&backend["address"], &backend["port"]),
+            list(&backend["sources"]).iter().map(text).collect::<Vec<_>>().join(","),
             state(backend),
             backend["weight"].to_string(),
             share,
@@ -136,7 +155,7 @@ fn backends(service: &Value) -> Table {
             check.to_owned(),
         ]);
     }
-    for column in 2..7 {
+    for column in 3..8 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }

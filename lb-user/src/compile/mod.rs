@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use lb_common::checksum::Delta;
+use lb_common::checksum::{self, Delta};
 use lb_common::directory::{self, Filled};
 use lb_common::records::{self, backend_flags, forward, service_flags, settings_flags};
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
@@ -21,8 +21,16 @@ use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits
 pub use layout::{Layout, Region, Role};
 pub use rest::{Quiet, Sightings};
 
-use crate::desired::{Algorithm, Backend, Desired, Forward, OnDown, Service, ServiceName};
+use crate::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Service, ServiceName};
 use crate::tables::{Endpoint, FilledDirectory, RegionSlots, Tables};
+
+/// IANA protocol numbers.
+const UDP: u8 = 17;
+const IPV4_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
+
+/// Of an interface that carries even less, the packet path asks for no less: an IPv4 sender need not accept it.
+const LEN_MAX_MIN: u16 = 256;
 
 /// What a configuration asks beyond the tables' capacity. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -177,8 +185,13 @@ fn can_serve(desired: &Desired, service: &Service, backend: &Backend) -> bool {
 fn is_reachable(desired: &Desired, service: &Service, backend: &Backend) -> bool {
     backend.next_hop.is_some_and(|hop| match service.forward {
         Forward::Nat => true,
-        Forward::Dsr => hop.takes_redirects || desired.ingress.contains(&hop.ifindex),
+        Forward::Dsr => takes_redirects(desired, hop),
+        Forward::Ipip | Forward::Gue => takes_redirects(desired, hop) && hop.address.is_some(),
     })
+}
+
+fn takes_redirects(desired: &Desired, hop: NextHop) -> bool {
+    hop.takes_redirects || desired.ingress.contains(&hop.ifindex)
 }
 
 fn backend_record(
@@ -190,7 +203,11 @@ fn backend_record(
 ) -> records::Backend {
     let address = Addr::from(endpoint.ip());
     let (vip, vip_port) = (Addr::from(service.vip), Be16::new(service.port));
-    let port = Be16::new(if service.port == 0 { 0 } else { endpoint.port() });
+    let port = Be16::new(match service.forward {
+        Forward::Gue => service.gue_port,
+        _ if service.port == 0 => 0,
+        _ => endpoint.port(),
+    });
     let address_delta = Delta::of_addr(vip, address);
     let mut record = records::Backend {
         address,
@@ -199,6 +216,8 @@ fn backend_record(
         forward: match service.forward {
             Forward::Dsr => forward::DSR,
             Forward::Nat => forward::NAT,
+            Forward::Ipip => forward::IPIP,
+            Forward::Gue => forward::GUE,
         },
         l4_delta: address_delta.and(Delta::of_word(vip_port.raw(), port.raw())),
         ip_delta: address_delta,
@@ -212,6 +231,16 @@ fn backend_record(
         record.link = LinkAddresses::new(hop.destination, hop.source);
         if !hop.takes_redirects {
             record.flags |= backend_flags::VIA_HOST;
+        }
+        if let (Some(overhead), Some(source)) = (service.forward.overhead(endpoint.ip()), hop.address) {
+            let protocol = match (service.forward, service.vip) {
+                (Forward::Gue, _) => UDP,
+                (_, IpAddr::V4(_)) => IPV4_IN_IP,
+                (_, IpAddr::V6(_)) => IPV6_IN_IP,
+            };
+            record.len_max = hop.mtu.saturating_sub(overhead).max(LEN_MAX_MIN);
+            record.source = source.into();
+            record.outer_checksum = checksum::own_header(record.source.words[3], address.words[3], protocol);
         }
     }
     record

@@ -10,7 +10,8 @@ const INGRESS: u32 = 2;
 
 fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backend)) -> Service {
     let (protocol, algorithm) = (Protocol::Tcp, Algorithm::Maglev);
-    Service { vip, port, protocol, algorithm, forward, idle: 800, on_down: OnDown::Remap, backends: BTreeMap::from([backend]) }
+    let (gue_port, idle, on_down) = (6080, 800, OnDown::Remap);
+    Service { vip, port, protocol, algorithm, forward, gue_port, idle, on_down, backends: BTreeMap::from([backend]) }
 }
 
 fn desired(service: Service) -> Desired {
@@ -18,7 +19,8 @@ fn desired(service: Service) -> Desired {
 }
 
 fn backend(ifindex: u32, takes_redirects: bool) -> Backend {
-    let hop = NextHop { ifindex, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects };
+    let hop =
+        NextHop { ifindex, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects, ..NextHop::NOWHERE };
     Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(hop) }
 }
 

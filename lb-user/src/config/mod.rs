@@ -9,6 +9,7 @@
 //! ```
 
 mod conflicts;
+mod discovery;
 mod global;
 mod health;
 mod report;
@@ -28,6 +29,7 @@ use lb_common::limits;
 use toml::de::DeTable;
 
 use crate::desired::{Algorithm, Forward, OnDown, Protocol, ServiceName};
+use crate::discovery::{Kind, Source};
 use crate::health::Checks;
 use report::{Problem, Problems};
 use section::Section;
@@ -140,13 +142,35 @@ pub struct Service {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
+    pub gue_port: u16,
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,
     pub health: Checks,
-    /// Fixed backends, each endpoint once; may be empty if `dns` is set.
+    /// Fixed backends, each endpoint once; may be empty if there is a source.
     pub backends: Vec<Backend>,
     pub dns: Option<Dns>,
+    pub file: Option<File>,
+    pub docker: Option<Docker>,
+}
+
+impl Service {
+    /// What its backends are discovered by.
+    pub fn sources(&self) -> impl Iterator<Item = Source> {
+        let file = self.file.clone().map(Source::File);
+        let docker = self.docker.clone().map(Source::Docker);
+        let dns = self.dns.clone().map(Source::Dns);
+        [file, docker, dns].into_iter().flatten()
+    }
+
+    /// Whether it has a source of this kind.
+    pub fn has_source(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::File => self.file.is_some(),
+            Kind::Docker => self.docker.is_some(),
+            Kind::Dns => self.dns.is_some(),
+        }
+    }
 }
 
 /// `[[service.backend]]`
@@ -162,14 +186,75 @@ pub struct Backend {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dns {
     pub name: String,
-    /// Of every address found; decided as for [`Backend::endpoint`].
+    pub record: DnsRecord,
+    /// Of every address found, but SRV has its own; decided as for [`Backend::endpoint`].
     pub port: u16,
     /// `None` asks the system's.
     pub resolver: Option<SocketAddr>,
     /// The longest time between two queries; shorter TTLs are honoured.
     pub interval: Duration,
-    /// Of every address found.
+    /// Of every address found, but SRV has its own.
     pub weight: u16,
+    pub trust: Trust,
+}
+
+/// What a name is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DnsRecord {
+    /// A or AAAA, by the VIP's family.
+    #[default]
+    Address,
+    /// Names, ports, weights and priorities (RFC 2782).
+    Srv,
+}
+
+/// `[service.file]`: backends from a file that others write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct File {
+    /// Absolute.
+    pub path: PathBuf,
+    pub format: FileFormat,
+    /// Where the file says none.
+    pub port: u16,
+    /// Where the file says none.
+    pub weight: u16,
+    /// The longest time between two looks; changes are noticed at once where the kernel tells of them.
+    pub interval: Duration,
+    pub trust: Trust,
+}
+
+/// By the ending of its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileFormat {
+    /// As Prometheus' `file_sd_configs` reads it.
+    Json,
+    Toml,
+}
+
+/// `[service.docker]`: running containers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Docker {
+    pub socket: PathBuf,
+    /// `KEY` or `KEY=VALUE`; a container must have all.
+    pub labels: Vec<String>,
+    /// Whose addresses count; `None` where a container has but one network.
+    pub network: Option<String>,
+    /// Where a container's label says none.
+    pub port: u16,
+    /// Where a container's label says none.
+    pub weight: u16,
+    /// The longest time between two lists; events bring one at once.
+    pub interval: Duration,
+    pub trust: Trust,
+}
+
+/// Which answers of a source are taken, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trust {
+    /// How long the last good answer holds while there is no other; `None` for ever.
+    pub stale: Option<Duration>,
+    /// An answer with fewer usable hosts is not taken.
+    pub min_hosts: usize,
 }
 
 /// The configuration in a file.

@@ -8,21 +8,20 @@ use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
-use super::{Backend, Dns, Service, health, values};
+use super::{Backend, Service, discovery, health, values};
 use crate::desired::{Algorithm, Forward, OnDown, Protocol};
 use crate::health::{Check, Checks, Mode, Probe};
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
 const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
-const FORWARDS: [(&str, Forward); 2] = [("dsr", Forward::Dsr), ("nat", Forward::Nat)];
+const FORWARDS: [(&str, Forward); 4] =
+    [("dsr", Forward::Dsr), ("nat", Forward::Nat), ("ipip", Forward::Ipip), ("gue", Forward::Gue)];
 const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 
-const DNS_PORT: u16 = 53;
-const RESOLVER_EXAMPLE: &str = "10.0.0.53:53";
-const DNS_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
-const DNS_INTERVAL_MIN: Duration = Duration::from_secs(1);
-const WEIGHT_DEFAULT: u16 = 1;
+/// IANA's port for GUE.
+const GUE_PORT: u16 = 6080;
+pub(super) const WEIGHT_DEFAULT: u16 = 1;
 const IDLE_TCP: Duration = Duration::from_secs(15 * 60);
 const IDLE_UDP: Duration = Duration::from_secs(10);
 /// Less than this the packet path's clock cannot tell apart.
@@ -35,12 +34,13 @@ pub(super) struct ServiceDraft {
     pub(super) name: Option<At<String>>,
     pub(super) listens: Option<At<Listens>>,
     pub(super) forward: Option<Forward>,
+    gue_port: Option<u16>,
     algorithm: Option<Algorithm>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
     health: Option<Checks>,
     pub(super) backends: Vec<Option<At<Backend>>>,
-    dns: Option<Option<Dns>>,
+    sources: Option<discovery::Sources>,
 }
 
 /// What a service takes; at the VIP's place in the file.
@@ -62,6 +62,7 @@ impl ServiceDraft {
         let protocol = section.or("protocol", Protocol::Tcp, problems, |value| values::one_of(value, &PROTOCOLS));
         let algorithm = section.or("algorithm", Algorithm::default(), problems, |value| values::one_of(value, &ALGORITHMS));
         let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
+        let gue_port = gue_port(&mut section, forward.as_ref().map(|forward| forward.value), problems);
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
         let idle = section.or("idle", idle_default, problems, idle);
         let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
@@ -73,15 +74,13 @@ impl ServiceDraft {
         let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
         let sections = section.tables("backend", "[[service.backend]]", problems);
         let backends: Vec<_> = sections.into_iter().map(|section| rules.backend(section, problems)).collect();
-        let dns = match section.table("dns", "[service.dns]", problems) {
-            Some(section) => rules.dns(section, problems).map(Some),
-            None => Some(None),
-        };
-        if !section.has("backend") && !section.has("dns") {
-            problems.push(
-                Problem::new("a service without backends", section.span.clone(), "nobody serves this")
-                    .help("add `[[service.backend]]` with `address = \"...\"`, or `[service.dns]` with `name = \"...\"`"),
-            );
+        let own_name = name.as_ref().map(|name| name.value.as_str());
+        let sources = discovery::read(&mut section, &rules, own_name, problems);
+        if !section.has("backend") && !discovery::KEYS.iter().any(|key| section.has(key)) {
+            problems.push(Problem::new("a service without backends", section.span.clone(), "nobody serves this").help(
+                "add `[[service.backend]]` with `address = \"...\"`, `[service.dns]` with `name = \"...\"`, \
+                     `[service.file]` with `path = \"...\"`, or `[service.docker]`",
+            ));
         }
         section.finish(problems);
 
@@ -92,18 +91,20 @@ impl ServiceDraft {
             name,
             listens,
             forward: rules.forward,
+            gue_port,
             algorithm: algorithm.map(|algorithm| algorithm.value),
             idle: idle.map(|idle| idle.value),
             on_down: on_down.map(|on_down| on_down.value),
             health,
             backends,
-            dns,
+            sources,
         }
     }
 
     /// The service, if nothing of it was refused.
     pub(super) fn complete(self) -> Option<Service> {
         let listens = self.listens?.value;
+        let discovery::Sources { dns, file, docker } = self.sources?;
         Some(Service {
             name: self.name?.value.into(),
             vip: listens.vip,
@@ -111,13 +112,26 @@ impl ServiceDraft {
             protocol: listens.protocol,
             algorithm: self.algorithm?,
             forward: self.forward?,
+            gue_port: self.gue_port?,
             idle: self.idle?,
             on_down: self.on_down?,
             health: self.health?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
-            dns: self.dns?,
+            dns,
+            file,
+            docker,
         })
     }
+}
+
+fn gue_port(section: &mut Section<'_>, forward: Option<Forward>, problems: &mut Problems) -> Option<u16> {
+    let given = section.or("gue_port", None, problems, |value| values::number_u16(value, 1).map(Some))?;
+    if given.value.is_some() && forward.is_some_and(|forward| forward != Forward::Gue) {
+        let help = "remove `gue_port`, or use `forward = \"gue\"`";
+        problems.push(Problem::new("a port for datagrams that nobody sends", given.span, "only gue has it").help(help));
+        return None;
+    }
+    Some(given.value.unwrap_or(GUE_PORT))
 }
 
 /// What a connection may be silent for before firewalls and NAT on its way forget it (RFC 5382 asks for more than most keep); of
@@ -174,7 +188,7 @@ fn needing_no_port(check: Check, port: Option<u16>, span: Range<usize>, problems
 }
 
 /// What the service demands of each backend.
-struct Rules {
+pub(super) struct Rules {
     vip: Option<At<IpAddr>>,
     port: Option<At<u16>>,
     forward: Option<Forward>,
@@ -190,7 +204,7 @@ impl Rules {
 
         let address = address?;
         if let Some(vip) = &self.vip
-            && let Some(problem) = misplaced(&address, vip)
+            && let Some(problem) = misplaced(&address, vip, self.forward)
         {
             problems.push(problem);
             return None;
@@ -199,32 +213,21 @@ impl Rules {
         Some(At { value: Backend { endpoint, weight: weight? }, span: address.span })
     }
 
-    fn dns(&self, mut section: Section<'_>, problems: &mut Problems) -> Option<Dns> {
-        let help = "the name whose addresses are the backends: `name = \"api.internal\"`";
-        let name = section.required("name", help, problems, values::dns_name);
-        let port = self.port(&mut section, problems);
-        let resolver = section.or("resolver", None, problems, |value| resolver(value).map(Some));
-        let interval = section.or("interval", DNS_INTERVAL_DEFAULT, problems, |value| values::duration(value, DNS_INTERVAL_MIN));
-        let weight = weight(&mut section, problems);
-        section.finish(problems);
-        Some(Dns { name: name?.value, port: port?, resolver: resolver?.value, interval: interval?.value, weight: weight? })
-    }
-
     /// The port that packets reach a backend on. Only `nat` rewrites it, and only from one port to one.
-    fn port(&self, section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+    pub(super) fn port(&self, section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
         let given = section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some))?;
         let service = self.port.as_ref()?;
         let Some(port) = given.value else { return Some(service.value) };
         let (title, help) = match self.forward? {
             Forward::Nat if service.value != 0 => return Some(port),
-            Forward::Dsr if service.value == port => return Some(port),
+            Forward::Dsr | Forward::Ipip | Forward::Gue if service.value == port => return Some(port),
             Forward::Nat => (
                 "a service of every port cannot have a backend port",
                 "packets keep the port they came for: remove `port` here, or give the service one".to_owned(),
             ),
-            Forward::Dsr => (
-                "a dsr backend serves on the service's own port",
-                "dsr leaves packets as they are: remove `port` here, or use `forward = \"nat\"`".to_owned(),
+            Forward::Dsr | Forward::Ipip | Forward::Gue => (
+                "the backend serves on the service's own port",
+                "only nat changes packets: remove `port` here, or use `forward = \"nat\"`".to_owned(),
             ),
         };
         let label = if service.value == 0 { "the service takes every port" } else { "the service's port" };
@@ -233,20 +236,12 @@ impl Rules {
     }
 }
 
-fn weight(section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+pub(super) fn weight(section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
     section.or("weight", WEIGHT_DEFAULT, problems, |value| values::number_u16(value, 0)).map(|weight| weight.value)
 }
 
-fn resolver(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
-    let address = values::socket_address(value, Some(DNS_PORT), RESOLVER_EXAMPLE)?;
-    if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-        return Err(Fault::new("no server can be asked here", format!("write it as \"{RESOLVER_EXAMPLE}\"")));
-    }
-    Ok(address)
-}
-
 /// Why an address cannot be a backend of a VIP, if so.
-fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
+fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>, forward: Option<Forward>) -> Option<Problem> {
     let family = |ip: IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let place = |span: &Range<usize>| span.clone();
     if address.value == vip.value {
@@ -254,7 +249,8 @@ fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
             .and(place(&vip.span), "the VIP");
         return Some(problem.help("name the backend's own address"));
     }
-    if address.value.is_ipv4() == vip.value.is_ipv4() {
+    let is_tunnel = forward.is_some_and(|forward| forward.overhead(address.value).is_some());
+    if is_tunnel || address.value.is_ipv4() == vip.value.is_ipv4() {
         return None;
     }
     let (backend_family, vip_family) = (family(address.value), family(vip.value));
@@ -263,6 +259,6 @@ fn misplaced(address: &At<IpAddr>, vip: &At<IpAddr>) -> Option<Problem> {
         place(&address.span),
         format!("this is {backend_family}"),
     );
-    let help = format!("packets keep their family: name the backend's {vip_family} address");
+    let help = format!("packets keep their family: name the backend's {vip_family} address, or use `forward = \"ipip\"`");
     Some(problem.and(place(&vip.span), "the VIP's family").help(help))
 }

@@ -67,10 +67,13 @@ fn adopt_backend(
     let name = &service.name;
     let serves = backend.flags & backend_flags::ALIVE != 0;
     layout.adopt_backend(name, endpoint, id, serves);
-    // Until DNS answers, its earlier answer holds: otherwise the service would have nobody for that long.
-    let is_fixed = findings.overrides.fixed(service).iter().any(|fixed| fixed.endpoint == endpoint);
-    if !is_fixed && service.dns.as_ref().is_some_and(|dns| dns.port == endpoint.port()) {
-        findings.discovered.entry(name.clone()).or_default().insert(endpoint);
+    // Until its sources have answered, their earlier answers hold: otherwise the service would have nobody for that long. Which
+    // one it was of is not on record, so it stays until the last has.
+    if !findings.overrides.fixed(service).iter().any(|fixed| fixed.endpoint == endpoint) {
+        for source in service.sources().filter(|source| source.may_have(endpoint)) {
+            let by_source = findings.discovered.entry(name.clone()).or_default();
+            by_source.entry(source.kind()).or_default().insert(endpoint, source.weight());
+        }
     }
     if serves {
         findings.adopted_alive.insert((name.clone(), endpoint));
@@ -78,7 +81,10 @@ fn adopt_backend(
     if backend.ifindex != 0 {
         let takes_redirects = backend.flags & backend_flags::VIA_HOST == 0;
         let (source, destination) = (backend.link.source(), backend.link.destination());
-        let hop = NextHop { ifindex: backend.ifindex, source, destination, takes_redirects };
+        let is_tunnel = backend.len_max > 0;
+        let (address, overhead) = (is_tunnel.then(|| backend.source.into()), service.forward.overhead(endpoint.ip()));
+        let mtu = overhead.map_or(NextHop::NOWHERE.mtu, |overhead| backend.len_max.saturating_add(overhead));
+        let hop = NextHop { ifindex: backend.ifindex, source, destination, takes_redirects, address, mtu };
         findings.last_ways.insert(endpoint.ip(), Way { hop, gateway: None });
     }
 }
@@ -86,7 +92,12 @@ fn adopt_backend(
 /// How packets of a running service reach its backends, if it has any.
 fn forward(service: u16, in_use: &RecordsInUse) -> Option<Forward> {
     let backend = in_use.backends.values().find(|backend| backend.service == service)?;
-    Some(if backend.forward == records::forward::NAT { Forward::Nat } else { Forward::Dsr })
+    Some(match backend.forward {
+        records::forward::NAT => Forward::Nat,
+        records::forward::IPIP => Forward::Ipip,
+        records::forward::GUE => Forward::Gue,
+        _ => Forward::Dsr,
+    })
 }
 
 /// The configured service that each record is, by what it serves.

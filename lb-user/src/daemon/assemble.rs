@@ -10,6 +10,7 @@ use lb_common::flow::{self, Tick};
 
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
+use crate::discovery;
 use crate::health::State;
 use crate::nexthop::{Answer, Changes, Unresolved, Way};
 use crate::runtime::Overrides;
@@ -20,8 +21,8 @@ pub type BackendKey = (ServiceName, SocketAddr);
 /// What was found out, apart from what was configured.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Per service the addresses that DNS last gave.
-    pub discovered: BTreeMap<ServiceName, BTreeSet<SocketAddr>>,
+    /// Per service and source the backends that it last gave.
+    pub discovered: BTreeMap<ServiceName, BTreeMap<discovery::Kind, discovery::Backends>>,
     pub health: BTreeMap<BackendKey, State>,
     /// Backends that a running program served when this daemon adopted it: they serve until a check says otherwise.
     pub adopted_alive: BTreeSet<BackendKey>,
@@ -43,7 +44,7 @@ impl Findings {
                 // Nothing to address there, but the host's routing can send what NAT has rewritten.
                 Err(Unresolved::NoLinkLayerAddress { ifindex, .. }) => {
                     let (source, destination) = (MacAddr::default(), MacAddr::default());
-                    let hop = NextHop { ifindex: *ifindex, source, destination, takes_redirects: false };
+                    let hop = NextHop { ifindex: *ifindex, source, destination, ..NextHop::NOWHERE };
                     self.last_ways.insert(address, Way { hop, gateway: None });
                 }
                 Err(_) => drop(self.last_ways.remove(&address)),
@@ -68,6 +69,15 @@ impl Findings {
         }
     }
 
+    /// Forgets what sources said that are configured no more.
+    pub fn forget_sources(&mut self, config: &Config) {
+        for service in &config.services {
+            if let Some(by_source) = self.discovered.get_mut(&service.name) {
+                by_source.retain(|&kind, _| service.has_source(kind));
+            }
+        }
+    }
+
     /// Forgets what concerns no backend any more.
     pub fn retain(&mut self, desired: &Desired) {
         let is_wanted = |(name, endpoint): &BackendKey| {
@@ -84,24 +94,73 @@ impl Findings {
 
 /// All that should hold.
 pub fn assemble(config: &Config, findings: &Findings) -> Desired {
+    let mut merged = merge(config, findings);
+    let service = |service: &config::Service| {
+        let weights = merged.weights.remove(&service.name).unwrap_or_default();
+        (service.name.clone(), assemble_service(service, weights, findings))
+    };
+    Desired { services: config.services.iter().map(service).collect(), ingress: findings.ingress.clone() }
+}
+
+/// Discovered endpoints that cannot be backends, for what the rest of the configuration says, and why.
+pub type Refused = BTreeMap<(ServiceName, discovery::Kind), BTreeMap<SocketAddr, &'static str>>;
+
+/// All of these, by service and source.
+pub fn refused(config: &Config, findings: &Findings) -> Refused {
+    merge(config, findings).refused
+}
+
+/// Which sources name each backend of a service, with those that wrote it down themselves first.
+pub fn sources(service: &config::Service, findings: &Findings) -> BTreeMap<SocketAddr, Vec<&'static str>> {
+    let is_in_file = |endpoint| service.backends.iter().any(|backend| backend.endpoint == endpoint);
+    let fixed = findings.overrides.fixed(service).into_iter().map(|backend| backend.endpoint);
+    let mut sources: BTreeMap<SocketAddr, Vec<&'static str>> =
+        fixed.map(|endpoint| (endpoint, vec![if is_in_file(endpoint) { "fixed" } else { "runtime" }])).collect();
+    for (kind, backends) in findings.discovered.get(&service.name).into_iter().flatten() {
+        for endpoint in backends.keys() {
+            sources.entry(*endpoint).or_default().push(kind.label());
+        }
+    }
+    sources
+}
+
+/// The configuration's backends and all sources' together.
+struct Merged {
+    weights: BTreeMap<ServiceName, discovery::Backends>,
+    refused: Refused,
+}
+
+fn merge(config: &Config, findings: &Findings) -> Merged {
     let vips: BTreeSet<IpAddr> = config.services.iter().map(|service| service.vip).collect();
-    // Fixed backends come first, for the configuration was checked; an answer of DNS that collides is left out.
+    // Fixed backends come first, for the configuration was checked; what is discovered and collides is left out.
     let mut nat_owners = NatOwners::default();
     for service in config.services.iter().filter(|service| service.forward == Forward::Nat) {
         for backend in findings.overrides.fixed(service) {
             nat_owners.claim(service, backend.endpoint);
         }
     }
-    let mut services = BTreeMap::new();
+    let mut merged = Merged { weights: BTreeMap::new(), refused: Refused::new() };
     for service in &config.services {
-        let found = findings.discovered.get(&service.name).into_iter().flatten().copied();
-        let usable = found.filter(|endpoint| {
-            let is_owned = service.forward != Forward::Nat || nat_owners.claim(service, *endpoint);
-            is_owned && !vips.contains(&endpoint.ip())
-        });
-        services.insert(service.name.clone(), assemble_service(service, usable.collect(), findings));
+        let mut weights: discovery::Backends =
+            findings.overrides.fixed(service).into_iter().map(|backend| (backend.endpoint, backend.weight)).collect();
+        // In the order of sources: the first to name a backend has given it its weight.
+        let found = findings.discovered.get(&service.name).into_iter().flatten();
+        for (&kind, backends) in found.filter(|(kind, _)| service.has_source(**kind)) {
+            for (&endpoint, &weight) in backends {
+                let reason = if vips.contains(&endpoint.ip()) {
+                    "it is a VIP"
+                } else if service.forward == Forward::Nat && !nat_owners.claim(service, endpoint) {
+                    "another nat service has it: its replies could not be told apart"
+                } else {
+                    weights.entry(endpoint).or_insert(weight);
+                    continue;
+                };
+                merged.refused.entry((service.name.clone(), kind)).or_default().insert(endpoint, reason);
+            }
+        }
+        merged.weights.insert(service.name.clone(), weights);
     }
-    Desired { services, ingress: findings.ingress.clone() }
+    merged
 }
 
 /// Who forwards by NAT to an endpoint: replies from there must have one owner.
@@ -121,12 +180,8 @@ impl<'c> NatOwners<'c> {
     }
 }
 
-fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, findings: &Findings) -> Service {
-    let weight = service.dns.as_ref().map_or(0, |dns| dns.weight);
-    let discovered = discovered.into_iter().map(|endpoint| (endpoint, weight));
-    // A backend that is configured too keeps its configured weight.
-    let fixed = findings.overrides.fixed(service).into_iter().map(|backend| (backend.endpoint, backend.weight));
-    let backends = discovered.chain(fixed).map(|(endpoint, weight)| {
+fn assemble_service(service: &config::Service, weights: discovery::Backends, findings: &Findings) -> Service {
+    let backends = weights.into_iter().map(|(endpoint, weight)| {
         let key = (service.name.clone(), endpoint);
         let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
         let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);
@@ -141,6 +196,7 @@ fn assemble_service(service: &config::Service, discovered: Vec<SocketAddr>, find
         protocol: service.protocol,
         algorithm: service.algorithm,
         forward: service.forward,
+        gue_port: service.gue_port,
         idle: ticks(service.idle),
         on_down: service.on_down,
         backends: backends.collect(),

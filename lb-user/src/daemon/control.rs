@@ -11,14 +11,14 @@ use lb_common::BackendId;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::assemble::{BackendKey, Findings, addresses, assemble, behind_gateways};
+use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refused, sources};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
 use crate::compile::{self, CompileError, Layout, Region};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
-use crate::discovery::Discovered;
+use crate::discovery::{self, Discovered};
 use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
@@ -79,6 +79,7 @@ pub struct Control {
     host: host::Watch,
     /// Backends that DSR cannot reach, as it was said.
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
+    refused: RefusedHosts,
     /// Whether the tables were written at least once.
     is_settled: bool,
 }
@@ -88,6 +89,28 @@ struct Retiring {
     due: Instant,
     writes: Vec<Write>,
     names: Names,
+}
+
+/// What was discovered and cannot be a backend, as it was said.
+#[derive(Default)]
+struct RefusedHosts {
+    hosts: Refused,
+    /// Neither the configuration nor what was discovered has changed since.
+    is_known: bool,
+}
+
+impl RefusedHosts {
+    fn look(&mut self, config: &Config, findings: &Findings) {
+        if !self.is_known {
+            let now = refused(config, findings);
+            report::refused(&now, &self.hosts);
+            *self = Self { hosts: now, is_known: true };
+        }
+    }
+
+    fn count(&self, service: &ServiceName, source: discovery::Kind) -> usize {
+        self.hosts.get(&(service.clone(), source)).map_or(0, BTreeMap::len)
+    }
 }
 
 /// What a daemon starts its control loop from.
@@ -125,6 +148,7 @@ impl Control {
             interfaces: Vec::new(),
             host: host::Watch::default(),
             behind_gateways: BTreeMap::new(),
+            refused: RefusedHosts::default(),
             is_settled: false,
         }
     }
@@ -145,11 +169,14 @@ impl Control {
     }
 
     pub fn note_discovered(&mut self, discovered: Discovered) {
-        if !self.followers.watches(&discovered.service) {
+        let Discovered { service, source, .. } = &discovered;
+        if !self.followers.watches(service, *source) {
             return;
         }
-        report::discovered(&discovered, self.findings.discovered.get(&discovered.service));
-        self.findings.discovered.insert(discovered.service, discovered.backends);
+        let by_source = self.findings.discovered.entry(service.clone()).or_default();
+        report::discovered(&discovered, by_source.get(source));
+        by_source.insert(*source, discovered.backends);
+        self.refused.is_known = false;
     }
 
     pub fn note_next_hops(&mut self, mut changes: Changes) {
@@ -165,9 +192,15 @@ impl Control {
         self.interfaces = interfaces;
     }
 
-    pub fn note_reload(&mut self, accepted: bool) {
+    /// A reload is over; if it was refused, for this reason.
+    pub fn note_reload(&mut self, refused: Option<String>) {
         let sums = &mut self.ledger.sums;
-        if accepted { sums.n_reloads += 1 } else { sums.n_reloads_refused += 1 }
+        if refused.is_none() {
+            sums.n_reloads += 1
+        } else {
+            sums.n_reloads_refused += 1
+        }
+        sums.last_reload_refused = refused.map(Into::into);
     }
 
     /// Another configuration, if the maps can hold it. Yields what was set at runtime and no longer means anything, in words.
@@ -177,6 +210,7 @@ impl Control {
     /// [`reconcile`](Self::reconcile).
     pub fn reload(&mut self, config: Config, text: Arc<str>) -> Result<Vec<String>, ControlError> {
         let (before, forgotten) = self.exchange(config, text);
+        self.refused.is_known = false;
         let fits = compile::compile(&assemble(&self.config, &self.findings), &self.layout, &self.tables, &self.seen());
         let done = fits.map_err(ControlError::from).and_then(|_| self.reconcile(None));
         match done {
@@ -198,6 +232,7 @@ impl Control {
     /// If the maps cannot hold it or the kernel refuses; the next call tries again, and [`next_due`](Self::next_due) says when.
     pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let done = self.write_links().and(self.try_reconcile(since));
+        self.ledger.note_outcome(done.as_ref().err());
         let is_half_done = !self.doubted.is_empty() || self.unwritten_links.is_some();
         self.retry_at = is_half_done.then(|| Instant::now() + RETRY);
         done
@@ -213,6 +248,7 @@ impl Control {
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let desired = assemble(&self.config, &self.findings);
+        self.refused.look(&self.config, &self.findings);
         let behind_gateways = behind_gateways(&desired, &self.findings);
         report::behind_gateways(&behind_gateways, &self.behind_gateways);
         self.behind_gateways = behind_gateways;
@@ -223,6 +259,7 @@ impl Control {
         if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
             self.bring_about(&desired, since)?;
             self.findings.retain(&desired);
+            self.findings.forget_sources(&self.config);
             self.followers.follow(&self.config, &desired, addresses(&desired));
             self.host.look(&desired, &self.interfaces);
             self.desired = desired;
@@ -320,11 +357,17 @@ impl Control {
 
     /// How things stand.
     pub fn snapshot(&self) -> Snapshot {
-        let services: Vec<ServiceView> = self.desired.services.iter().map(|(name, service)| self.view(name, service)).collect();
+        let configured: BTreeMap<&ServiceName, &config::Service> =
+            self.config.services.iter().map(|service| (&service.name, service)).collect();
+        let view = |(name, service)| {
+            let sources = configured.get(name).map(|service| sources(service, &self.findings)).unwrap_or_default();
+            self.view(name, service, sources)
+        };
+        let services: Vec<ServiceView> = self.desired.services.iter().map(view).collect();
         let heard_of = |backend: &BackendView| backend.check.state != State::Unknown && !self.is_pending(backend);
         let is_ready = self.is_settled
             && services.iter().all(|service| {
-                let found = service.discovery.as_ref().is_none_or(|discovery| discovery.n_queries > 0);
+                let found = service.discovery.iter().all(|source| source.n_queries > 0);
                 found && service.backends.iter().all(heard_of)
             });
         Snapshot {
@@ -345,7 +388,7 @@ impl Control {
         backend.check.state.serves() && !backend.serves && backend.weight > 0 && is_pending
     }
 
-    fn view(&self, name: &ServiceName, service: &Service) -> ServiceView {
+    fn view(&self, name: &ServiceName, service: &Service, mut sources: BTreeMap<SocketAddr, Vec<&'static str>>) -> ServiceView {
         let id = self.layout.find_service(name);
         let record = id.and_then(|id| self.tables.services.get(&id));
         let region = record.and_then(|record| self.tables.regions.get(&Region::of(record).first_line));
@@ -357,11 +400,12 @@ impl Control {
             protocol: service.protocol,
             algorithm: service.algorithm,
             forward: service.forward,
-            discovery: self.followers.discovery(name),
+            discovery: self.followers.discovery(name).into_iter().map(|status| self.with_refused(name, status)).collect(),
             backends: service
                 .backends
                 .iter()
                 .map(|(&endpoint, backend)| BackendView {
+                    sources: sources.remove(&endpoint).unwrap_or_default(),
                     drain: self.drain(
                         name,
                         endpoint,
@@ -379,15 +423,30 @@ impl Control {
         }
     }
 
+    /// A source's status, with what was refused of it here.
+    fn with_refused(&self, service: &ServiceName, mut status: discovery::Status) -> discovery::Status {
+        let n_refused = self.refused.count(service, status.source);
+        status.n_refused += n_refused;
+        status.n_hosts = status.n_hosts.saturating_sub(n_refused);
+        status
+    }
+
     fn view_backend(&self, name: &ServiceName, service: &Service, endpoint: SocketAddr, backend: &Backend) -> BackendView {
         let id = self.layout.find_backend(name, endpoint);
         let serves = compile::serves(&self.desired, service, backend);
         let unreachable = match self.findings.answers.get(&endpoint.ip()) {
             Some(Err(reason)) if backend.next_hop.is_none() => Some(reason.to_string()),
             Some(Ok(Way { gateway: Some(gateway), .. })) if service.forward == Forward::Dsr => Some(report::behind(*gateway)),
+            Some(Ok(way)) if backend.alive && way.hop.address.is_none() && service.forward.overhead(endpoint.ip()).is_some() => {
+                Some(format!(
+                    "this host has no address of its family (on interface {}) for the tunnel to come from",
+                    way.hop.ifindex
+                ))
+            }
             Some(Ok(way)) if backend.alive && backend.weight > 0 && !serves => Some(format!(
-                "its interface (index {}) takes no redirected frames, and dsr needs that; use nat, or attach xdp there",
-                way.hop.ifindex
+                "its interface (index {}) takes no redirected frames, and {} needs that; use nat, or attach xdp there",
+                way.hop.ifindex,
+                if service.forward == Forward::Dsr { "dsr" } else { "a tunnel" }
             )),
             _ => None,
         };
@@ -398,11 +457,19 @@ impl Control {
             check: self.followers.check(&(name.clone(), endpoint)).unwrap_or_default(),
             serves,
             unreachable,
+            sources: Vec::new(),
             base: id.map(|id| self.ledger.base(id)).unwrap_or_default(),
             flows: self.n_flows(id),
             set: self.findings.overrides.backend(name, endpoint).cloned().unwrap_or_default(),
             drain: None,
         }
+    }
+
+    /// What it does, in a few words.
+    pub fn in_words(&self) -> String {
+        let interfaces: Vec<&str> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let n_services = self.desired.services.len();
+        format!("{n_services} service{} on {}", if n_services == 1 { "" } else { "s" }, interfaces.join(", "))
     }
 
     /// A last word before the program is left to itself or taken off.

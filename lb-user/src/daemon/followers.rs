@@ -1,4 +1,4 @@
-//! The tasks that find things out: a checker for each backend, a watcher for each DNS name, and the next-hop resolver.
+//! The tasks that find things out: a checker for each backend, a watcher for each source, and the next-hop resolver.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use tokio::sync::mpsc;
 
 use super::assemble::BackendKey;
-use crate::config::{Config, Dns};
+use crate::config::Config;
 use crate::desired::{Desired, ServiceName};
-use crate::discovery::{self, AddressFamily, Discovered, Watcher};
+use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
 use crate::health::{self, Checker, Checks, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
     checkers: BTreeMap<BackendKey, (Checks, Checker)>,
-    watchers: BTreeMap<ServiceName, (Dns, IpAddr, Watcher)>,
+    watchers: BTreeMap<ServiceName, BTreeMap<Kind, (Source, Place, Watcher)>>,
     resolver: Resolver,
     wanted: BTreeSet<IpAddr>,
     transitions: mpsc::Sender<Transition>,
@@ -50,14 +50,18 @@ impl Followers {
     }
 
     fn watch(&mut self, config: &Config) {
-        let wanted: BTreeMap<&ServiceName, (&Dns, IpAddr)> =
-            config.services.iter().filter_map(|service| Some((&service.name, (service.dns.as_ref()?, service.vip)))).collect();
-        self.watchers.retain(|name, (dns, vip, _)| wanted.get(name) == Some(&(&*dns, *vip)));
-        for (&name, &(dns, vip)) in &wanted {
-            self.watchers.entry(name.clone()).or_insert_with(|| {
-                let watcher = discovery::spawn(name.clone(), dns.clone(), AddressFamily::of(vip), self.discovered.clone());
-                (dns.clone(), vip, watcher)
-            });
+        let mut before = std::mem::take(&mut self.watchers);
+        for service in &config.services {
+            let (name, place) = (&service.name, Place::of(service));
+            let mut before = before.remove(name).unwrap_or_default();
+            for source in service.sources() {
+                let same = before.remove(&source.kind()).filter(|(followed, at, _)| *followed == source && *at == place);
+                let watcher = same.unwrap_or_else(|| {
+                    let watcher = discovery::spawn(name.clone(), source.clone(), place, self.discovered.clone());
+                    (source, place, watcher)
+                });
+                self.watchers.entry(name.clone()).or_default().insert(watcher.0.kind(), watcher);
+            }
         }
     }
 
@@ -70,15 +74,17 @@ impl Followers {
         self.checkers.contains_key(key)
     }
 
-    pub fn watches(&self, service: &ServiceName) -> bool {
-        self.watchers.contains_key(service)
+    pub fn watches(&self, service: &ServiceName, source: Kind) -> bool {
+        self.watchers.get(service).is_some_and(|watchers| watchers.contains_key(&source))
     }
 
     pub fn check(&self, key: &BackendKey) -> Option<health::Status> {
         self.checkers.get(key).map(|(_, checker)| checker.status())
     }
 
-    pub fn discovery(&self, service: &ServiceName) -> Option<discovery::Status> {
-        self.watchers.get(service).map(|(_, _, watcher)| watcher.status())
+    /// How each of a service's sources goes.
+    pub fn discovery(&self, service: &ServiceName) -> Vec<discovery::Status> {
+        let watchers = self.watchers.get(service).into_iter().flatten();
+        watchers.map(|(_, (_, _, watcher))| watcher.status()).collect()
     }
 }

@@ -8,8 +8,9 @@ use lb_common::BackendId;
 use lb_common::counters::BackendCounters;
 use tracing::debug;
 
-use super::control::Names;
+use super::control::{ControlError, Names};
 use crate::desired::ServiceName;
+use crate::error::chain;
 use crate::health::State;
 use crate::maps::{Counters, MapError};
 use crate::tables::{Plan, Tables, Write};
@@ -24,6 +25,12 @@ pub struct Sums {
     /// Reloads, by whether they were accepted.
     pub n_reloads: u64,
     pub n_reloads_refused: u64,
+    /// Why the last reload was refused, if it was.
+    pub last_reload_refused: Option<Arc<str>>,
+    /// Times that the maps were not brought to what should hold.
+    pub n_failures: u64,
+    /// Why they are not, as long as they are not.
+    pub failing: Option<Arc<str>>,
     /// From the observation that made a change necessary to the last write.
     pub change_time: Duration,
     pub change_time_max: Duration,
@@ -81,6 +88,12 @@ impl Ledger {
 
     pub fn drop_base(&self, id: u16) -> u64 {
         self.drop_bases.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Whether the maps hold what should hold now, or why they do not.
+    pub fn note_outcome(&mut self, error: Option<&ControlError>) {
+        self.sums.n_failures += u64::from(error.is_some());
+        self.sums.failing = error.map(|error| chain(error).into());
     }
 
     pub fn note_transition(&mut self, service: &ServiceName, to: State) {

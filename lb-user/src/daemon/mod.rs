@@ -14,6 +14,7 @@ mod ledger;
 pub mod preview;
 mod report;
 mod secret;
+mod supervisor;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,11 +39,13 @@ use crate::discovery::Discovered;
 use crate::error::chain;
 use crate::health::Transition;
 use crate::nexthop::{self, Changes, RedirectMode, Resolver};
+use crate::rights;
 use crate::status::{Interface, Snapshot};
 use crate::tables::Tables;
 use control::{Control, Start};
 use desk::{Desk, Event};
 use followers::Followers;
+use supervisor::Supervisor;
 
 /// Messages that may wait for the control loop. Senders wait beyond that, and try again what is then newer.
 const QUEUE: usize = 1024;
@@ -69,6 +72,7 @@ struct Inbox {
 /// If it cannot start: nothing is left attached then that was not before.
 pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let (config, text) = config::load_with_text(&config_path)?;
+    rights::check()?;
     // Before anything is attached: a signal from here on must find somebody who undoes it.
     let mut signals = Signals::new()?;
     let doors = api::Doors::open(&config.api).await?;
@@ -86,8 +90,12 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
             return Err(error);
         }
     };
+    rights::give_up_in_main();
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready(&control.in_words());
     let mut file = File { datapath: &mut datapath, path: &config_path };
-    serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file).await;
+    serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
+    supervisor.stopping();
     desk.finish(&mut control).await;
     drop(socket);
     control.log_end();
@@ -149,19 +157,32 @@ async fn start(
 }
 
 /// The loop.
-async fn serve(control: &mut Control, inbox: &mut Inbox, desk: &mut Desk, signals: &mut Signals, file: &mut File<'_>) {
+async fn serve(
+    control: &mut Control,
+    inbox: &mut Inbox,
+    desk: &mut Desk,
+    signals: &mut Signals,
+    file: &mut File<'_>,
+    supervisor: &mut Supervisor,
+) {
     loop {
+        supervisor.beat(Instant::now());
         let due = control.next_due();
+        let beat = supervisor.next_beat();
         // In this order: what came first to those who wait longest. Answers to the API come last, they are of the state after the rest.
         let since = tokio::select! {
             biased;
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => {
-                // It is in the log.
-                let _ = reload(control, desk, file).await;
+                supervisor.reloading();
+                let accepted = reload(control, desk, file).await.is_ok();
+                let refused = if accepted { "" } else { "the last reload was refused, the log says why; " };
+                supervisor.ready(&format!("{refused}{}", control.in_words()));
                 None
             }
+            // Before what may come without end.
+            () = sleep_until(beat.unwrap_or_else(Instant::now)), if beat.is_some() => continue,
             Some(transition) = inbox.transitions.recv() => {
                 control.note_transition(&transition);
                 Some(transition.observed)
@@ -238,7 +259,7 @@ async fn handle(event: Event, control: &mut Control, desk: &mut Desk, file: &mut
 /// Another configuration from the same file. A bad one changes nothing. Yields what is different now.
 async fn reload(control: &mut Control, desk: &mut Desk, file: &mut File<'_>) -> Result<Vec<String>> {
     let result = try_reload(control, file.datapath, file.path).await;
-    control.note_reload(result.is_ok());
+    control.note_reload(result.as_ref().err().map(|error| report::in_one_line(&format!("{error:#}"))));
     match &result {
         Ok(reloaded) => {
             info!(config = %file.path.display(), "reloaded");

@@ -1,17 +1,17 @@
 //! What changed, in words for the log.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_common::BackendId;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::assemble::{BackendKey, Findings};
+use super::assemble::{BackendKey, Findings, Refused};
 use super::control::Names;
 use crate::desired::ServiceName;
-use crate::discovery::Discovered;
+use crate::discovery::{Backends, Discovered};
 use crate::health::{State, Transition};
 use crate::nexthop::{Changes, Unresolved};
 
@@ -24,14 +24,30 @@ pub fn transition(transition: &Transition) {
     }
 }
 
-/// DNS gave another set of addresses.
-pub fn discovered(discovered: &Discovered, before: Option<&BTreeSet<SocketAddr>>) {
-    let none = BTreeSet::new();
-    let before = before.unwrap_or(&none);
-    let list = |backends: Vec<&SocketAddr>| backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let appeared = list(discovered.backends.difference(before).collect());
-    let left = list(before.difference(&discovered.backends).collect());
-    info!(service = %discovered.service, n_backends = discovered.backends.len(), appeared, left, "DNS gave another set of backends");
+/// A source gave another set of backends.
+pub fn discovered(discovered: &Discovered, before: Option<&Backends>) {
+    let none = Backends::new();
+    let (before, now) = (before.unwrap_or(&none), &discovered.backends);
+    let list = |backends: Vec<String>| shortened(&backends);
+    let missing = |these: &Backends, those: &Backends| {
+        list(these.keys().filter(|endpoint| !those.contains_key(endpoint)).map(ToString::to_string).collect())
+    };
+    let (appeared, left) = (missing(now, before), missing(before, now));
+    let changed = now.iter().filter_map(|(endpoint, weight)| {
+        let earlier = before.get(endpoint).filter(|earlier| *earlier != weight)?;
+        Some(format!("{endpoint}: {earlier} -> {weight}"))
+    });
+    let weights = list(changed.collect());
+    let (service, source) = (&discovered.service, discovered.source.label());
+    info!(%service, source, n_backends = now.len(), appeared, left, weights, "discovery gave another set of backends");
+}
+
+/// Discovered endpoints that cannot be backends, but those of which it was said before.
+pub fn refused(now: &Refused, said: &Refused) {
+    for ((service, source), endpoints) in now.iter().filter(|(key, endpoints)| said.get(key) != Some(endpoints)) {
+        let list: Vec<String> = endpoints.iter().map(|(endpoint, reason)| format!("{endpoint} ({reason})")).collect();
+        warn!(%service, source = source.label(), "hosts refused: {}", shortened(&list));
+    }
 }
 
 /// The way to a backend's address was found, or lost.
@@ -89,6 +105,15 @@ pub fn change(
     }
 }
 
+/// The first problem of a report, and its place, without the lines that show it.
+pub fn in_one_line(report: &str) -> String {
+    let mut lines = report.lines().map(str::trim);
+    let problem = lines.next().unwrap_or_default();
+    let place = lines.next().filter(|line| line.starts_with("-->"));
+    let problem = problem.strip_prefix("error: ").unwrap_or(problem);
+    place.map_or_else(|| problem.to_owned(), |place| format!("{problem} {place}"))
+}
+
 /// Milliseconds to one decimal: what comes after it is noise, and nobody reads it.
 fn tenths_of_ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
@@ -107,6 +132,13 @@ fn shortened(list: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_in_one_line_says_what_and_where() {
+        let error = crate::config::parse("xlb.toml", "[xdp]\ninterfaces = 7\n").unwrap_err();
+        assert_eq!(in_one_line(&error.to_string()), "invalid `interfaces` in [xdp] --> xlb.toml:2:14");
+        assert_eq!(in_one_line("xdp.mode cannot change while running"), "xdp.mode cannot change while running");
+    }
 
     #[test]
     fn times_are_logged_in_milliseconds_with_one_decimal() {

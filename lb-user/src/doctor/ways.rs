@@ -156,7 +156,8 @@ mod tests {
     use crate::doctor::Level;
 
     fn way(ifindex: u32, takes_redirects: bool, gateway: Option<IpAddr>) -> Answer {
-        let hop = NextHop { ifindex, source: MacAddr::default(), destination: MacAddr::default(), takes_redirects };
+        let hop =
+            NextHop { ifindex, source: MacAddr::default(), destination: MacAddr::default(), takes_redirects, ..NextHop::NOWHERE };
         Ok(Way { hop, gateway })
     }
 

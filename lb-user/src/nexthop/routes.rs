@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
@@ -15,6 +15,10 @@ pub enum Route {
     Via {
         ifindex: u32,
         neighbour: IpAddr,
+        /// This host's own address there, of the family that was asked for.
+        source: Option<IpAddr>,
+        /// If the route has one of its own, or a smaller one was found out.
+        mtu: Option<u32>,
     },
     /// To this host.
     Local,
@@ -40,7 +44,7 @@ pub fn parse(address: IpAddr, answer: &RouteNetlinkMessage) -> Option<Route> {
         RouteType::Local => return Some(Route::Local),
         _ => return Some(Route::Unreachable),
     }
-    let (mut ifindex, mut neighbour) = (None, address);
+    let (mut ifindex, mut neighbour, mut source, mut mtu) = (None, address, None, None);
     for attribute in attributes {
         match attribute {
             RouteAttribute::Oif(value) => ifindex = Some(*value),
@@ -51,10 +55,16 @@ pub fn parse(address: IpAddr, answer: &RouteNetlinkMessage) -> Option<Route> {
                 neighbour = (*v6).into();
             }
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return None,
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some((*v4).into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some((*v6).into()),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+            }
             _ => {}
         }
     }
-    Some(Route::Via { ifindex: ifindex?, neighbour })
+    let source = source.filter(|source: &IpAddr| source.is_ipv4() == address.is_ipv4());
+    Some(Route::Via { ifindex: ifindex?, neighbour, source, mtu })
 }
 
 /// Reads a refusal: the kernel answers so where there is no route, and for IPv4 routes that lead nowhere. `None` for
@@ -119,21 +129,19 @@ mod tests {
 
     #[test]
     fn a_route_names_the_gateway_or_the_address_itself() {
-        use RouteAttribute::{Gateway, Oif, Via};
+        use RouteAttribute::{Gateway, Metrics, Oif, PrefSource, Via};
+        let via = |neighbour| Some(Route::Via { ifindex: 7, neighbour: ip(neighbour), source: None, mtu: None });
         let unicast = |attributes| route(AddressFamily::Inet, 32, RouteType::Unicast, attributes);
         let v6_gateway: Ipv6Addr = "fe80::1".parse().unwrap();
         for (description, answer, expected) in [
-            ("direct", unicast(vec![Oif(7)]), Some(Route::Via { ifindex: 7, neighbour: ip("10.0.0.9") })),
+            ("direct", unicast(vec![Oif(7)]), via("10.0.0.9")),
             (
-                "by a gateway",
-                unicast(vec![Oif(7), Gateway(ip("10.0.0.1").into())]),
-                Some(Route::Via { ifindex: 7, neighbour: ip("10.0.0.1") }),
+                "with our own address there, and an MTU",
+                unicast(vec![Oif(7), PrefSource(ip("10.0.0.2").into()), Metrics(vec![RouteMetric::Mtu(1400)])]),
+                Some(Route::Via { ifindex: 7, neighbour: ip("10.0.0.9"), source: Some(ip("10.0.0.2")), mtu: Some(1400) }),
             ),
-            (
-                "by a gateway of the other family",
-                unicast(vec![Oif(7), Via(RouteVia::Inet6(v6_gateway))]),
-                Some(Route::Via { ifindex: 7, neighbour: ip("fe80::1") }),
-            ),
+            ("by a gateway", unicast(vec![Oif(7), Gateway(ip("10.0.0.1").into())]), via("10.0.0.1")),
+            ("by a gateway of the other family", unicast(vec![Oif(7), Via(RouteVia::Inet6(v6_gateway))]), via("fe80::1")),
             ("to this host", route(AddressFamily::Inet, 32, RouteType::Local, vec![Oif(7)]), Some(Route::Local)),
             ("blackhole", route(AddressFamily::Inet6, 128, RouteType::BlackHole, Vec::new()), Some(Route::Unreachable)),
             ("without an interface", unicast(Vec::new()), None),

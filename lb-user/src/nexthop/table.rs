@@ -40,7 +40,7 @@ struct Wanted {
 impl Wanted {
     fn key(&self) -> Option<Key> {
         match self.route {
-            Some(Route::Via { ifindex, neighbour }) => Some(Key { ifindex, address: neighbour }),
+            Some(Route::Via { ifindex, neighbour, .. }) => Some(Key { ifindex, address: neighbour }),
             _ => None,
         }
     }
@@ -279,11 +279,11 @@ impl Table {
 
     /// `None` while the kernel has not been asked, or has named a link that is only about to be announced.
     fn answer(&self, address: IpAddr, wanted: &Wanted) -> Option<Answer> {
-        let key = match wanted.route? {
+        let (key, source, mtu) = match wanted.route? {
             Route::None => return Some(Err(Unresolved::NoRoute)),
             Route::Local => return Some(Err(Unresolved::LocalAddress)),
             Route::Unreachable => return Some(Err(Unresolved::Unreachable)),
-            Route::Via { ifindex, neighbour } => Key { ifindex, address: neighbour },
+            Route::Via { ifindex, neighbour, source, mtu } => (Key { ifindex, address: neighbour }, source, mtu),
         };
         let link = self.links.get(&key.ifindex)?;
         let (interface, neighbour) = (link.name.clone(), key.address);
@@ -299,7 +299,8 @@ impl Table {
             View::Failed => Err(Unresolved::NeighbourFailed { interface, gateway: neighbour }),
             View::Resolved(destination) => {
                 let takes_redirects = takes_redirects(link, self.mode);
-                let hop = NextHop { ifindex: link.ifindex, source: link.mac, destination, takes_redirects };
+                let mtu = mtu.unwrap_or(u32::MAX).min(link.mtu).try_into().unwrap_or(u16::MAX);
+                let hop = NextHop { ifindex: link.ifindex, source: link.mac, destination, takes_redirects, address: source, mtu };
                 Ok(Way { hop, gateway: (neighbour != address).then_some(neighbour) })
             }
         })

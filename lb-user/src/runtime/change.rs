@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::{Admin, BackendName, BackendOverrides, Mark, Overrides, Presence, ServiceOverrides};
 use crate::config::{self, Config};
 use crate::desired::{Forward, ServiceName};
+use crate::discovery;
 
 /// Names in a message; a service may have thousands.
 const N_NAMED: usize = 8;
@@ -78,8 +79,15 @@ fn in_words<S: Serializer>(deadline: &Option<Duration>, serializer: S) -> Result
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'k> {
     pub config: &'k Config,
-    /// By service, what DNS last gave.
-    pub discovered: &'k BTreeMap<ServiceName, BTreeSet<SocketAddr>>,
+    /// By service, what each source last gave.
+    pub discovered: &'k BTreeMap<ServiceName, BTreeMap<discovery::Kind, discovery::Backends>>,
+}
+
+impl Known<'_> {
+    /// The weight that a source gives a backend, if one names it: of several, the one that counts.
+    pub fn discovered_weight(&self, name: &ServiceName, endpoint: SocketAddr) -> Option<u16> {
+        self.discovered.get(name)?.values().find_map(|backends| backends.get(&endpoint)).copied()
+    }
 }
 
 /// What comes of a change.
@@ -114,7 +122,7 @@ pub enum Refusal {
     Removed { service: ServiceName, endpoint: SocketAddr },
     #[error("service {service} has the backend {endpoint} already")]
     AlreadyThere { service: ServiceName, endpoint: SocketAddr },
-    #[error("backend {endpoint} of service {service} comes from DNS, which would bring it back: disable it, or change the name")]
+    #[error("backend {endpoint} of service {service} was discovered, and would be again: disable it, or change its source")]
     Discovered { service: ServiceName, endpoint: SocketAddr },
     #[error("{address} cannot be a backend of service {service}: {why}")]
     Misplaced { service: ServiceName, address: IpAddr, why: String },
@@ -173,7 +181,7 @@ impl Overrides {
                     return Ok(new.outcome(None));
                 }
                 let before = set.weight.as_ref().map(|set| set.value).or(set.added_weight());
-                let before = before.unwrap_or_else(|| configured_weight(service, endpoint));
+                let before = before.unwrap_or_else(|| configured_weight(service, endpoint, known));
                 set.weight = Some(mark.set(*weight));
                 Ok(new.outcome(Some(format!("{} {endpoint}: weight {weight}, was {before}", service.name))))
             }
@@ -243,7 +251,7 @@ impl Overrides {
     fn remove(&self, target: &Target, known: Known<'_>, mark: &Mark) -> Result<Outcome, Refusal> {
         let (service, endpoint) = self.find(target, known)?;
         let name = &service.name;
-        if known.discovered.get(name).is_some_and(|found| found.contains(&endpoint)) {
+        if known.discovered_weight(name, endpoint).is_some() {
             return Err(Refusal::Discovered { service: name.clone(), endpoint });
         }
         let mut new = self.clone();
@@ -289,7 +297,13 @@ impl Overrides {
 
     /// All backends that a service has now.
     fn present(&self, service: &config::Service, known: Known<'_>) -> BTreeSet<SocketAddr> {
-        let found = known.discovered.get(&service.name).into_iter().flatten().copied();
+        let found = known
+            .discovered
+            .get(&service.name)
+            .into_iter()
+            .flat_map(|sources| sources.values())
+            .flat_map(BTreeMap::keys)
+            .copied();
         self.fixed(service).iter().map(|backend| backend.endpoint).chain(found).collect()
     }
 
@@ -349,9 +363,9 @@ fn list(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-fn configured_weight(service: &config::Service, endpoint: SocketAddr) -> u16 {
+fn configured_weight(service: &config::Service, endpoint: SocketAddr, known: Known<'_>) -> u16 {
     let fixed = service.backends.iter().find(|backend| backend.endpoint == endpoint).map(|backend| backend.weight);
-    fixed.or(service.dns.as_ref().map(|dns| dns.weight)).unwrap_or(1)
+    fixed.or_else(|| known.discovered_weight(&service.name, endpoint)).unwrap_or(1)
 }
 
 /// The endpoint that a backend at an address would be, by the rules that the file's backends are under.
@@ -368,7 +382,7 @@ pub(super) fn place(
     if let Some(service) = config.services.iter().find(|service| service.vip == address) {
         return Err(misplaced(format!("it is the VIP of service {}", service.name)));
     }
-    if address.is_ipv4() != service.vip.is_ipv4() {
+    if address.is_ipv4() != service.vip.is_ipv4() && service.forward.overhead(address).is_none() {
         return Err(misplaced("packets keep their family, and the VIP is of the other".to_owned()));
     }
     let port = match (port, service.forward) {

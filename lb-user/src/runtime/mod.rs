@@ -246,7 +246,7 @@ impl Overrides {
         let is_named = |name: &ServiceName, endpoint: SocketAddr| {
             let service = known.config.services.iter().find(|service| service.name == *name);
             let is_in_file = service.is_some_and(|service| service.backends.iter().any(|backend| backend.endpoint == endpoint));
-            is_in_file || known.discovered.get(name).is_some_and(|found| found.contains(&endpoint))
+            is_in_file || known.discovered_weight(name, endpoint).is_some()
         };
         // One that was added is there, and one that was removed is in the file.
         let unnamed = self.backends().filter(|(name, endpoint, set)| set.presence.is_none() && !is_named(name, *endpoint));
@@ -301,7 +301,7 @@ fn still_valid(
         }
         _ if is_in_file => Ok(set.clone()),
         Some(_) => Err("the backend is no longer in the file".into()),
-        None if service.dns.as_ref().is_some_and(|dns| dns.port == endpoint.port()) => Ok(set.clone()),
+        None if service.sources().any(|source| source.may_have(endpoint)) => Ok(set.clone()),
         None => Err("the backend is no longer in the file".into()),
     }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::compile::{Layout, Quiet, compile, names};
 use crate::daemon::{Findings, assemble};
 use crate::desired::NextHop;
+use crate::discovery;
 use crate::health::State;
 use crate::nexthop::Way;
 use crate::tables::Tables;
@@ -44,8 +45,9 @@ fn config(text: &str) -> Config {
     config::parse("test.toml", text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn discovered() -> BTreeMap<ServiceName, BTreeSet<SocketAddr>> {
-    BTreeMap::from([("found".into(), BTreeSet::from(["[fd00::1]:443".parse().unwrap()]))])
+fn discovered() -> BTreeMap<ServiceName, BTreeMap<discovery::Kind, discovery::Backends>> {
+    let backends = discovery::Backends::from([("[fd00::1]:443".parse().unwrap(), 1)]);
+    BTreeMap::from([("found".into(), BTreeMap::from([(discovery::Kind::Dns, backends)]))])
 }
 
 /// As the command line has it: `drain web 10.0.0.1`.
@@ -105,7 +107,7 @@ fn findings(config: &Config, overrides: Overrides) -> Findings {
         for &endpoint in service.backends.keys() {
             findings.health.insert((name.clone(), endpoint), State::Up);
             let (source, destination) = (MacAddr::new([2; 6]), MacAddr::new([4; 6]));
-            let hop = NextHop { ifindex: 2, source, destination, takes_redirects: true };
+            let hop = NextHop { ifindex: 2, source, destination, takes_redirects: true, ..NextHop::NOWHERE };
             findings.last_ways.insert(endpoint.ip(), Way { hop, gateway: None });
         }
     }
@@ -121,7 +123,7 @@ fn without_anything_set_the_file_holds() {
     check(
         &[],
         expect![[r#"
-            found: [fd00::1]:443 7
+            found: [fd00::1]:443 1
             shop: 10.0.1.1:8080 1, 10.0.1.1:8081 1
             web: 10.0.0.1:80 2, 10.0.0.2:80 1, 10.0.0.3:80 1
         "#]],
@@ -141,7 +143,7 @@ fn each_change_does_to_its_backend_what_it_says() {
     check(
         &["remove web 10.0.0.1", "add web 10.0.0.9 4", "maintenance shop on", "add found fd00::9"],
         expect![[r#"
-            found: [fd00::1]:443 7, [fd00::9]:443 1
+            found: [fd00::1]:443 1, [fd00::9]:443 1
             shop: 10.0.1.1:8080 0, 10.0.1.1:8081 0
             web: 10.0.0.2:80 1, 10.0.0.3:80 1, 10.0.0.9:80 4
         "#]],
@@ -206,7 +208,7 @@ fn what_cannot_be_is_refused_and_what_is_there_instead_is_named() {
         fd00::7 cannot be a backend of service web: packets keep their family, and the VIP is of the other
         10.0.0.9 cannot be a backend of service web: the service forwards to its own port 80, not to 81
         127.0.0.1 cannot be a backend of service web: this is a loopback address: it never leaves a machine
-        backend [fd00::1]:443 of service found comes from DNS, which would bring it back: disable it, or change the name
+        backend [fd00::1]:443 of service found was discovered, and would be again: disable it, or change its source
         service found has no backend fd00::2; it has [fd00::1]:443"#]]
     .assert_eq(&all.map(refused).join("\n"));
 }

@@ -124,6 +124,7 @@ fn service(bytes: &mut Bytes<'_>) -> Service {
         protocol: bytes.one_of(&[Protocol::Tcp, Protocol::Udp]),
         algorithm: bytes.one_of(&[Algorithm::Maglev, Algorithm::IpHash]),
         forward: bytes.one_of(&[Forward::Dsr, Forward::Nat]),
+        gue_port: 6080,
         idle: fixture::IDLE,
         on_down: bytes.one_of(&[OnDown::Remap, OnDown::Keep]),
         backends: BTreeMap::new(),
@@ -148,6 +149,7 @@ fn backend(service: &Service, bytes: &mut Bytes<'_>) -> (SocketAddr, Backend) {
         source: MacAddr::new(fixture::OURS),
         destination: MacAddr::new([2, 0, 0, 0, 9, host]),
         takes_redirects: ways & 2 == 0,
+        ..NextHop::NOWHERE
     };
     let backend = Backend {
         weight: bytes.one_of(&[1, 0, 2, 7, 100, u16::MAX]),

@@ -1,10 +1,12 @@
 //! Packets, and what must become of them.
 
-use lb_common::Verdict;
-use lb_common::verdict::Class;
+use std::net::IpAddr;
 
-use super::fixture::{CLIENT, FAR, GATEWAY, NEAR, OURS, OURS_INSIDE};
-use super::packets::{Content, Flags, Frame, arp, cut, frame, patched, tcp, udp, with_extensions};
+use lb_common::verdict::Class;
+use lb_common::{Addr, Be16, Verdict, hash};
+
+use super::fixture::{self, CLIENT, CLIENT_V6, FAR, GATEWAY, MTU, NEAR, OURS, OURS_INSIDE, TUNNEL_SOURCE, TUNNEL_SOURCE_V6};
+use super::packets::{Content, Flags, Frame, Outer, arp, cut, encapsulated, frame, patched, tcp, udp, with_extensions};
 
 /// One packet and its fate.
 pub struct Case {
@@ -37,7 +39,9 @@ fn reply(backend: &str, content: Content) -> Frame {
 }
 
 pub fn all() -> Vec<Case> {
-    [dsr(), nat(), replies(), echo(), not_ours(), broken(), fragments(), vlan(), headers()].into_iter().flatten().collect()
+    let all =
+        [dsr(), nat(), replies(), tunnels(), too_big(), echo(), errors(), not_ours(), broken(), fragments(), vlan(), headers()];
+    all.into_iter().flatten().collect()
 }
 
 fn dsr() -> Vec<Case> {
@@ -133,6 +137,168 @@ fn replies() -> Vec<Case> {
         ),
         untouched("reply: an answer to the balancer's own health check is its own", to_us.bytes(), Verdict::NotService),
         untouched("a backend's other ports are its own", reply("10.0.2.1:22", tcp(Flags::SynAck)).bytes(), Verdict::NotService),
+    ]
+}
+
+/// The frame as it leaves towards a tunnel's other end, by its flow's hash.
+fn tunnelled(packet: &Frame, destination: &str, is_gue: bool) -> Vec<u8> {
+    let ports = |endpoint: std::net::SocketAddr| u32::from(Be16::new(endpoint.port()).raw());
+    let both = ports(packet.source) | ports(packet.destination) << 16;
+    let hash = match packet.source.ip() {
+        IpAddr::V4(client) => hash::flow_v4(&fixture::keys(), u32::from_ne_bytes(client.octets()), both),
+        IpAddr::V6(client) => hash::flow_v6(&fixture::keys(), Addr::from(IpAddr::V6(client)).longs(), both),
+    };
+    let destination: IpAddr = destination.parse().expect("an address");
+    let source = if destination.is_ipv4() { TUNNEL_SOURCE } else { TUNNEL_SOURCE_V6 };
+    let outer = Outer {
+        source: source.parse().expect("an address"),
+        destination,
+        ports: is_gue.then(|| (Be16::from_raw(hash.0 as u16).get() | 0xc000, 6080)),
+        flow_label: hash.0 as u32 & 0xf_ffff,
+    };
+    encapsulated(&packet.clone().macs(OURS_INSIDE, FAR).bytes(), packet.l3(), outer)
+}
+
+fn tunnels() -> Vec<Case> {
+    let syn = |vip| to_vip(vip, tcp(Flags::Syn));
+    let (v4, v4in6, v6in4, v6) =
+        (syn("10.200.2.1:80"), syn("10.200.2.2:80"), syn("[fd00:0:0:2::1]:80"), syn("[fd00:0:0:2::2]:80"));
+    let (gue, gue_udp, gue6) = (syn("10.200.2.3:80"), to_vip("10.200.2.3:53", udp()), syn("[fd00:0:0:2::3]:80"));
+    let tagged = v4.clone().vlans(&[10]);
+    let twice = v6.clone().vlans(&[100, 10]);
+    let options = v4.clone().options(&[1; 8]);
+    let last_hop = v4.clone().ttl(1);
+    // DSCP and ECN: expedited forwarding, congestion experienced. The IPv4 checksum is that of another type of service.
+    let classed = patched(syn("[fd00:0:0:2::2]:80").bytes(), 14, &[0x6b, 0xb0]);
+    let classed_sent = {
+        let plain = tunnelled(&v6, "fd02::21", false);
+        let outer = [0x6b, 0xb0 | plain[15] & 0xf];
+        patched(patched(plain, 14, &outer), 14 + 40, &[0x6b, 0xb0])
+    };
+    let redirect = Verdict::Redirect;
+    vec![
+        case("ipip: IPv4 in IPv4", v4.bytes(), redirect, tunnelled(&v4, "10.0.2.21", false)),
+        case("ipip: IPv4 in IPv6", v4in6.bytes(), redirect, tunnelled(&v4in6, "fd02::21", false)),
+        case("ipip: IPv6 in IPv4", v6in4.bytes(), redirect, tunnelled(&v6in4, "10.0.2.21", false)),
+        case("ipip: IPv6 in IPv6", v6.bytes(), redirect, tunnelled(&v6, "fd02::21", false)),
+        case("ipip: a tag stays in front", tagged.bytes(), redirect, tunnelled(&tagged, "10.0.2.21", false)),
+        case("ipip: two tags likewise", twice.bytes(), redirect, tunnelled(&twice, "fd02::21", false)),
+        case("ipip: IPv4 options stay inside", options.bytes(), redirect, tunnelled(&options, "10.0.2.21", false)),
+        case(
+            "ipip: the time to live is the backend's business",
+            last_hop.bytes(),
+            redirect,
+            tunnelled(&last_hop, "10.0.2.21", false),
+        ),
+        case("ipip: the traffic class stands in both headers", classed, redirect, classed_sent),
+        case("gue: over IPv4", gue.bytes(), redirect, tunnelled(&gue, "10.0.2.22", true)),
+        case("gue: UDP in UDP", gue_udp.bytes(), redirect, tunnelled(&gue_udp, "10.0.2.22", true)),
+        case("gue: over IPv6", gue6.bytes(), redirect, tunnelled(&gue6, "fd02::22", true)),
+        untouched("ipip: without an address of our own there is no tunnel", syn("10.200.2.9:80").bytes(), Verdict::NoBackend),
+    ]
+}
+
+/// A packet of this many bytes, headers included, to a VIP.
+fn of_len(vip: &str, len: usize) -> Frame {
+    let headers = if vip.starts_with('[') { 60 } else { 40 };
+    to_vip(vip, Content::Tcp { flags: Flags::Ack, payload: vec![7; len - headers] })
+}
+
+fn too_big() -> Vec<Case> {
+    let told = |packet: &Frame, vip: &str, client: &str, mtu: u16| {
+        let quoted = packet.bytes()[packet.l3()..][..128].to_vec();
+        let kind = if vip.contains(':') { (2, 0) } else { (3, 4) };
+        let vlans = packet.vlans.clone();
+        frame(vip, client, Content::Error { kind, word: mtu.into(), quoted }).macs(OURS, GATEWAY).vlans(&vlans).bytes()
+    };
+    let (fits, fits6) = (of_len("10.200.2.1:80", 1480), of_len("[fd00:0:0:2::2]:80", 1460));
+    let (large, large6) = (of_len("10.200.2.1:80", 1481), of_len("[fd00:0:0:2::2]:80", 1461));
+    let (tagged, gue) = (large.clone().vlans(&[10]), of_len("10.200.2.3:80", 1473));
+    vec![
+        case("ipip: what just fits goes", fits.bytes(), Verdict::Redirect, tunnelled(&fits, "10.0.2.21", false)),
+        case("ipip: over IPv6 likewise", fits6.bytes(), Verdict::Redirect, tunnelled(&fits6, "fd02::21", false)),
+        case("too big: who sent it is told", large.bytes(), Verdict::TooBig, told(&large, "10.200.2.1", CLIENT, MTU - 20)),
+        case("too big: over IPv6", large6.bytes(), Verdict::TooBig, told(&large6, "fd00:0:0:2::2", CLIENT_V6, MTU - 40)),
+        case("too big: a tag stays in front", tagged.bytes(), Verdict::TooBig, told(&tagged, "10.200.2.1", CLIENT, MTU - 20)),
+        case("too big: for a datagram", gue.bytes(), Verdict::TooBig, told(&gue, "10.200.2.3", CLIENT, MTU - 28)),
+    ]
+}
+
+/// What a router, or the addressee, says about a packet from `sender` to `addressee`, of which `len` bytes are quoted.
+fn about(sender: &str, addressee: &str, content: Content, len: usize) -> Content {
+    let packet = frame(sender, addressee, content).ttl(3);
+    let quoted = packet.bytes()[packet.l3()..packet.l4() + len].to_vec();
+    let kind = if packet.source.is_ipv4() { (3, 1) } else { (1, 3) };
+    Content::Error { kind, word: 0, quoted }
+}
+
+const ROUTER: &str = "10.8.0.1";
+const ROUTER_V6: &str = "fd08::1";
+
+fn errors() -> Vec<Case> {
+    let dsr = frame(ROUTER, "10.200.1.1", about("10.200.1.1:80", CLIENT_PORT, tcp(Flags::Ack), 8));
+    let dsr6 = frame(ROUTER_V6, "fd00::1", about("[fd00::1]:80", CLIENT_PORT_V6, tcp(Flags::Ack), 20));
+    let tunnel = frame(ROUTER, "10.200.2.1", about("10.200.2.1:80", CLIENT_PORT, tcp(Flags::Ack), 8));
+    let tunnel_sent = {
+        let flow = to_vip("10.200.2.1:80", tcp(Flags::Ack));
+        // A tunnel of IPv4 shows nothing of the hash.
+        let outer = tunnelled(&flow, "10.0.2.21", false);
+        let (source, destination) = (TUNNEL_SOURCE, "10.0.2.21");
+        assert_eq!(outer[30..34], [10, 0, 2, 21]);
+        let outer = Outer {
+            source: source.parse().expect("an address"),
+            destination: destination.parse().expect("an address"),
+            ports: None,
+            flow_label: 0,
+        };
+        encapsulated(&tunnel.clone().macs(OURS_INSIDE, FAR).bytes(), 14, outer)
+    };
+    let to_nat = |content: fn() -> Content, port: u16, backend: &str, len: usize| {
+        let error = |address: &str, quoted: Content| frame(ROUTER, address, quoted);
+        let came = error("10.200.1.3", about(&format!("10.200.1.3:{port}"), CLIENT_PORT, content(), len));
+        let left = error("10.0.2.1", about(backend, CLIENT_PORT, content(), len)).macs(OURS_INSIDE, FAR).ttl(63);
+        (came.bytes(), left.bytes())
+    };
+    let ack: fn() -> Content = || tcp(Flags::Ack);
+    let (nat, nat_sent) = to_nat(ack, 80, "10.0.2.1:8080", 8);
+    let (nat_whole, nat_whole_sent) = to_nat(ack, 80, "10.0.2.1:8080", 25);
+    let (nat_udp, nat_udp_sent) = to_nat(udp, 53, "10.0.2.1:5353", 8);
+    let nat6 = frame(ROUTER_V6, "fd00::3", about("[fd00::3]:53", CLIENT_PORT_V6, udp(), 16));
+    let nat6_sent =
+        frame(ROUTER_V6, "fd02::1", about("[fd02::1]:5353", CLIENT_PORT_V6, udp(), 16)).macs(OURS_INSIDE, FAR).ttl(63);
+    let from = |sender: &str, content: fn() -> Content, backend: &str, vip: &str| {
+        let came = frame(sender, CLIENT, about(CLIENT_PORT, backend, content(), 8)).macs(FAR, OURS_INSIDE);
+        let left = frame("10.200.1.3", CLIENT, about(CLIENT_PORT, vip, content(), 8)).macs(OURS, GATEWAY).ttl(63);
+        (came.bytes(), left.bytes())
+    };
+    let (refused, refused_sent) = from("10.0.2.1", udp, "10.0.2.1:5353", "10.200.1.3:53");
+    let (on_the_way, on_the_way_sent) = from("10.0.2.77", ack, "10.0.2.1:8080", "10.200.1.3:80");
+    let refused6 = frame("fd02::1", CLIENT_V6, about(CLIENT_PORT_V6, "[fd02::1]:5353", udp(), 8)).macs(FAR, OURS_INSIDE);
+    let refused6_sent = frame("fd00::3", CLIENT_V6, about(CLIENT_PORT_V6, "[fd00::3]:53", udp(), 8)).macs(OURS, GATEWAY).ttl(63);
+    let short = frame(ROUTER, "10.200.1.1", about("10.200.1.1:80", CLIENT_PORT, tcp(Flags::Ack), 7));
+    let stranger = frame(ROUTER, "10.200.1.1", about("10.200.1.1:81", CLIENT_PORT, tcp(Flags::Ack), 8));
+    let other = frame(ROUTER, "10.200.1.1", about("10.200.1.2:80", CLIENT_PORT, tcp(Flags::Ack), 8));
+    let ours = frame(ROUTER, "10.9.0.1", about("10.9.0.1:22", CLIENT_PORT, tcp(Flags::Ack), 8));
+    vec![
+        case(
+            "error: to the backend that the quoted packet came from",
+            dsr.bytes(),
+            Verdict::Tx,
+            dsr.clone().macs(OURS, NEAR).bytes(),
+        ),
+        case("error: over IPv6 likewise", dsr6.bytes(), Verdict::Tx, dsr6.clone().macs(OURS, NEAR).bytes()),
+        case("error: through a tunnel", tunnel.bytes(), Verdict::Redirect, tunnel_sent),
+        case("error: to a NAT backend, what is quoted is translated", nat, Verdict::Redirect, nat_sent),
+        case("error: a whole header's checksum too", nat_whole, Verdict::Redirect, nat_whole_sent),
+        case("error: and that of UDP", nat_udp, Verdict::Redirect, nat_udp_sent),
+        case("error: over IPv6, with the pseudo-header", nat6.bytes(), Verdict::Redirect, nat6_sent.bytes()),
+        case("error: from a NAT backend, as from the VIP", refused, Verdict::Reply, refused_sent),
+        case("error: from a router before it likewise", on_the_way, Verdict::Reply, on_the_way_sent),
+        case("error: from a NAT backend over IPv6", refused6.bytes(), Verdict::Reply, refused6_sent.bytes()),
+        untouched("error: without ports it is the host's", short.bytes(), Verdict::NotService),
+        untouched("error: about no service it is the host's", stranger.bytes(), Verdict::NotService),
+        untouched("error: about another's packet it is the host's", other.bytes(), Verdict::NotService),
+        untouched("error: about the host's own it is the host's", ours.bytes(), Verdict::NotService),
     ]
 }
 

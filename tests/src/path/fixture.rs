@@ -26,6 +26,11 @@ pub const FAR: Mac = [2, 0, 0, 0, 1, 2];
 pub const CLIENT: &str = "10.9.0.100";
 pub const CLIENT_V6: &str = "fd09::100";
 
+/// The balancer's own addresses towards backends, and what that network carries.
+pub const TUNNEL_SOURCE: &str = "10.0.2.254";
+pub const TUNNEL_SOURCE_V6: &str = "fd02::254";
+pub const MTU: u16 = 1500;
+
 /// Interfaces of the balancer. Clients are on `outside`.
 #[derive(Clone, Copy, Debug)]
 pub struct Interfaces {
@@ -51,12 +56,14 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         source: MacAddr::new(OURS),
         destination: MacAddr::new(NEAR),
         takes_redirects: true,
+        ..NextHop::NOWHERE
     };
     let far = NextHop {
         ifindex: interfaces.inside,
         source: MacAddr::new(OURS_INSIDE),
         destination: MacAddr::new(FAR),
         takes_redirects: true,
+        ..NextHop::NOWHERE
     };
     let bridged = NextHop { takes_redirects: false, ..far };
     let service = |vip: &str, protocol, forward, backends: &[(&str, Option<NextHop>)]| {
@@ -71,12 +78,15 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             protocol,
             algorithm: Algorithm::Maglev,
             forward,
+            gue_port: 6080,
             idle: IDLE,
             on_down: OnDown::Remap,
             backends: backends.collect(),
         }
     };
-    use Forward::{Dsr, Nat};
+    let tunnel = |address: &str| NextHop { address: Some(address.parse().expect("an address")), mtu: MTU, ..far };
+    let (from4, from6) = (tunnel(TUNNEL_SOURCE), tunnel(TUNNEL_SOURCE_V6));
+    use Forward::{Dsr, Gue, Ipip, Nat};
     use Protocol::{Tcp, Udp};
     let mut services = BTreeMap::from([
         ("dsr".into(), service("10.200.1.1:80", Tcp, Dsr, &[("10.0.1.1:80", Some(near))])),
@@ -91,6 +101,14 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         ("nat-bridged".into(), service("10.200.1.4:80", Tcp, Nat, &[("10.0.3.1:8080", Some(bridged))])),
         ("every-port".into(), service("10.200.1.9:0", Tcp, Dsr, &[("10.0.1.1:0", Some(near))])),
         ("every-port-nat".into(), service("10.200.1.10:0", Tcp, Nat, &[("10.0.2.10:0", Some(far))])),
+        ("4in4".into(), service("10.200.2.1:80", Tcp, Ipip, &[("10.0.2.21:80", Some(from4))])),
+        ("4in6".into(), service("10.200.2.2:80", Tcp, Ipip, &[("[fd02::21]:80", Some(from6))])),
+        ("6in4".into(), service("[fd00:0:0:2::1]:80", Tcp, Ipip, &[("10.0.2.21:80", Some(from4))])),
+        ("6in6".into(), service("[fd00:0:0:2::2]:80", Tcp, Ipip, &[("[fd02::21]:80", Some(from6))])),
+        ("gue".into(), service("10.200.2.3:80", Tcp, Gue, &[("10.0.2.22:80", Some(from4))])),
+        ("gue-udp".into(), service("10.200.2.3:53", Udp, Gue, &[("10.0.2.22:53", Some(from4))])),
+        ("gue-6in6".into(), service("[fd00:0:0:2::3]:80", Tcp, Gue, &[("[fd02::22]:80", Some(from6))])),
+        ("no-source".into(), service("10.200.2.9:80", Tcp, Ipip, &[("10.0.2.21:80", Some(far))])),
         ("down".into(), service("10.200.1.6:80", Tcp, Dsr, &[("10.0.1.6:80", None)])),
     ]);
     let many: Vec<String> = (1..=5).map(|i| format!("10.0.4.{i}:80")).collect();

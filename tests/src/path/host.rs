@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use lb_common::checksum::Sum;
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
 use lb_common::flow::{self, Tick};
@@ -11,11 +12,14 @@ use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::flow::Question;
-use lb_ebpf::{Env, FlowEvent, Packet, Route, RouteQuery, Wire};
+use lb_ebpf::{Env, FlowEvent, Packet, Part, Route, RouteQuery, Wire};
 use lb_user::compile::Sightings;
 use lb_user::tables::{FilledDirectory, Plan, Write};
 
 use super::{Outcome, fixture};
+
+/// What drivers leave in front of a frame, as XDP asks them to.
+const HEADROOM: usize = 256;
 
 /// A frame in a buffer aligned as headers need it, with an ingress interface.
 pub struct Frame {
@@ -59,8 +63,36 @@ impl Packet for Frame {
         len <= self.len
     }
 
+    fn sum(&self, offset: usize, len: usize) -> Option<Sum> {
+        let mut sum = Sum::default();
+        let words = self.bytes().get(offset..offset + len)?.chunks_exact(4);
+        words.for_each(|word| sum.add(u32::from_ne_bytes(word.try_into().expect("four bytes"))));
+        Some(sum)
+    }
+
     fn has_linear_len(&self, len: usize) -> bool {
         len <= self.len
+    }
+
+    fn unrelated(&self, offset: usize) -> usize {
+        offset
+    }
+
+    fn grow(&mut self, by: usize) -> bool {
+        if by > HEADROOM {
+            return false;
+        }
+        *self = Self::new(&[&vec![0; by], self.bytes()].concat(), self.ingress);
+        true
+    }
+
+    fn cut(&mut self, len: usize) -> bool {
+        *self = Self::new(&self.bytes()[..len], self.ingress);
+        true
+    }
+
+    fn take_apart(&mut self, env: &impl Env, part: Part) -> Option<Verdict> {
+        lb_ebpf::part(self, env, part)
     }
 
     fn ingress(&self) -> u32 {

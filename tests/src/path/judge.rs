@@ -72,6 +72,13 @@ pub fn see(frame: &[u8]) -> Option<Seen> {
     Some(Seen { macs, source: (source, ports.0).into(), destination: (destination, ports.1).into(), checksums })
 }
 
+/// Whether the IP packet of a frame, and what follows it, is at the end of another one.
+pub fn carries(outer: &[u8], frame: &[u8]) -> bool {
+    let is_tag = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let n_tags = if !is_tag(12) { 0 } else { 1 + usize::from(is_tag(16)) };
+    frame.get(14 + 4 * n_tags..).is_some_and(|packet| outer.ends_with(packet))
+}
+
 /// Whether a checksum field is the sum. One's complement has two zeros, and a receiver takes either.
 fn is_sum(field: u16, computed: u16) -> bool {
     field == computed || (field | computed == 0xffff && field & computed == 0)

@@ -131,7 +131,7 @@ fn counted(before: &Totals, after: &Totals) -> Result<Verdict> {
 pub fn action(verdict: Verdict) -> u32 {
     use lb_common::verdict::Class;
     match (verdict, verdict.class()) {
-        (Verdict::Tx | Verdict::EchoReply, _) => 3,
+        (Verdict::Tx | Verdict::EchoReply | Verdict::TooBig, _) => 3,
         (Verdict::Redirect | Verdict::Reply, _) => 4,
         (Verdict::Routed | Verdict::ReplyRouted, _) | (_, Class::Passed) => 2,
         _ => 1,

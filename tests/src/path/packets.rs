@@ -20,10 +20,25 @@ pub struct Frame {
 
 #[derive(Clone, Debug)]
 pub enum Content {
-    Tcp { flags: Flags, payload: Vec<u8> },
-    Udp { payload: Vec<u8> },
-    EchoRequest { payload: Vec<u8> },
-    EchoReply { payload: Vec<u8> },
+    Tcp {
+        flags: Flags,
+        payload: Vec<u8>,
+    },
+    Udp {
+        payload: Vec<u8>,
+    },
+    EchoRequest {
+        payload: Vec<u8>,
+    },
+    EchoReply {
+        payload: Vec<u8>,
+    },
+    /// Type and code, what follows the checksum, and the packet that it is about.
+    Error {
+        kind: (u8, u8),
+        word: u32,
+        quoted: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,6 +175,12 @@ impl Frame {
             Content::EchoRequest { payload } => builder.icmpv6_echo_request(7, 1).write(&mut bytes, payload),
             Content::EchoReply { payload } if is_v4 => builder.icmpv4_echo_reply(7, 1).write(&mut bytes, payload),
             Content::EchoReply { payload } => builder.icmpv6_echo_reply(7, 1).write(&mut bytes, payload),
+            Content::Error { kind: (kind, code), word, quoted } if is_v4 => {
+                builder.icmpv4_raw(*kind, *code, word.to_be_bytes()).write(&mut bytes, quoted)
+            }
+            Content::Error { kind: (kind, code), word, quoted } => {
+                builder.icmpv6_raw(*kind, *code, word.to_be_bytes()).write(&mut bytes, quoted)
+            }
         }
         .expect("writing to memory");
         bytes
@@ -174,6 +195,62 @@ impl Frame {
     pub fn l4(&self) -> usize {
         self.l3() + if self.source.is_ipv4() { 20 + self.ipv4_options.len() } else { 40 }
     }
+}
+
+/// A tunnel's outer header.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// Of GUE, both ports.
+    pub ports: Option<(u16, u16)>,
+    /// Of IPv6.
+    pub flow_label: u32,
+}
+
+/// The frame with the packet that starts at `l3` in another one.
+pub fn encapsulated(bytes: &[u8], l3: usize, outer: Outer) -> Vec<u8> {
+    let packet = &bytes[l3..];
+    let is_v4 = packet[0] >> 4 == 4;
+    let class = if is_v4 { packet[1] } else { packet[0] << 4 | packet[1] >> 4 };
+    let mut inside = Vec::new();
+    let mut protocol = if is_v4 { etherparse::IpNumber::IPV4 } else { etherparse::IpNumber::IPV6 };
+    if let Some((from, to)) = outer.ports {
+        let header = etherparse::UdpHeader::without_ipv4_checksum(from, to, packet.len()).expect("it fits");
+        inside.extend(header.to_bytes());
+        protocol = etherparse::IpNumber::UDP;
+    }
+    inside.extend(packet);
+    let mut frame = bytes[..l3 - 2].to_vec();
+    match (outer.source, outer.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let len = inside.len().try_into().expect("it fits");
+            let mut header =
+                etherparse::Ipv4Header::new(len, 64, protocol, source.octets(), destination.octets()).expect("it fits");
+            header.dont_fragment = true;
+            header.dscp = (class >> 2).try_into().expect("6 bits");
+            header.ecn = (class & 3).try_into().expect("2 bits");
+            header.header_checksum = header.calc_header_checksum();
+            frame.extend(EtherType::IPV4.0.to_be_bytes());
+            frame.extend(header.to_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = etherparse::Ipv6Header {
+                traffic_class: class,
+                flow_label: outer.flow_label.try_into().expect("20 bits"),
+                payload_length: inside.len().try_into().expect("it fits"),
+                next_header: protocol,
+                hop_limit: 64,
+                source: source.octets(),
+                destination: destination.octets(),
+            };
+            frame.extend(EtherType::IPV6.0.to_be_bytes());
+            frame.extend(header.to_bytes());
+        }
+        _ => panic!("one family"),
+    }
+    frame.extend(inside);
+    frame
 }
 
 /// The frame with some bytes replaced.

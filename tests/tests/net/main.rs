@@ -5,6 +5,7 @@ mod auto_mode;
 mod bad_input;
 mod consistency;
 mod discovery;
+mod docker;
 mod doctor;
 mod dsr;
 mod events;

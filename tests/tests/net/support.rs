@@ -63,8 +63,13 @@ impl<'a> Service<'a> {
         })
     }
 
-    pub fn dns(mut self, toml: &str) -> Self {
-        writeln!(self.backends, "[service.dns]\n{toml}").expect("writing to memory");
+    pub fn dns(self, toml: &str) -> Self {
+        self.source("dns", toml)
+    }
+
+    /// Backends by `dns`, `file` or `docker`.
+    pub fn source(mut self, kind: &str, toml: &str) -> Self {
+        writeln!(self.backends, "[service.{kind}]\n{toml}").expect("writing to memory");
         self
     }
 

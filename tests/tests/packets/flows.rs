@@ -53,7 +53,7 @@ impl Kind {
         let port = match (self.every_port, self.forward) {
             (true, _) => 0,
             (false, Forward::Nat) => NAT_PORT,
-            (false, Forward::Dsr) => 80,
+            (false, Forward::Dsr | Forward::Ipip | Forward::Gue) => 80,
         };
         SocketAddr::new(self.address(0, host), port)
     }
@@ -61,7 +61,8 @@ impl Kind {
     fn service(self) -> Service {
         let backends = (0..N_BACKENDS).map(|host| {
             let destination = MacAddr::new([2, 9, 0, 0, self.number(), host]);
-            let hop = NextHop { ifindex: INGRESS, source: MacAddr::new(OURS), destination, takes_redirects: true };
+            let hop =
+                NextHop { ifindex: INGRESS, source: MacAddr::new(OURS), destination, takes_redirects: true, ..NextHop::NOWHERE };
             (self.backend(host), Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(hop) })
         });
         Service {
@@ -70,6 +71,7 @@ impl Kind {
             protocol: self.protocol,
             algorithm: self.algorithm,
             forward: self.forward,
+            gue_port: 6080,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             backends: backends.collect(),

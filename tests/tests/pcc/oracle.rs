@@ -184,6 +184,7 @@ impl World {
                 protocol,
                 algorithm: self.setting.algorithm,
                 forward: Forward::Dsr,
+                gue_port: 6080,
                 idle: idle(protocol),
                 on_down: self.setting.on_down,
                 backends: backends.collect(),
@@ -351,7 +352,7 @@ fn idle(protocol: Protocol) -> Tick {
 
 fn backend(host: u8, state: &HostState) -> Backend {
     let (source, destination) = (MacAddr::new(OURS), MacAddr::new(mac(host)));
-    let hop = NextHop { ifindex: INGRESS, source, destination, takes_redirects: true };
+    let hop = NextHop { ifindex: INGRESS, source, destination, takes_redirects: true, ..NextHop::NOWHERE };
     let next_hop = state.is_reached.then_some(hop);
     let is_undecided = !state.is_known || (state.alive && !state.is_reached);
     Backend { weight: state.weight, alive: state.alive && state.is_known, is_undecided, next_hop }

@@ -15,8 +15,13 @@ use crate::balancer::N_SLOTS;
 use crate::sequences::cases;
 use crate::world::INGRESS;
 
-const HOP: NextHop =
-    NextHop { ifindex: INGRESS, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
+const HOP: NextHop = NextHop {
+    ifindex: INGRESS,
+    source: MacAddr::new([2; 6]),
+    destination: MacAddr::new([4; 6]),
+    takes_redirects: true,
+    ..NextHop::NOWHERE
+};
 
 fn endpoint(n: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 1, n as u8 + 1], 80))
@@ -32,6 +37,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
+        gue_port: 6080,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         backends: backends.collect(),

@@ -18,6 +18,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward,
+        gue_port: 6080,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         backends: backends.into_iter().map(|endpoint| (endpoint, backend.clone())).collect(),

@@ -14,8 +14,13 @@ use crate::balancer::N_SLOTS;
 use crate::sequences::cases;
 use crate::world::INGRESS;
 
-const HOP: NextHop =
-    NextHop { ifindex: INGRESS, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
+const HOP: NextHop = NextHop {
+    ifindex: INGRESS,
+    source: MacAddr::new([2; 6]),
+    destination: MacAddr::new([4; 6]),
+    takes_redirects: true,
+    ..NextHop::NOWHERE
+};
 const UP: Backend = Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(HOP) };
 /// Of the slots: what Maglev moves between backends that stay, besides what it must (see `lb_common::maglev`).
 const DISRUPTION_MAX: f64 = 0.04;
@@ -30,6 +35,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Nat,
+        gue_port: 6080,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         backends: backends.into_iter().collect(),

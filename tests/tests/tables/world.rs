@@ -202,6 +202,7 @@ impl Spec {
             protocol: self.protocol,
             algorithm: self.algorithm,
             forward: self.forward,
+            gue_port: 6080,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             backends: backends.collect(),
@@ -217,6 +218,12 @@ impl Host {
             Way::Inside | Way::Bridged => INSIDE,
         };
         let takes_redirects = self.way != Way::Bridged;
-        Some(NextHop { ifindex, source: MacAddr::new(OURS), destination: MacAddr::new(mac(address)), takes_redirects })
+        Some(NextHop {
+            ifindex,
+            source: MacAddr::new(OURS),
+            destination: MacAddr::new(mac(address)),
+            takes_redirects,
+            ..NextHop::NOWHERE
+        })
     }
 }

@@ -21,6 +21,8 @@ const N_BACKENDS: u16 = 100;
 /// Ports of the VIPs for services other than DSR by Maglev, which is on [`PORT`].
 pub const PORT_IP_HASH: u16 = 81;
 pub const PORT_NAT: u16 = 82;
+pub const PORT_IPIP: u16 = 83;
+pub const PORT_GUE: u16 = 84;
 const NAT_BACKEND_PORT: u16 = 8080;
 
 /// BPF_PROG_TEST_RUN's packets come in on the loopback interface of their network namespace.
@@ -79,7 +81,7 @@ pub fn nat_backend() -> ([u8; 4], u16) {
 
 fn desired(options: Options) -> Desired {
     use Algorithm::{IpHash, Maglev};
-    use Forward::{Dsr, Nat};
+    use Forward::{Dsr, Gue, Ipip, Nat};
     use Protocol::{Tcp, Udp};
     let (v4, v6) = (IpAddr::from(VIP_V4), IpAddr::from(VIP_V6));
     let services = [
@@ -87,10 +89,13 @@ fn desired(options: Options) -> Desired {
         ("dsr-udp", service(v4, PORT, Udp, Maglev, Dsr)),
         ("dsr-v6", service(v6, PORT, Tcp, Maglev, Dsr)),
         ("ip-hash", service(v4, PORT_IP_HASH, Tcp, IpHash, Dsr)),
+        ("ipip", service(v4, PORT_IPIP, Tcp, Maglev, Ipip)),
+        ("ipip-v6", service(v6, PORT_IPIP, Tcp, Maglev, Ipip)),
+        ("gue", service(v4, PORT_GUE, Tcp, Maglev, Gue)),
         ("nat", service(v4, PORT_NAT, Tcp, Maglev, Nat)),
         ("nat-v6", service(v6, PORT_NAT, Tcp, Maglev, Nat)),
     ];
-    let wanted = services.into_iter().filter(|(_, service)| service.forward == Dsr || options == Options::Nat);
+    let wanted = services.into_iter().filter(|(_, service)| service.forward != Nat || options == Options::Nat);
     let services = wanted.map(|(name, service)| (name.into(), service)).collect();
     Desired { services, ingress: BTreeSet::from([INGRESS]) }
 }
@@ -104,13 +109,21 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
             IpAddr::V6(_) => [0xfd00, u16::from(network), 0, 0, 0, 0, 0, i].into(),
         };
         let destination = MacAddr::new([2, 1, 0, 0, network, i as u8]);
-        let next_hop = NextHop { ifindex: INGRESS, source: MacAddr::new([2, 0, 0, 0, 0, 2]), destination, takes_redirects: true };
+        let next_hop = NextHop {
+            ifindex: INGRESS,
+            source: MacAddr::new([2, 0, 0, 0, 0, 2]),
+            destination,
+            takes_redirects: true,
+            address: Some(if vip.is_ipv4() { [10, 2, 0, 254].into() } else { [0xfd00, 2, 0, 0, 0, 0, 0, 254].into() }),
+            mtu: 1500,
+        };
         (
             SocketAddr::new(address, backend_port),
             Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(next_hop) },
         )
     });
-    Service { vip, port, protocol, algorithm, forward, idle: 800, on_down: OnDown::Remap, backends: backends.collect() }
+    let (gue_port, idle, on_down) = (6080, 800, OnDown::Remap);
+    Service { vip, port, protocol, algorithm, forward, gue_port, idle, on_down, backends: backends.collect() }
 }
 
 /// The reply path asks the kernel for the way to the client: out of an interface of a network namespace of this process's own.

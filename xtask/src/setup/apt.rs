@@ -11,8 +11,15 @@ use crate::command;
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// What packages would start at boot.
-const SERVICES: &[(&str, &str)] =
-    &[("nginx-light", "nginx.service"), ("redis-server", "redis-server.service"), ("postgresql", "postgresql.service")];
+const SERVICES: &[(&str, &str)] = &[
+    ("nginx-light", "nginx.service"),
+    ("redis-server", "redis-server.service"),
+    ("postgresql", "postgresql.service"),
+    ("prometheus", "prometheus.service"),
+    ("docker.io", "docker.service"),
+    ("docker.io", "docker.socket"),
+    ("docker.io", "containerd.service"),
+];
 
 /// Whether this system installs packages with apt.
 pub fn is_here() -> bool {

@@ -22,6 +22,8 @@ pub enum For {
     Building,
     /// That, and booting other kernels.
     Machines,
+    /// What building needs, and making a Debian package.
+    Packaging,
     /// What building needs, and the tests and the demo: peers, traffic, network namespaces.
     Everything,
 }
@@ -34,6 +36,7 @@ pub fn run(purpose: For) -> Result<()> {
     toolchain::install_missing()?;
     match purpose {
         For::Building => Ok(()),
+        For::Packaging => install_missing_tools(tools::PACKAGING_TOOLS),
         For::Machines => install_missing_tools(tools::MACHINE_TOOLS),
         For::Everything => {
             install_missing_tools(tools::TOOLS)?;

@@ -16,6 +16,8 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "ethtool", binary: "ethtool", what_for: "turning off partial checksums on veth" },
     Tool { package: "nginx-light", binary: "nginx", what_for: "real HTTP backends" },
     Tool { package: "dnsmasq-base", binary: "dnsmasq", what_for: "a real DNS server for discovery" },
+    Tool { package: "docker.io", binary: "dockerd", what_for: "a real Docker daemon for discovery" },
+    Tool { package: "docker-compose", binary: "docker-compose", what_for: "scaling its containers" },
     Tool { package: "redis-server", binary: "redis-server", what_for: "a database to check" },
     Tool { package: "postgresql", binary: "pg_createcluster", what_for: "a database to check, and its replica" },
     Tool { package: "openssl", binary: "openssl", what_for: "certificates for HTTPS backends" },
@@ -24,7 +26,17 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
     Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
     Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },
+    Tool { package: "prometheus", binary: "promtool", what_for: "trying alert rules, and the dashboard's queries" },
+    Tool { package: "systemd", binary: "systemd-analyze", what_for: "a look at the unit" },
     Tool { package: "tcpdump", binary: "tcpdump", what_for: "looking at packets when a test fails" },
+];
+
+/// What `cargo xtask deb` makes and tries a package with.
+pub const PACKAGING_TOOLS: &[Tool] = &[
+    Tool { package: "binutils", binary: "strip", what_for: "a binary without what nobody reads" },
+    Tool { package: "lintian", binary: "lintian", what_for: "what Debian would say of the package" },
+    Tool { package: "util-linux", binary: "unshare", what_for: "namespaces to install it in" },
+    Tool { package: "systemd", binary: "systemd-analyze", what_for: "starting what was installed" },
 ];
 
 /// What `cargo xtask vm` boots other kernels with.

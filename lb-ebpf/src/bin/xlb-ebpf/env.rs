@@ -81,8 +81,8 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn flow_backend(&self, question: Question) -> BackendId {
-        let Question { place, slot, slot_index, service, tcp_flags } = question;
-        let service_flags = u32::from(service) | u32::from(tcp_flags) << 16;
+        let Question { place, slot, slot_index, service, tcp_flags, is_quoted } = question;
+        let service_flags = u32::from(service) | u32::from(tcp_flags) << 16 | u32::from(is_quoted) << 24;
         let mut id: u64 = xlb_flow(place.bucket, place.tag, slot.raw(), slot_index, service_flags).into();
         // SAFETY: changes nothing else. The compiler would leave the mask out: it knows the function's results, the verifier does not.
         unsafe { asm!("{0} &= 65535", inout(reg) id, options(pure, nomem, nostack, preserves_flags)) };
@@ -211,6 +211,7 @@ pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, se
         slot_index,
         service: service_flags as u16,
         tcp_flags: (service_flags >> 16) as u8,
+        is_quoted: service_flags >> 24 != 0,
     };
     u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
 }

@@ -1,8 +1,11 @@
 //! The packet accessor: the only place that turns offsets into pointers.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
-use lb_ebpf::{Packet, Wire};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use lb_common::checksum::Sum;
+use lb_ebpf::{Env, Packet, Part, Verdict, Wire};
 
 /// A frame with its bounds, read once: a bound that is read again is a new pointer to the verifier, of which it knows nothing,
 /// while the compiler leaves out a comparison whose outcome follows from an earlier one.
@@ -47,6 +50,19 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn sum(&self, offset: usize, len: usize) -> Option<Sum> {
+        let start = self.data + offset;
+        if start + len > self.data_end {
+            return None;
+        }
+        // SAFETY: the frame holds these bytes, and the helper only reads.
+        let words = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start as *mut u32, len as u32, 0) };
+        let mut sum = Sum::default();
+        sum.add(words as u32);
+        Some(sum)
+    }
+
+    #[inline(always)]
     fn has_linear_len(&self, len: usize) -> bool {
         self.data + len <= self.data_end
     }
@@ -59,6 +75,40 @@ impl Packet for Frame {
         // SAFETY: the context is valid.
         let len_of_all_buffers = unsafe { bpf_xdp_get_buff_len(self.ctx) };
         len as u64 <= len_of_all_buffers
+    }
+
+    #[inline(always)]
+    fn unrelated(&self, mut offset: usize) -> usize {
+        // SAFETY: changes nothing else, and no offset, for they all are in a frame's first buffer.
+        unsafe { asm!("{0} &= 65535", inout(reg) offset, options(pure, nomem, nostack, preserves_flags)) };
+        offset
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, by: usize) -> bool {
+        // SAFETY: the context is valid. No reference into the frame outlives the exclusive one to it.
+        let is_done = unsafe { bpf_xdp_adjust_head(self.ctx, -(by as i32)) } == 0;
+        *self = Self::new(self.ctx);
+        is_done
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, len: usize) -> bool {
+        // SAFETY: the context is valid. No reference into the frame outlives the exclusive one to it.
+        let is_done = unsafe {
+            // Where the kernel knows of one buffer only, the first call says nothing.
+            let len_of_all_buffers = bpf_xdp_get_buff_len(self.ctx) as usize;
+            let len_of_first = self.data_end - self.data;
+            let len_now = if len_of_all_buffers > len_of_first { len_of_all_buffers } else { len_of_first };
+            bpf_xdp_adjust_tail(self.ctx, len.wrapping_sub(len_now) as i32) == 0
+        };
+        *self = Self::new(self.ctx);
+        is_done
+    }
+
+    #[inline(always)]
+    fn take_apart(&mut self, _: &impl Env, part: Part) -> Option<Verdict> {
+        crate::part(self.ctx, part)
     }
 
     #[inline(always)]

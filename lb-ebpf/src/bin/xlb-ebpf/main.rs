@@ -8,11 +8,13 @@ mod env;
 mod frame;
 mod maps;
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::error;
+use lb_common::BackendId;
 use lb_common::verdict::{Class, Verdict};
+use lb_ebpf::{Part, TooBig, Tunnel};
 
 /// Steers the packets of an interface.
 #[xdp(frags)]
@@ -20,15 +22,78 @@ use lb_common::verdict::{Class, Verdict};
 pub fn xlb(ctx: XdpContext) -> u32 {
     let env = env::Kernel::new(ctx.ctx);
     let mut frame = frame::Frame::new(ctx.ctx);
-    let verdict = lb_ebpf::process(&mut frame, &env);
-    if let Verdict::Internal = verdict {
-        error!(&ctx, "a packet found the tables contradicting themselves; dropped, please report this");
+    match lb_ebpf::plain(&mut frame, &env) {
+        Some(Verdict::Tx) => xdp_action::XDP_TX,
+        Some(verdict) => action(&ctx, verdict),
+        None => action(&ctx, lb_ebpf::unusual(&mut frame, &env)),
     }
-    if let Verdict::Tx = verdict {
-        return xdp_action::XDP_TX;
+}
+
+/// A [part](lb_ebpf::part) of the packet path as a global function, of a context and words; its verdict by number.
+macro_rules! parts {
+    ($($name:ident($($word:ident),*) = $part:expr, $pattern:pat => [$($argument:expr),*];)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(ctx: *mut xdp_md, $($word: u32),*) -> u32 {
+                let verdict = lb_ebpf::part(&mut frame::Frame::new(ctx), &env::Kernel::new(ctx), $part);
+                verdict.map_or(NONE, |verdict| verdict as u32)
+            }
+        )+
+
+        /// Takes the frame through a part.
+        #[inline(always)]
+        fn part(ctx: *mut xdp_md, part: Part) -> Option<Verdict> {
+            let number = match part { $($pattern => $name(ctx, $($argument),*),)+ };
+            Verdict::from_number(number as u8)
+        }
+    };
+}
+
+parts! {
+    xlb_v4() = Part::V4, Part::V4 => [];
+    xlb_v6() = Part::V6, Part::V6 => [];
+    xlb_icmp_v4() = Part::IcmpV4, Part::IcmpV4 => [];
+    xlb_icmp_v6() = Part::IcmpV6, Part::IcmpV6 => [];
+    xlb_icmp_nat_v4() = Part::IcmpNatV4, Part::IcmpNatV4 => [];
+    xlb_icmp_nat_v6() = Part::IcmpNatV6, Part::IcmpNatV6 => [];
+    xlb_reply_v4() = Part::ReplyV4, Part::ReplyV4 => [];
+    xlb_reply_v6() = Part::ReplyV6, Part::ReplyV6 => [];
+    xlb_tunnel(backend_len, place, entropy) = Part::Tunnel(Tunnel {
+        backend: BackendId(backend_len as u16),
+        tags_len: place as u8,
+        is_v6: place & IS_V6 != 0,
+        tells: place & TELLS != 0,
+        ip_len: (backend_len >> 16) as u16,
+        entropy,
+    }), Part::Tunnel(tunnel) => [
+        u32::from(tunnel.backend.0) | u32::from(tunnel.ip_len) << 16,
+        u32::from(tunnel.tags_len) | u32::from(tunnel.is_v6) * IS_V6 | u32::from(tunnel.tells) * TELLS,
+        tunnel.entropy
+    ];
+    xlb_too_big(place_len) = Part::TooBig(TooBig {
+        tags_len: place_len as u8,
+        is_v6: place_len & IS_V6 != 0,
+        len_max: (place_len >> 16) as u16,
+    }), Part::TooBig(too_big) => [
+        u32::from(too_big.tags_len) | u32::from(too_big.is_v6) * IS_V6 | u32::from(too_big.len_max) << 16
+    ];
+}
+
+/// No verdict's number.
+const NONE: u32 = 255;
+
+/// In a word with a length.
+const IS_V6: u32 = 1 << 8;
+const TELLS: u32 = 1 << 9;
+
+#[inline(always)]
+fn action(ctx: &XdpContext, verdict: Verdict) -> u32 {
+    if let Verdict::Internal = verdict {
+        error!(ctx, "a packet found the tables contradicting themselves; dropped, please report this");
     }
     match verdict {
-        Verdict::Tx | Verdict::EchoReply => xdp_action::XDP_TX,
+        Verdict::Tx | Verdict::EchoReply | Verdict::TooBig => xdp_action::XDP_TX,
         Verdict::Redirect | Verdict::Reply => xdp_action::XDP_REDIRECT,
         Verdict::Routed | Verdict::ReplyRouted => xdp_action::XDP_PASS,
         _ => match verdict.class() {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::desired::ServiceName;
 use crate::health::State;
 use crate::runtime::{Admin, Mark, Setting};
-use crate::status::{BackendView, ServiceView, Snapshot};
+use crate::status::{BackendView, Interface, ServiceView, Snapshot};
 
 /// Something that an operator would want to know the time of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -24,12 +25,34 @@ pub enum Change {
     },
     Reload {
         accepted: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<Arc<str>>,
+    },
+    /// The maps could not be brought to what should hold, for this reason; or they are as they should be again.
+    Tables {
+        failing: Option<Arc<str>>,
+    },
+    /// The program runs on another interface, or in another mode.
+    InterfaceAttached {
+        interface: String,
+        mode: &'static str,
+    },
+    InterfaceDetached {
+        interface: String,
     },
     ServiceAdded {
         service: ServiceName,
     },
     ServiceRemoved {
         service: ServiceName,
+    },
+    /// A source of backends does not answer usefully any more, and its earlier answer holds; or it does again.
+    Discovery {
+        service: ServiceName,
+        source: &'static str,
+        stale: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
     },
     /// Some backend serves, or none does.
     ServiceState {
@@ -94,7 +117,13 @@ pub fn differences(before: Option<&Snapshot>, now: &Snapshot) -> Vec<Change> {
     let mut changes = Vec::new();
     let (earlier, later) = (&before.sums, &now.sums);
     let reloads = [(true, later.n_reloads > earlier.n_reloads), (false, later.n_reloads_refused > earlier.n_reloads_refused)];
-    changes.extend(reloads.into_iter().filter(|(_, happened)| *happened).map(|(accepted, _)| Change::Reload { accepted }));
+    let cause = |accepted: bool| later.last_reload_refused.clone().filter(|_| !accepted);
+    let reloads = reloads.into_iter().filter(|(_, happened)| *happened);
+    changes.extend(reloads.map(|(accepted, _)| Change::Reload { accepted, cause: cause(accepted) }));
+    if earlier.failing != later.failing {
+        changes.push(Change::Tables { failing: later.failing.clone() });
+    }
+    interface_changes(&before.interfaces, &now.interfaces, &mut changes);
     let by_name = |snapshot: &Snapshot| -> BTreeMap<ServiceName, usize> {
         snapshot.services.iter().enumerate().map(|(index, service)| (service.name.clone(), index)).collect()
     };
@@ -119,6 +148,15 @@ pub fn differences(before: Option<&Snapshot>, now: &Snapshot) -> Vec<Change> {
     changes
 }
 
+fn interface_changes(before: &[Interface], now: &[Interface], changes: &mut Vec<Change>) {
+    let is_in = |list: &[Interface], name: &str| list.iter().any(|interface| interface.name == name);
+    let gone = before.iter().filter(|interface| !is_in(now, &interface.name));
+    changes.extend(gone.map(|interface| Change::InterfaceDetached { interface: interface.name.clone() }));
+    let new = now.iter().filter(|interface| !before.contains(interface));
+    let attached = |interface: &Interface| Change::InterfaceAttached { interface: interface.name.clone(), mode: interface.mode };
+    changes.extend(new.map(attached));
+}
+
 fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Change>) {
     let service = &now.name;
     let earlier: BTreeMap<SocketAddr, &BackendView> = before.backends.iter().map(|backend| (backend.endpoint, backend)).collect();
@@ -131,6 +169,14 @@ fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Ch
             None => {
                 changes.push(Change::BackendAdded { service: service.clone(), backend: backend.endpoint, weight: backend.weight })
             }
+        }
+    }
+    for source in &now.discovery {
+        let was_stale = before.discovery.iter().any(|before| before.source == source.source && before.stale);
+        if was_stale != source.stale {
+            let cause = source.last_error.clone().filter(|_| source.stale);
+            let (service, stale) = (service.clone(), source.stale);
+            changes.push(Change::Discovery { service, source: source.source.label(), stale, cause });
         }
     }
     if before.maintenance != now.maintenance {

@@ -48,7 +48,19 @@ function sentence(event) {
     case 'reload':
       return event.accepted
         ? ['good', 'The configuration was reloaded']
-        : ['bad', 'A reload was refused and changed nothing; the daemon’s log says why'];
+        : ['bad', `A reload was refused and changed nothing: ${event.cause ?? 'the daemon’s log says why'}`];
+    case 'tables':
+      return event.failing
+        ? ['bad', `The tables are not what they should be: ${event.failing}`]
+        : ['good', 'The tables are as they should be again'];
+    case 'interface_attached':
+      return [event.mode === 'native' ? 'good' : 'note', `Attached to ${event.interface}, ${event.mode} mode`];
+    case 'interface_detached':
+      return ['note', `Taken off ${event.interface}`];
+    case 'discovery':
+      return event.stale
+        ? ['bad', `${who}: ${event.source} does not answer, earlier backends hold: ${event.cause ?? 'the log says why'}`]
+        : ['good', `${who}: ${event.source} answers again`];
     case 'service_added':
       return ['note', `${who}: added`];
     case 'service_removed':

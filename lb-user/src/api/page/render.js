@@ -200,8 +200,13 @@ class ServiceCard {
     if (service.dropped > 0) {
       asides.push(`${whole(service.dropped)} packets found no backend`);
     }
-    if (service.dns && service.dns.last_error) {
-      asides.push(`DNS: ${service.dns.last_error}; the last good addresses stay`);
+    for (const source of service.discovery || []) {
+      if (source.last_error) {
+        asides.push(`${source.source} ${source.name}: ${source.last_error}${source.stale ? '; the last good answer stays' : ''}`);
+      }
+      if (source.refused > 0) {
+        asides.push(`${source.source} ${source.name}: ${count(source.refused, 'host')} refused, the log says why`);
+      }
     }
     if (this.asides.dataset.shown !== asides.join('\n')) {
       this.asides.dataset.shown = asides.join('\n');

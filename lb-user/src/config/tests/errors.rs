@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, idle, on_down, health_mode, health, backend, dns
+               = help: known here are name, vip, port, protocol, algorithm, forward, gue_port, idle, on_down, health_mode, health, backend, dns, file, docker
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -168,7 +168,7 @@ ttl = 5
             22 | ttl = 5
                | ^^^ not a key that xlb knows
                |
-               = help: known here are name, port, resolver, interval, weight
+               = help: known here are name, type, port, weight, resolver, interval, stale, min_hosts
 
             error: xlb.toml: 8 problems"#]],
     );
@@ -627,9 +627,9 @@ address = "10.0.1.1"
               --> xlb.toml:10:11
                |
             10 | forward = true
-               |           ^^^^ expected one of dsr, nat, found true
+               |           ^^^^ expected one of dsr, nat, ipip, gue, found true
                |
-               = help: write "dsr" or "nat"
+               = help: write "dsr" or "nat" or "ipip" or "gue"
 
             error: xlb.toml: 3 problems"#]],
     );
@@ -1048,7 +1048,7 @@ address = "2001:db8::1"
             9 | address = "2001:db8::1"
               |           ^^^^^^^^^^^^^ this is IPv6
               |
-              = help: packets keep their family: name the backend's IPv4 address
+              = help: packets keep their family: name the backend's IPv4 address, or use `forward = "ipip"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -1098,7 +1098,7 @@ address = "10.0.1.1"
 port = 8080
 "#,
         expect![[r#"
-            error: a dsr backend serves on the service's own port
+            error: the backend serves on the service's own port
               --> xlb.toml:10:8
                |
              7 | port = 80
@@ -1107,7 +1107,7 @@ port = 8080
             10 | port = 8080
                |        ^^^^ not port 8080
                |
-               = help: dsr leaves packets as they are: remove `port` here, or use `forward = "nat"`
+               = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -1128,7 +1128,7 @@ name = "a.b"
 port = 8080
 "#,
         expect![[r#"
-            error: a dsr backend serves on the service's own port
+            error: the backend serves on the service's own port
               --> xlb.toml:10:8
                |
              7 | port = 80
@@ -1137,7 +1137,7 @@ port = 8080
             10 | port = 8080
                |        ^^^^ not port 8080
                |
-               = help: dsr leaves packets as they are: remove `port` here, or use `forward = "nat"`
+               = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -1275,7 +1275,7 @@ port = 80
             4 | [[service]]
               | ^^^^^^^^^^^ nobody serves this
               |
-              = help: add `[[service.backend]]` with `address = "..."`, or `[service.dns]` with `name = "..."`
+              = help: add `[[service.backend]]` with `address = "..."`, `[service.dns]` with `name = "..."`, `[service.file]` with `path = "..."`, or `[service.docker]`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -2018,4 +2018,227 @@ fn of_very_many_problems_the_first_are_shown() {
     let error = parse("xlb.toml", &input).unwrap_err().to_string();
     assert_eq!(error.matches("error: unknown key").count(), 30);
     expect!["error: xlb.toml: 100 problems, the first 30 shown"].assert_eq(error.lines().last().unwrap());
+}
+
+#[test]
+fn an_srv_record_says_port_and_weight_itself() {
+    check(
+        "[xdp]
+interfaces = [\"eth0\"]
+[[service]]
+name = \"web\"
+vip = \"192.0.2.1\"
+port = 80
+forward = \"nat\"
+[service.dns]
+name = \"_http._tcp.internal\"
+type = \"SRV\"
+port = 8080
+weight = 2
+min_hosts = 0
+stale = 60
+",
+        expect![[r#"
+            error: `port` beside `type = "SRV"`
+              --> xlb.toml:11:1
+               |
+            11 | port = 8080
+               | ^^^^ each SRV record says its own
+               |
+               = help: remove `port`, or use `type = "address"`
+
+            error: `weight` beside `type = "SRV"`
+              --> xlb.toml:12:1
+               |
+            12 | weight = 2
+               | ^^^^^^ each SRV record says its own
+               |
+               = help: remove `weight`, or use `type = "address"`
+
+            error: invalid `min_hosts` in [service.dns]
+              --> xlb.toml:13:13
+               |
+            13 | min_hosts = 0
+               |             ^ expected a whole number from 1 to 1024, found the number 0
+               |
+               = help: write a whole number from 1 to 1024, without quotes
+
+            error: invalid `stale` in [service.dns]
+              --> xlb.toml:14:9
+               |
+            14 | stale = 60
+               |         ^^ expected a duration with its unit, found the number 60
+               |
+               = help: a bare number has no unit: write "60s" for seconds, or "60ms"
+
+            error: xlb.toml: 4 problems"#]],
+    );
+}
+
+#[test]
+fn files_are_checked() {
+    check(
+        "[xdp]
+interfaces = [\"eth0\"]
+[[service]]
+name = \"web\"
+vip = \"192.0.2.1\"
+port = 80
+[service.file]
+path = \"/etc/xlb/backends.yaml\"
+port = 8080
+interval = \"10ms\"
+[[service]]
+name = \"db\"
+vip = \"192.0.2.2\"
+port = 80
+[service.file]
+file = \"backends.json\"
+[[service]]
+name = \"mail\"
+vip = \"192.0.2.3\"
+port = 25
+file.path = \"backends.json\"
+",
+        expect![[r#"
+            error: invalid `path` in [service.file]
+             --> xlb.toml:8:8
+              |
+            8 | path = "/etc/xlb/backends.yaml"
+              |        ^^^^^^^^^^^^^^^^^^^^^^^^ expected a name that ends in .json or .toml
+              |
+              = help: the ending says how the file is read
+
+            error: the backend serves on the service's own port
+             --> xlb.toml:9:8
+              |
+            6 | port = 80
+              |        -- the service's port
+            ...
+            9 | port = 8080
+              |        ^^^^ not port 8080
+              |
+              = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
+
+            error: invalid `interval` in [service.file]
+              --> xlb.toml:10:12
+               |
+            10 | interval = "10ms"
+               |            ^^^^^^ out of bounds
+               |
+               = help: write a duration from "1s" to "1day"
+
+            error: missing `path` in [service.file]
+              --> xlb.toml:15:1
+               |
+            15 | [service.file]
+               | ^^^^^^^^^^^^^^
+               |
+               = help: the file that names the backends: `path = "/etc/xlb/backends.json"`
+
+            error: unknown key `file` in [service.file]
+              --> xlb.toml:16:1
+               |
+            16 | file = "backends.json"
+               | ^^^^ not a key that xlb knows
+               |
+               = help: known here are path, port, weight, interval, stale, min_hosts
+
+            error: invalid `path` in [service.file]
+              --> xlb.toml:21:13
+               |
+            21 | file.path = "backends.json"
+               |             ^^^^^^^^^^^^^^^ expected an absolute path
+               |
+               = help: the daemon's working directory is not yours: begin with `/`
+
+            error: xlb.toml: 6 problems"#]],
+    );
+}
+
+#[test]
+fn docker_is_checked() {
+    check(
+        "[xdp]
+interfaces = [\"eth0\"]
+[[service]]
+name = \"web\"
+vip = \"192.0.2.1\"
+port = 80
+[service.docker]
+socket = \"tcp://10.0.0.1:2375\"
+labels = []
+network = \"\"
+min_hosts = 2000
+label = \"web\"
+[[service]]
+name = \"db\"
+vip = \"192.0.2.2\"
+port = 80
+docker.labels = [\"=x\"]
+[[service]]
+name = \"mail\"
+vip = \"192.0.2.3\"
+port = 25
+docker.labels = \"web\"
+",
+        expect![[r#"
+            error: invalid `socket` in [service.docker]
+             --> xlb.toml:8:10
+              |
+            8 | socket = "tcp://10.0.0.1:2375"
+              |          ^^^^^^^^^^^^^^^^^^^^^ expected an absolute path
+              |
+              = help: only a Unix socket can be asked: write "unix:///var/run/docker.sock"
+
+            error: invalid `labels` in [service.docker]
+             --> xlb.toml:9:10
+              |
+            9 | labels = []
+              |          ^^ without a label every container would be a backend
+              |
+              = help: write `labels = ["com.example.role=web"]`: a container must have all of them
+
+            error: invalid `network` in [service.docker]
+              --> xlb.toml:10:11
+               |
+            10 | network = ""
+               |           ^^ an empty name
+               |
+               = help: `docker network ls` lists the networks
+
+            error: invalid `min_hosts` in [service.docker]
+              --> xlb.toml:11:13
+               |
+            11 | min_hosts = 2000
+               |             ^^^^ expected a whole number from 0 to 1024, found the number 2000
+               |
+               = help: write a whole number from 0 to 1024, without quotes
+
+            error: unknown key `label` in [service.docker]
+              --> xlb.toml:12:1
+               |
+            12 | label = "web"
+               | ^^^^^ did you mean `labels`?
+               |
+               = help: known here are socket, labels, network, port, weight, interval, stale, min_hosts
+
+            error: invalid `labels` in [service.docker]
+              --> xlb.toml:17:17
+               |
+            17 | docker.labels = ["=x"]
+               |                 ^^^^^^ a label has a key
+               |
+               = help: write `labels = ["com.example.role=web"]`: a container must have all of them
+
+            error: invalid `labels` in [service.docker]
+              --> xlb.toml:22:17
+               |
+            22 | docker.labels = "web"
+               |                 ^^^^^ expected a list of labels
+               |
+               = help: write `labels = ["com.example.role=web"]`: a container must have all of them
+
+            error: xlb.toml: 7 problems"#]],
+    );
 }

@@ -57,6 +57,7 @@ fn the_minimal_file_takes_every_default() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -83,6 +84,8 @@ fn the_minimal_file_takes_every_default() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
             ],
         }
@@ -132,6 +135,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Nat,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -175,12 +179,54 @@ fn the_full_file_says_what_it_shows() {
                     dns: Some(
                         Dns {
                             name: "api.internal",
+                            record: Address,
                             port: 8080,
                             resolver: Some(
                                 10.0.0.53:53,
                             ),
                             interval: 60s,
                             weight: 1,
+                            trust: Trust {
+                                stale: Some(
+                                    43200s,
+                                ),
+                                min_hosts: 2,
+                            },
+                        },
+                    ),
+                    file: Some(
+                        File {
+                            path: "/etc/xlb/backends.json",
+                            format: Json,
+                            port: 8080,
+                            weight: 1,
+                            interval: 10s,
+                            trust: Trust {
+                                stale: Some(
+                                    3600s,
+                                ),
+                                min_hosts: 1,
+                            },
+                        },
+                    ),
+                    docker: Some(
+                        Docker {
+                            socket: "/var/run/docker.sock",
+                            labels: [
+                                "xlb.service=web",
+                            ],
+                            network: Some(
+                                "web_default",
+                            ),
+                            port: 8080,
+                            weight: 1,
+                            interval: 60s,
+                            trust: Trust {
+                                stale: Some(
+                                    3600s,
+                                ),
+                                min_hosts: 1,
+                            },
                         },
                     ),
                 },
@@ -191,6 +237,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: IpHash,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
                     health: Checks {
@@ -220,6 +267,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "game",
@@ -228,6 +277,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Udp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
                     health: Checks {
@@ -268,6 +318,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "web-tls",
@@ -276,6 +328,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -318,6 +371,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "database",
@@ -326,6 +381,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -369,6 +425,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "users",
@@ -377,6 +435,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -404,6 +463,8 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
                 },
                 Service {
                     name: "files",
@@ -412,6 +473,7 @@ fn the_full_file_says_what_it_shows() {
                     protocol: Tcp,
                     algorithm: Maglev,
                     forward: Dsr,
+                    gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
                     health: Checks {
@@ -451,6 +513,41 @@ fn the_full_file_says_what_it_shows() {
                         },
                     ],
                     dns: None,
+                    file: None,
+                    docker: None,
+                },
+                Service {
+                    name: "elsewhere",
+                    vip: 192.0.2.3,
+                    port: 80,
+                    protocol: Tcp,
+                    algorithm: Maglev,
+                    forward: Gue,
+                    gue_port: 6080,
+                    idle: 900s,
+                    on_down: Remap,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: Tcp,
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                            },
+                        ],
+                    },
+                    backends: [
+                        Backend {
+                            endpoint: [2001:db8::3]:80,
+                            weight: 1,
+                        },
+                    ],
+                    dns: None,
+                    file: None,
+                    docker: None,
                 },
             ],
         }
@@ -467,9 +564,9 @@ fn told(text: &str, label: &str) -> Vec<String> {
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n";
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
     let mut known = told(every_section, "known here are ");
-    assert_eq!(known.len(), 7);
+    assert_eq!(known.len(), 9);
     // A check's keys depend on its type.
     let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
     for word in types.trim_end_matches(", found the number 0").split(", ") {

@@ -4,12 +4,18 @@ use super::*;
 use crate::compile::{Quiet, compile};
 use crate::config::parse;
 use crate::daemon::assemble::assemble;
+use crate::discovery::Backends;
 use crate::health::State;
 use crate::tables::diff;
 
 const N_SLOTS: u32 = 1 << 16;
-const HOP: NextHop =
-    NextHop { ifindex: 2, source: MacAddr::new([2; 6]), destination: MacAddr::new([4; 6]), takes_redirects: true };
+const HOP: NextHop = NextHop {
+    ifindex: 2,
+    source: MacAddr::new([2; 6]),
+    destination: MacAddr::new([4; 6]),
+    takes_redirects: true,
+    ..NextHop::NOWHERE
+};
 
 fn config(backends: &str) -> Config {
     let text = format!(
@@ -22,7 +28,10 @@ fn config(backends: &str) -> Config {
 /// What a daemon with this configuration leaves behind, all its backends healthy and in reach.
 fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
     let mut findings = Findings::default();
-    findings.discovered.insert("web".into(), discovered.iter().map(|endpoint| endpoint.parse().unwrap()).collect());
+    let found: Backends = discovered.iter().map(|endpoint| (endpoint.parse().unwrap(), 1)).collect();
+    for source in config.services[0].sources() {
+        findings.discovered.entry("web".into()).or_default().insert(source.kind(), found.clone());
+    }
     for (name, service) in assemble(config, &findings).services {
         for endpoint in service.backends.into_keys() {
             findings.last_ways.insert(endpoint.ip(), Way { hop: HOP, gateway: None });
@@ -72,13 +81,15 @@ fn one_that_had_failed_keeps_its_place_and_one_that_is_new_gets_none_before_it_i
 }
 
 #[test]
-fn discovered_backends_serve_until_dns_says_otherwise() {
-    let config = config("dns = { name = \"web.internal\" }");
-    let (left, _) = left_behind(&config, &["10.0.0.1:80", "10.0.0.2:80"]);
-    let (adopted, tables, _) = taken_over(&left, &config);
-    let plan = diff(&adopted, &tables);
-    assert!(plan.moves.is_empty() && plan.retire.is_empty(), "{:?}", plan.moves);
-    assert_eq!(tables.backends, left.backends);
+fn discovered_backends_serve_until_their_source_says_otherwise() {
+    for source in ["dns.name = \"web.internal\"", "file.path = \"/web.json\"", "docker.labels = [\"web\"]"] {
+        let config = config(source);
+        let (left, _) = left_behind(&config, &["10.0.0.1:80", "10.0.0.2:80"]);
+        let (adopted, tables, _) = taken_over(&left, &config);
+        let plan = diff(&adopted, &tables);
+        assert!(plan.moves.is_empty() && plan.retire.is_empty(), "{source}: {:?}", plan.moves);
+        assert_eq!(tables.backends, left.backends, "{source}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::parse;
+use crate::discovery::Kind;
 
 const HEAD: &str = "[xdp]\ninterfaces = [\"eth0\"]\n";
 
@@ -15,9 +16,15 @@ fn service(name: &str, vip: &str, port: u16, rest: &str) -> String {
 fn discovered(found: &[(&str, &str)]) -> Findings {
     let mut findings = Findings::default();
     for (service, endpoint) in found {
-        findings.discovered.entry((*service).into()).or_default().insert(endpoint.parse().unwrap());
+        find(&mut findings, service, Kind::Dns, endpoint, 7);
     }
     findings
+}
+
+/// A source gives one endpoint more.
+fn find(findings: &mut Findings, service: &str, source: Kind, endpoint: &str, weight: u16) {
+    let by_source = findings.discovered.entry(service.into()).or_default();
+    by_source.entry(source).or_default().insert(endpoint.parse().unwrap(), weight);
 }
 
 /// Endpoints of a service, with their weights.
@@ -32,6 +39,7 @@ fn hop(last_byte: u8) -> NextHop {
         source: MacAddr::new([2; 6]),
         destination: MacAddr::new([4, 0, 0, 0, 0, last_byte]),
         takes_redirects: true,
+        ..NextHop::NOWHERE
     }
 }
 
@@ -98,6 +106,56 @@ fn a_configured_weight_wins_over_discoverys() {
         &discovered(&[("web", "10.0.0.1:80"), ("web", "10.0.0.2:80")]),
     );
     assert_eq!(backends(&desired, "web"), [("10.0.0.1:80".into(), 3), ("10.0.0.2:80".into(), 7)]);
+}
+
+#[test]
+fn of_several_sources_all_backends_are_taken_with_the_weight_of_the_first() {
+    let rest = format!(
+        "backend = [{{ address = \"10.0.0.1\", weight = 3 }}]\n{DNS}\nfile.path = \"/f.json\"\ndocker.socket = \"/docker.sock\""
+    );
+    let config = config(&service("web", "10.200.1.1", 80, &rest));
+    let mut findings = Findings::default();
+    for (source, weight, hosts) in [(Kind::Dns, 7, 1..=5), (Kind::Docker, 11, 1..=4), (Kind::File, 13, 1..=3)] {
+        for host in hosts {
+            find(&mut findings, "web", source, &format!("10.0.0.{host}:80"), weight);
+        }
+    }
+    let weights = backends(&assemble(&config, &findings), "web").into_iter().map(|(_, weight)| weight).collect::<Vec<_>>();
+    assert_eq!(weights, [3, 13, 13, 11, 7]);
+    let by: Vec<_> = sources(&config.services[0], &findings).into_values().map(|by| by.join(" ")).collect();
+    assert_eq!(by, ["fixed file docker dns", "file docker dns", "file docker dns", "docker dns", "dns"]);
+    // One that has nobody takes nothing of the others.
+    findings.discovered.get_mut("web").unwrap().get_mut(&Kind::File).unwrap().clear();
+    let weights = backends(&assemble(&config, &findings), "web").into_iter().map(|(_, weight)| weight).collect::<Vec<_>>();
+    assert_eq!(weights, [3, 11, 11, 11, 7]);
+}
+
+#[test]
+fn a_source_that_is_configured_no_more_has_no_say() {
+    let config = config(&service("web", "10.200.1.1", 80, DNS));
+    let mut findings = discovered(&[("web", "10.0.0.1:80")]);
+    find(&mut findings, "web", Kind::Docker, "10.0.0.2:80", 1);
+    assert_eq!(backends(&assemble(&config, &findings), "web"), [("10.0.0.1:80".into(), 7)]);
+    findings.forget_sources(&config);
+    assert_eq!(findings.discovered["web"].keys().collect::<Vec<_>>(), [&Kind::Dns]);
+}
+
+#[test]
+fn what_is_refused_is_told_by_service_and_source() {
+    let nat = |rest: &str| format!("forward = \"nat\"\n{rest}");
+    let services = [
+        service("fixed", "10.200.1.1", 80, &nat("backend = [{ address = \"10.0.0.1\" }]")),
+        service("found", "10.200.1.2", 80, &nat(DNS)),
+    ];
+    let found = [("found", "10.0.0.1:80"), ("found", "10.200.1.1:80"), ("found", "10.0.0.2:80")];
+    let refused = refused(&config(&services.concat()), &discovered(&found));
+    let shown: Vec<_> = refused.iter().map(|((service, source), hosts)| format!("{service} {source} {hosts:?}")).collect();
+    assert_eq!(
+        shown,
+        [
+            "found dns {10.0.0.1:80: \"another nat service has it: its replies could not be told apart\", 10.200.1.1:80: \"it is a VIP\"}"
+        ]
+    );
 }
 
 #[test]

@@ -28,11 +28,11 @@ fn link(ifindex: u32) -> LinkFacts {
 }
 
 fn via(ifindex: u32, neighbour: &str) -> Route {
-    Route::Via { ifindex, neighbour: ip(neighbour) }
+    Route::Via { ifindex, neighbour: ip(neighbour), source: None, mtu: None }
 }
 
 fn hop(ifindex: u32, destination: MacAddr) -> Answer {
-    Ok(Way { hop: NextHop { ifindex, source: OURS, destination, takes_redirects: true }, gateway: None })
+    Ok(Way { hop: NextHop { ifindex, source: OURS, destination, takes_redirects: true, ..NextHop::NOWHERE }, gateway: None })
 }
 
 fn behind(gateway: &str, direct: Answer) -> Answer {
@@ -163,12 +163,21 @@ fn an_interface_that_no_longer_takes_redirects_changes_answers_and_the_map_of_li
 }
 
 #[test]
-fn a_new_mtu_is_no_change_and_a_new_mac_is() {
+fn a_new_mtu_and_a_new_mac_are_changes() {
     let mut fixture = Fixture::new(&[("10.0.0.9", via(ETH, "10.0.0.9"))]);
     fixture.neighbour("10.0.0.9", Neighbour::Usable(THEIRS));
     fixture.table.take_changes();
-    assert!(!fixture.table.set_link(LinkFacts { mtu: 9000, ..link(ETH) }, fixture.now));
-    assert!(fixture.table.take_changes().is_empty());
+    for (link_mtu, route_mtu, mtu) in
+        [(1500, None, None), (9000, None, Some(9000)), (9000, Some(1400), Some(1400)), (1300, Some(1400), Some(1300))]
+    {
+        assert!(!fixture.table.set_link(LinkFacts { mtu: link_mtu, ..link(ETH) }, fixture.now));
+        let route = Route::Via { ifindex: ETH, neighbour: ip("10.0.0.9"), source: Some(ip("10.0.0.2")), mtu: route_mtu };
+        if mtu.is_some() {
+            fixture.table.set_route(ip("10.0.0.9"), route, fixture.now);
+        }
+        let changes = fixture.table.take_changes();
+        assert_eq!(changes.next_hops.values().next().map(|answer| answer.as_ref().unwrap().hop.mtu), mtu);
+    }
     assert!(!fixture.table.set_link(LinkFacts { mac: OTHERS, ..link(ETH) }, fixture.now));
     let changes = fixture.table.take_changes();
     assert_eq!(changes.next_hops[&ip("10.0.0.9")].as_ref().unwrap().hop.source, OTHERS);

@@ -18,6 +18,7 @@ fn backend(host: u8, state: State) -> BackendView {
         check: health::Status { state, last_result: format!("found {state}"), ..health::Status::default() },
         serves: state.serves(),
         unreachable: None,
+        sources: vec!["fixed"],
         base: BackendCounters::default(),
         flows: 0,
         set: BackendOverrides::default(),
@@ -34,7 +35,7 @@ fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
-        discovery: None,
+        discovery: Vec::new(),
         backends,
         slots: None,
         n_slots_restless: 0,
@@ -111,6 +112,67 @@ fn a_reload_comes_before_what_it_brought() {
             {"kind":"service_added","service":"api"}
             {"kind":"ready","ready":false}"#]],
     );
+}
+
+#[test]
+fn a_refused_reload_and_tables_that_cannot_be_written_say_why() {
+    let mut now = usual();
+    now.sums.n_reloads_refused = 1;
+    now.sums.last_reload_refused = Some("invalid `port` --> xlb.toml:7:8".into());
+    now.sums.failing = Some("service web: no room for 8192 slots".into());
+    check(
+        now,
+        expect![[r#"
+            {"kind":"reload","accepted":false,"cause":"invalid `port` --> xlb.toml:7:8"}
+            {"kind":"tables","failing":"service web: no room for 8192 slots"}"#]],
+    );
+}
+
+#[test]
+fn interfaces_come_go_and_change_their_mode() {
+    let interface = |name: &str, mode| Interface { name: name.into(), ifindex: 2, mode };
+    let before = Snapshot { interfaces: vec![interface("eth0", "native"), interface("eth1", "native")], ..usual() };
+    let now = Snapshot { interfaces: vec![interface("eth1", "generic"), interface("eth2", "native")], ..usual() };
+    let changes: Vec<String> =
+        differences(Some(&before), &now).iter().map(|change| serde_json::to_string(change).unwrap()).collect();
+    expect![[r#"
+        {"kind":"interface_detached","interface":"eth0"}
+        {"kind":"interface_attached","interface":"eth1","mode":"generic"}
+        {"kind":"interface_attached","interface":"eth2","mode":"native"}"#]]
+    .assert_eq(&changes.join("\n"));
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_told_once_and_so_is_its_return() {
+    let with = |stale: bool| {
+        let last_error = stale.then(|| "10.0.0.53:53: timed out".to_owned());
+        let dns = crate::discovery::Status {
+            source: crate::discovery::Kind::Dns,
+            name: "api.internal".into(),
+            answered: None,
+            last_error,
+            n_queries: 2,
+            n_failures: 1,
+            n_too_few: 0,
+            n_hosts: 1,
+            n_standby: 0,
+            n_refused: 0,
+            stale,
+        };
+        let mut snapshot = usual();
+        snapshot.services[0].discovery = vec![dns];
+        snapshot
+    };
+    let told = |before: bool, now: bool| {
+        let changes = differences(Some(&with(before)), &with(now));
+        changes.iter().map(|change| serde_json::to_string(change).unwrap()).collect::<String>()
+    };
+    assert_eq!(
+        told(false, true),
+        r#"{"kind":"discovery","service":"web","source":"dns","stale":true,"cause":"10.0.0.53:53: timed out"}"#
+    );
+    assert_eq!(told(true, true), "");
+    assert_eq!(told(true, false), r#"{"kind":"discovery","service":"web","source":"dns","stale":false}"#);
 }
 
 #[test]

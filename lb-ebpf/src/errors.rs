@@ -1,0 +1,140 @@
+//! ICMP errors. Whoever has trouble with a packet from a VIP tells the VIP, and quotes the packet: the error goes to the
+//! backend that the packet came from, which alone can act on it. By NAT, what is quoted is translated too, in both directions.
+
+use lb_common::checksum::Delta;
+use lb_common::records::{Backend, Service, forward, settings_flags};
+use lb_common::{BackendId, Verdict};
+
+use crate::env::Env;
+use crate::family::{Family, Side};
+use crate::forward::{self as stage, leave_translated, via_host};
+use crate::icmp::{self, Echo};
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::{reply, select, service, transport, tunnel};
+
+/// Sends an error about a packet from a VIP to its backend; leaves it to the host if what it quotes is nobody's. `None` if NAT has
+/// a part in it.
+#[inline(always)]
+pub fn pass_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
+    let settings = env.settings();
+    let Some(quoted) = quoted::<F>(packet, parsed) else { return Some(Verdict::NotService) };
+    let Some((backend, backend_id)) = owner::<F>(env, parsed, &quoted) else {
+        return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
+    };
+    let sent = match backend.forward {
+        forward::NAT => return None,
+        // Errors about errors would never end (RFC 1122 section 3.2.2).
+        forward::IPIP | forward::GUE => tunnel::enter::<F>(packet, env, settings, backend_id, parsed, false),
+        forward::DSR => stage::direct(packet, env, backend),
+        _ => Err(Verdict::NoBackend),
+    };
+    Some(count::<F>(env, backend_id, parsed, sent))
+}
+
+/// The same where NAT has a part in it.
+#[inline(always)]
+pub fn pass_on_translated<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Verdict {
+    let Some(quoted) = quoted::<F>(packet, parsed) else { return Verdict::NotService };
+    match owner::<F>(env, parsed, &quoted) {
+        Some((backend, id)) => {
+            let sent = translate::<F>(packet, env, backend, parsed, &quoted);
+            count::<F>(env, id, parsed, sent)
+        }
+        None => restore::<F>(packet, env, parsed, &quoted),
+    }
+}
+
+/// The backend that the quoted packet came from, if its sender is a VIP, and the one who is told.
+#[inline(always)]
+fn owner<'e, F: Family>(env: &'e impl Env, parsed: &Parsed<F>, quoted: &Parsed<F>) -> Option<(&'e Backend, BackendId)> {
+    if quoted.flow.vip != parsed.flow.vip {
+        return None;
+    }
+    let settings = env.settings();
+    let (service, id) = service::find::<F>(env, settings, quoted.flow.vip, quoted.flow.listener())?;
+    Some(select::backend::<F, true>(env, settings, service, id, quoted))
+}
+
+#[inline(always)]
+fn count<F: Family>(env: &impl Env, id: BackendId, parsed: &Parsed<F>, sent: Result<Verdict, Verdict>) -> Verdict {
+    if sent.is_ok() {
+        env.count_backend(id, parsed.l3 as u32 + parsed.ip_len, false);
+    }
+    sent.unwrap_or_else(|verdict| verdict)
+}
+
+/// The packet that an error is about.
+#[inline(always)]
+fn quoted<F: Family>(packet: &impl Packet, parsed: &Parsed<F>) -> Option<Parsed<F>> {
+    F::parse_quoted(packet, parsed.l4 + icmp::ERROR_LEN, parsed.l3 + parsed.ip_len as usize)
+}
+
+/// To a NAT backend: it knows the packet by its own address.
+#[inline(always)]
+fn translate<F: Family>(
+    packet: &mut impl Packet,
+    env: &impl Env,
+    backend: &Backend,
+    parsed: &Parsed<F>,
+    quoted: &Parsed<F>,
+) -> Result<Verdict, Verdict> {
+    if !via_host(packet, backend) {
+        if backend.ifindex == 0 {
+            return Err(Verdict::NoNextHop);
+        }
+        F::count_hop(packet, parsed.l3)?;
+    }
+    let port = if backend.port.raw() == 0 { quoted.flow.vip_port() } else { backend.port };
+    let address = F::from_addr(&backend.address);
+    F::set_address(packet, parsed.l3, Side::Destination, address, backend.ip_delta)?;
+    F::set_address(packet, quoted.l3, Side::Source, address, backend.ip_delta)?;
+    let end = parsed.l3 + parsed.ip_len as usize;
+    let delta = transport::rewrite_quoted(packet, quoted, end, Side::Source, port, backend.l4_delta)?;
+    let addresses = F::icmp_delta(backend.ip_delta).and(F::icmp_delta(backend.ip_delta));
+    correct(packet, parsed.l4, delta.and(addresses))?;
+    leave_translated(packet, env, backend)
+}
+
+/// From a NAT backend, or from a router on the way to it, about a packet that the client sent: to the client as from the VIP.
+#[inline(always)]
+fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>, quoted: &Parsed<F>) -> Verdict {
+    // Whoever is told sent the packet.
+    if quoted.flow.vip != parsed.flow.vip {
+        return Verdict::NotService;
+    }
+    let Some((backend, service)) = reply::sender::<F>(env, env.settings(), quoted) else { return Verdict::NotService };
+    let way = reply::way_back::<F>(packet, env, service, parsed);
+    if let Some(fault) = way.fault {
+        return fault;
+    }
+    let restored = rewrite::<F>(packet, backend, service, parsed, quoted).and_then(|()| reply::leave(packet, env, &way));
+    restored.unwrap_or_else(|verdict| verdict)
+}
+
+#[inline(always)]
+fn rewrite<F: Family>(
+    packet: &mut impl Packet,
+    backend: &Backend,
+    service: &Service,
+    parsed: &Parsed<F>,
+    quoted: &Parsed<F>,
+) -> Result<(), Verdict> {
+    let port = if service.listens.port.raw() == 0 { quoted.flow.client_port() } else { service.listens.port };
+    let vip = F::from_addr(&service.vip);
+    let source_delta = Delta::of_addr(F::to_addr(parsed.flow.client), service.vip);
+    let ip_delta = backend.ip_delta.reversed();
+    F::set_address(packet, parsed.l3, Side::Source, vip, source_delta)?;
+    F::set_address(packet, quoted.l3, Side::Destination, vip, ip_delta)?;
+    let end = parsed.l3 + parsed.ip_len as usize;
+    let delta = transport::rewrite_quoted(packet, quoted, end, Side::Destination, port, backend.l4_delta.reversed())?;
+    correct(packet, parsed.l4, delta.and(F::icmp_delta(source_delta)).and(F::icmp_delta(ip_delta)))
+}
+
+/// Brings the checksum of the ICMP header at `l4` to what was changed.
+#[inline(always)]
+fn correct(packet: &mut impl Packet, l4: usize, delta: Delta) -> Result<(), Verdict> {
+    let header: &mut Echo = packet.get_mut(packet.unrelated(l4)).ok_or(Verdict::Internal)?;
+    header.checksum = delta.apply(header.checksum);
+    Ok(())
+}
