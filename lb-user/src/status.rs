@@ -53,10 +53,19 @@ pub struct ServiceView {
     pub slots: Option<Arc<[Slot]>>,
     pub n_slots_restless: usize,
     /// Backends that nobody wants any more, and that may still have flows.
-    pub leaving: Vec<SocketAddr>,
+    pub leaving: Vec<LeavingView>,
     /// What its drops stood at when it got its id.
     pub drop_base: u64,
     pub maintenance: Option<Mark>,
+}
+
+/// A backend that has left its service.
+#[derive(Clone, Debug)]
+pub struct LeavingView {
+    pub id: BackendId,
+    pub endpoint: SocketAddr,
+    /// What its counters stood at when it got its id.
+    pub base: BackendCounters,
 }
 
 #[derive(Clone, Debug)]
@@ -273,13 +282,27 @@ fn read_service(service: &ServiceView, sums: &Sums, counters: &Counters) -> Resu
     };
     let counted: Result<Vec<_>, MapError> = service.backends.iter().map(counted).collect();
     let dropped = service.id.map_or(Ok(0), |id| counters.service_drops(id))?.wrapping_sub(service.drop_base);
-    Ok(service_status(service, sums, &counted?, dropped))
+    let left = counted_by_left(service, sums, |id| counters.backend(id))?;
+    Ok(service_status(service, left, &counted?, dropped))
 }
 
-/// `counted` is what each of the service's backends has counted.
-fn service_status(service: &ServiceView, sums: &Sums, counted: &[BackendCounters], dropped: u64) -> ServiceStatus {
+/// What backends have counted that left, and those that have left and keep their flows.
+fn counted_by_left(
+    service: &ServiceView,
+    sums: &Sums,
+    counters: impl Fn(BackendId) -> Result<BackendCounters, MapError>,
+) -> Result<BackendCounters, MapError> {
+    let mut left = sums.services.get(&service.name).map(|sums| sums.left).unwrap_or_default();
+    for leaving in &service.leaving {
+        left.add(&counters(leaving.id)?.since(&leaving.base));
+    }
+    Ok(left)
+}
+
+/// `counted` is what each of the service's backends has counted, `left` what those who left have.
+fn service_status(service: &ServiceView, left: BackendCounters, counted: &[BackendCounters], dropped: u64) -> ServiceStatus {
     let slots = n_slots(service.slots.as_deref().unwrap_or_default());
-    let mut total = sums.services.get(&service.name).map(|sums| sums.left).unwrap_or_default();
+    let mut total = left;
     let mut backends = Vec::with_capacity(service.backends.len());
     for (backend, &counted) in service.backends.iter().zip(counted) {
         total.add(&counted);
@@ -299,7 +322,7 @@ fn service_status(service: &ServiceView, sums: &Sums, counted: &[BackendCounters
         connections: total.connections,
         dropped,
         slots_not_at_rest: service.n_slots_restless,
-        leaving: service.leaving.clone(),
+        leaving: service.leaving.iter().map(|leaving| leaving.endpoint).collect(),
         maintenance: service.maintenance.clone(),
         backends,
         discovery: service.discovery.iter().map(source_status).collect(),

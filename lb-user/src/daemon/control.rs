@@ -22,7 +22,7 @@ use crate::discovery::{self, Discovered};
 use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
-use crate::status::{BackendView, Interface, ServiceView, Snapshot};
+use crate::status::{BackendView, Interface, LeavingView, ServiceView, Snapshot};
 use crate::tables::{RegionSlots, Tables, Write, diff_in_doubt};
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
@@ -417,7 +417,12 @@ impl Control {
                 .collect(),
             slots: region.map(|region| region.slots.clone()),
             n_slots_restless: region.map_or(0, |region| region.restless.len()),
-            leaving: self.layout.leaving(name).into_iter().map(|(endpoint, ..)| endpoint).collect(),
+            leaving: self
+                .layout
+                .leaving(name)
+                .into_iter()
+                .map(|(endpoint, id, _)| LeavingView { id, endpoint, base: self.ledger.base(id) })
+                .collect(),
             drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
             maintenance: self.findings.overrides.service(name).and_then(|set| set.maintenance.clone()),
         }

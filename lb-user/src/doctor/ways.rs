@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Check;
 use crate::config::Config;
 use crate::daemon::{Findings, addresses, assemble, behind_gateway, host};
-use crate::desired::{Desired, Forward};
+use crate::desired::{Desired, Forward, NextHop};
 use crate::nexthop::{Answer, LinkFacts, RedirectMode, Resolver, Unresolved, Way, advise};
 use crate::status::Interface;
 
@@ -74,10 +74,21 @@ fn backend(subject: &str, forward: Forward, answer: &Answer, gateway: Option<IpA
             let finding = format!("behind gateway {gateway}, which would send a dsr packet back to the VIP");
             Check::problem(subject, finding, "forward = \"nat\", or a backend in a network of this machine")
         }
-        (Ok(Way { hop, .. }), Forward::Dsr) if !hop.takes_redirects && !ingress.contains(&hop.ifindex) => Check::problem(
+        (Ok(Way { hop, .. }), Forward::Dsr | Forward::Ipip | Forward::Gue)
+            if !hop.takes_redirects && !ingress.contains(&hop.ifindex) =>
+        {
+            Check::problem(
+                subject,
+                format!("its interface (index {}) takes no redirected frames, and all but nat needs that", hop.ifindex),
+                "forward = \"nat\", or attach any XDP program at the other end of that interface",
+            )
+        }
+        (Ok(Way { hop: NextHop { address: None, ifindex, .. }, .. }), Forward::Ipip | Forward::Gue) => Check::problem(
             subject,
-            format!("its interface (index {}) takes no redirected frames, and dsr needs that", hop.ifindex),
-            "forward = \"nat\", or attach any XDP program at the other end of that interface",
+            format!(
+                "a tunnel to it would come from this machine's address on interface {ifindex}, and there is none of its family"
+            ),
+            "ip addr add ADDRESS/LENGTH dev INTERFACE",
         ),
         (Ok(Way { hop, .. }), Forward::Nat) if !ingress.contains(&hop.ifindex) => Check::problem(
             subject,
@@ -152,7 +163,6 @@ mod tests {
     use lb_common::MacAddr;
 
     use super::*;
-    use crate::desired::NextHop;
     use crate::doctor::Level;
 
     fn way(ifindex: u32, takes_redirects: bool, gateway: Option<IpAddr>) -> Answer {
@@ -171,6 +181,7 @@ mod tests {
             ("dsr stops at a router", Forward::Dsr, way(2, true, router), router, Level::Problem),
             ("nat does not", Forward::Nat, way(2, true, router), None, Level::Ok),
             ("replies of nat must be taken up", Forward::Nat, way(3, true, None), None, Level::Problem),
+            ("a tunnel comes from somewhere", Forward::Ipip, way(3, true, None), None, Level::Problem),
             ("without a route there is no way", Forward::Nat, Err(Unresolved::NoRoute), None, Level::Problem),
         ];
         for (what, forward, answer, gateway, expected) in cases {
