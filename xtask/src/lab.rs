@@ -11,7 +11,7 @@ mod vm;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{command, deb, ebpf, paint, setup, workspace};
+use xtask::{command, ebpf, paint, setup, workspace};
 
 /// Test and show xlb
 #[derive(Parser)]
@@ -45,7 +45,7 @@ enum Task {
     Vm(vm::Options),
     /// Look for inputs that break the packet path, the configuration's reader or the tables, for minutes or hours
     Fuzz(fuzz::Options),
-    /// Run the tests, and check dependencies, documentation and the package
+    /// Run the tests, and check dependencies and documentation
     Ci {
         /// The tests have run already
         #[arg(long)]

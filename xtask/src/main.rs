@@ -54,7 +54,7 @@ enum Task {
     /// Look for inputs that break the packet path, the configuration's reader or the tables, for minutes or hours
     #[command(disable_help_flag = true)]
     Fuzz(ForLab),
-    /// Run the tests, and check dependencies, documentation and the package
+    /// Run the tests, and check dependencies and documentation
     #[command(disable_help_flag = true)]
     Ci(ForLab),
 }
