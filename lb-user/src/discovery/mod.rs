@@ -1,7 +1,7 @@
 //! Discovery: backends that are found rather than written down.
 //!
 //! A [`Source`] is a DNS name, a file, or a Docker daemon. Each has a task that tells the whole set of backends whenever it
-//! changes. What is common to all is in [`found`] (what can be a backend) and [`teller`] (what is taken, kept and told). What
+//! changes. What is common to all is in `found` (what can be a backend) and `teller` (what is taken, kept and told). What
 //! serves is still for the health checks to say; nothing here touches a map.
 //!
 //! The rule that matters: no failure takes a backend away. A source that is gone, lies, or has nothing to say leaves the last
