@@ -7,7 +7,7 @@ use lb_common::{BackendId, Verdict};
 
 use crate::env::Env;
 use crate::family::{Family, Side};
-use crate::forward::{self as stage, leave_translated, via_host};
+use crate::forward as stage;
 use crate::icmp::{self, Echo};
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -79,12 +79,7 @@ fn translate<F: Family>(
     parsed: &Parsed<F>,
     quoted: &Parsed<F>,
 ) -> Result<Verdict, Verdict> {
-    if !via_host(packet, backend) {
-        if backend.ifindex == 0 {
-            return Err(Verdict::NoNextHop);
-        }
-        F::count_hop(packet, parsed.l3)?;
-    }
+    stage::count_hop::<F>(packet, backend, parsed.l3)?;
     let port = if backend.port.raw() == 0 { quoted.flow.vip_port() } else { backend.port };
     let address = F::from_addr(&backend.address);
     F::set_address(packet, parsed.l3, Side::Destination, address, backend.ip_delta)?;
@@ -93,7 +88,7 @@ fn translate<F: Family>(
     let delta = transport::rewrite_quoted(packet, quoted, end, Side::Source, port, backend.l4_delta)?;
     let addresses = F::icmp_delta(backend.ip_delta).and(F::icmp_delta(backend.ip_delta));
     correct(packet, parsed.l4, delta.and(addresses))?;
-    leave_translated(packet, env, backend)
+    stage::leave_translated(packet, env, backend)
 }
 
 /// From a NAT backend, or from a router on the way to it, about a packet that the client sent: to the client as from the VIP.

@@ -48,21 +48,31 @@ fn translate<F: Family>(
     backend: &Backend,
     parsed: &Parsed<F>,
 ) -> Result<Verdict, Verdict> {
-    if !via_host(packet, backend) {
-        if backend.ifindex == 0 {
-            return Err(Verdict::NoNextHop);
-        }
-        F::count_hop(packet, parsed.l3)?;
-    }
+    count_hop::<F>(packet, backend, parsed.l3)?;
     F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&backend.address), backend.ip_delta)?;
     let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
     transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Destination, port, backend.l4_delta)?;
     leave_translated(packet, env, backend)
 }
 
+/// Counts the hop of a packet that is to be rewritten for its NAT backend, unless the host will.
+///
+/// # Errors
+/// [`Verdict::NoNextHop`], [`Verdict::TtlExceeded`]; the packet is unchanged.
+#[inline(always)]
+pub fn count_hop<F: Family>(packet: &mut impl Packet, backend: &Backend, l3: usize) -> Result<(), Verdict> {
+    if via_host(packet, backend) {
+        Ok(())
+    } else if backend.ifindex == 0 {
+        Err(Verdict::NoNextHop)
+    } else {
+        F::count_hop(packet, l3)
+    }
+}
+
 /// Whether a rewritten packet goes on through the host's routing, which counts the hop and finds the next one itself.
 #[inline(always)]
-pub fn via_host(packet: &impl Packet, backend: &Backend) -> bool {
+fn via_host(packet: &impl Packet, backend: &Backend) -> bool {
     backend.flags & backend_flags::VIA_HOST != 0 && backend.ifindex != packet.ingress()
 }
 
