@@ -1,22 +1,14 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
 use xlb_tests::path::cases;
-use xlb_tests::path::fixture::{self, Interfaces};
+use xlb_tests::path::fixture::Interfaces;
 use xlb_tests::path::host::Host;
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
-fn host() -> Host {
-    let mut host = Host::new(fixture::keys(), fixture::N_SLOTS, Box::new(|query| fixture::route(INTERFACES, query)));
-    let (_, _, plan) = fixture::plan(INTERFACES);
-    host.carry_out(&plan);
-    host.set_links(fixture::links(INTERFACES));
-    host
-}
-
 #[test]
 fn every_packet_ends_as_its_case_says() {
-    let host = host();
+    let host = Host::with_fixture(INTERFACES);
     let mut wrong = Vec::new();
     for case in cases::all() {
         let outcome = host.run(&case.packet, INTERFACES.outside);
@@ -31,7 +23,7 @@ fn every_packet_ends_as_its_case_says() {
 
 #[test]
 fn every_packet_is_counted_once() {
-    let host = host();
+    let host = Host::with_fixture(INTERFACES);
     let cases = cases::all();
     for case in &cases {
         let _ = host.run(&case.packet, INTERFACES.outside);

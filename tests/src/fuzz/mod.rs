@@ -12,7 +12,7 @@ mod seeds;
 mod tables;
 
 pub use config::config;
-pub use packet::{INTERFACES, host, packet};
+pub use packet::packet;
 pub use seeds::seeds;
 pub use tables::tables;
 

@@ -8,18 +8,9 @@ use crate::path::fixture::{self, Interfaces};
 use crate::path::host::Host;
 use crate::path::judge::{carries, see};
 
-pub const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
+const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
-thread_local!(static HOST: Host = host());
-
-/// The packet path with the fixture's tables.
-pub fn host() -> Host {
-    let mut host = Host::new(fixture::keys(), fixture::N_SLOTS, Box::new(|query| fixture::route(INTERFACES, query)));
-    let (_, _, plan) = fixture::plan(INTERFACES);
-    host.carry_out(&plan);
-    host.set_links(fixture::links(INTERFACES));
-    host
-}
+thread_local!(static HOST: Host = Host::with_fixture(INTERFACES));
 
 /// Any frame ends in one counted verdict, which its bytes bear out: only what is forwarded is changed, direct server return
 /// changes link-layer addresses only, and another implementation finds lengths and checksums as right as they were.

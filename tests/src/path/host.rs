@@ -16,7 +16,8 @@ use lb_ebpf::{Env, FlowEvent, Packet, Part, Route, RouteQuery, Wire};
 use lb_user::compile::Sightings;
 use lb_user::tables::{FilledDirectory, Plan, Write};
 
-use super::{Outcome, fixture};
+use super::Outcome;
+use super::fixture::{self, Interfaces};
 
 /// What drivers leave in front of a frame, as XDP asks them to.
 const HEADROOM: usize = 256;
@@ -150,6 +151,15 @@ impl Host {
             service_drops: RefCell::default(),
             redirected_to: Cell::default(),
         }
+    }
+
+    /// With the fixture's tables.
+    pub fn with_fixture(interfaces: Interfaces) -> Self {
+        let mut host = Self::new(fixture::keys(), fixture::N_SLOTS, Box::new(move |query| fixture::route(interfaces, query)));
+        let (_, _, plan) = fixture::plan(interfaces);
+        host.carry_out(&plan);
+        host.set_links(fixture::links(interfaces));
+        host
     }
 
     /// Carries out a plan, to its end.
