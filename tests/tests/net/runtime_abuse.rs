@@ -49,6 +49,12 @@ impl Scene {
         self.network.lb.netns.enter(|| http::connect("127.0.0.1:9400".parse()?, None, Duration::from_secs(40)))
     }
 
+    /// Traffic that must notice nothing.
+    fn connections(&self) -> Result<Connections> {
+        let (interval, limit) = (Duration::from_millis(20), Duration::from_secs(5));
+        Connections::open(&self.network.client.netns, (vip(), 80).into(), 50, interval, limit)
+    }
+
     fn audit(&self) -> Result<Vec<Value>> {
         let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl"))?;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
@@ -59,13 +65,7 @@ impl Scene {
 #[ignore = "needs root: makes network namespaces"]
 fn whatever_is_wrong_gets_a_reason_and_changes_nothing() -> Result<()> {
     let scene = Scene::new()?;
-    let connections = Connections::open(
-        &scene.network.client.netns,
-        (vip(), 80).into(),
-        50,
-        Duration::from_millis(20),
-        Duration::from_secs(5),
-    )?;
+    let connections = scene.connections()?;
     let huge = format!("{{\"deadline\": \"{}\"}}", "x".repeat(100_000));
     let deep = "[".repeat(10_000);
     let weight = DRAIN.replace("drain", "weight");
@@ -118,13 +118,7 @@ fn whatever_is_wrong_gets_a_reason_and_changes_nothing() -> Result<()> {
 #[ignore = "needs root: makes network namespaces"]
 fn slow_clients_and_floods_hold_up_neither_traffic_nor_the_operator() -> Result<()> {
     let scene = Scene::new()?;
-    let connections = Connections::open(
-        &scene.network.client.netns,
-        (vip(), 80).into(),
-        50,
-        Duration::from_millis(20),
-        Duration::from_secs(5),
-    )?;
+    let connections = scene.connections()?;
     // More than the port admits, each with half a request.
     let mut slow: Vec<TcpStream> = (0..600).map(|_| scene.connect()).collect::<Result<_>>()?;
     for stream in &mut slow {
