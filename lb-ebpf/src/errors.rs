@@ -25,7 +25,7 @@ pub fn pass_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     let sent = match backend.forward {
         forward::NAT => return None,
         // Errors about errors would never end (RFC 1122 section 3.2.2).
-        forward::IPIP | forward::GUE => tunnel::enter::<F>(packet, env, settings, backend_id, parsed, false),
+        forward::IPIP | forward::GUE => tunnel::enter::<F, false>(packet, env, settings, backend, backend_id, parsed, false),
         forward::DSR => stage::direct(packet, env, backend),
         _ => Err(Verdict::NoBackend),
     };

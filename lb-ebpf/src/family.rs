@@ -8,10 +8,13 @@ use lb_common::{Addr, Be16, PortProtocol, Verdict};
 use crate::Part;
 use crate::packet::{Packet, Wire};
 use crate::parse::{Flow, Parsed};
+use crate::tunnel::Outer;
 
 pub trait Family: Sized {
     type Address: Copy + PartialEq;
 
+    /// The header of a tunnel.
+    type Header: Outer;
     /// The error that a packet is too big, with the header that it travels in.
     type TooBig: Wire;
 

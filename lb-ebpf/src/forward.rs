@@ -15,7 +15,7 @@ use crate::{transport, tunnel};
 /// # Errors
 /// Whatever keeps it from leaving.
 #[inline(always)]
-pub fn send<F: Family>(
+pub fn send<F: Family, const PLAIN: bool>(
     packet: &mut impl Packet,
     env: &impl Env,
     settings: &Settings,
@@ -26,7 +26,7 @@ pub fn send<F: Family>(
     match backend.forward {
         forward::DSR => direct(packet, env, backend),
         forward::NAT => translate::<F>(packet, env, backend, parsed),
-        forward::IPIP | forward::GUE => tunnel::enter::<F>(packet, env, settings, backend_id, parsed, true),
+        forward::IPIP | forward::GUE => tunnel::enter::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed, true),
         forward::FREE => Err(Verdict::NoBackend),
         _ => Err(Verdict::Internal),
     }

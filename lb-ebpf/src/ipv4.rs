@@ -79,14 +79,16 @@ impl Outer for Header {
     #[inline(always)]
     fn write(&mut self, backend: &Backend, inner: &Inner) {
         let total_len = Be16::new(inner.len.wrapping_add(LEN_MIN as u16));
-        let changes = Delta::of_word(0, total_len.raw()).and(Delta::of_word(0, u16::from_ne_bytes([0, inner.class])));
+        let mut sum = Sum::default();
+        sum.add(u32::from(!backend.outer_checksum) + u32::from(u16::from_ne_bytes([0, inner.class])));
+        sum.add(total_len.raw().into());
         self.version_len = PLAIN;
         self.tos = inner.class;
         self.total_len = total_len;
         self.id = Be16::new(0);
         self.fragment = DONT_FRAGMENT;
         self.ttl_protocol = TtlProtocol { ttl: TTL_OWN, protocol: inner.protocol };
-        self.checksum = changes.apply(backend.outer_checksum);
+        self.checksum = sum.checksum();
         self.source = backend.source.words[3];
         self.destination = backend.address.words[3];
     }
@@ -103,6 +105,7 @@ pub struct V4;
 
 impl Family for V4 {
     type Address = Be32;
+    type Header = Header;
     type TooBig = TooBigV4;
 
     const PART: Part = Part::V4;

@@ -117,6 +117,7 @@ fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Chain {
 
 impl Family for V6 {
     type Address = [u64; 2];
+    type Header = Header;
     type TooBig = TooBigV6;
 
     const PART: Part = Part::V6;

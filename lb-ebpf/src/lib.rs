@@ -76,7 +76,7 @@ pub fn plain(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
 #[inline(always)]
 fn plain_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
     let parsed = F::parse_plain(packet)?;
-    stages::<F>(packet, env, &parsed).or_else(|| packet.take_apart(env, F::REPLY_PART))
+    stages::<F, true>(packet, env, &parsed).or_else(|| packet.take_apart(env, F::REPLY_PART))
 }
 
 /// The same for any packet.
@@ -149,7 +149,7 @@ fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict>
     if F::is_icmp(parsed.flow.protocol()) {
         return None;
     }
-    stages::<F>(packet, env, &parsed)
+    stages::<F, false>(packet, env, &parsed)
 }
 
 #[inline(always)]
@@ -186,13 +186,13 @@ fn steer_icmp_nat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdic
 
 /// `None` if it may be a NAT backend's reply.
 #[inline(always)]
-fn stages<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
+fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
     let settings = env.settings();
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
     };
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);
-    Some(match forward::send::<F>(packet, env, settings, backend, backend_id, parsed) {
+    Some(match forward::send::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed) {
         Ok(verdict) => {
             env.count_backend(backend_id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn());
             verdict

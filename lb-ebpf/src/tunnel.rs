@@ -57,23 +57,34 @@ pub struct Tunnel {
     pub entropy: u32,
 }
 
-/// Sends the packet to a backend at the end of a tunnel.
+/// Sends the packet to a backend at the end of a tunnel: at once what is usual, which are plain packets that fit, in one of their
+/// own family, and all others apart.
 ///
 /// # Errors
 /// Whatever keeps it from getting there: [`Verdict::TooBig`], [`Verdict::Oversize`], [`Verdict::NoNextHop`],
 /// [`Verdict::NoHeadroom`].
 #[inline(always)]
-pub fn enter<F: Family>(
+pub fn enter<F: Family, const PLAIN: bool>(
     packet: &mut impl Packet,
     env: &impl Env,
     settings: &Settings,
-    backend: BackendId,
+    backend: &Backend,
+    backend_id: BackendId,
     parsed: &Parsed<F>,
     tells: bool,
 ) -> Result<Verdict, Verdict> {
     let (tags_len, ip_len) = ((parsed.l3 - ethernet::UNTAGGED) as u8, parsed.ip_len as u16);
     let entropy = F::flow_hash(&settings.hash_keys, &parsed.flow).0 as u32;
-    match packet.take_apart(env, Part::Tunnel(Tunnel { backend, tags_len, is_v6: F::IS_V6, tells, ip_len, entropy })) {
+    let is_usual = PLAIN && ip_len <= backend.len_max && backend.address.is_v4() != F::IS_V6;
+    if is_usual && backend.ifindex != 0 {
+        let class = F::traffic_class(packet, ethernet::UNTAGGED)?;
+        let inner = Inner { len: ip_len, class, protocol: F::IN_IP, entropy };
+        let ingress = packet.ingress();
+        put::<F::Header>(packet, backend, 0, inner)?;
+        return leave(env, ingress, backend.ifindex);
+    }
+    let tunnel = Tunnel { backend: backend_id, tags_len, is_v6: F::IS_V6, tells, ip_len, entropy };
+    match packet.take_apart(env, Part::Tunnel(tunnel)) {
         Some(verdict @ (Verdict::Tx | Verdict::Redirect)) => Ok(verdict),
         verdict => Err(verdict.unwrap_or(Verdict::Internal)),
     }
@@ -105,17 +116,26 @@ fn try_encapsulate(packet: &mut impl Packet, env: &impl Env, tunnel: Tunnel) -> 
         entropy,
     };
     let ingress = packet.ingress();
-    match (backend.address.is_v4(), backend.forward == forward::GUE) {
-        (true, false) => put::<ipv4::Header, false>(packet, backend, tags_len, inner)?,
-        (true, true) => put::<ipv4::Header, true>(packet, backend, tags_len, inner)?,
-        (false, false) => put::<ipv6::Header, false>(packet, backend, tags_len, inner)?,
-        (false, true) => put::<ipv6::Header, true>(packet, backend, tags_len, inner)?,
+    if backend.address.is_v4() {
+        put::<ipv4::Header>(packet, backend, tags_len, inner)?;
+    } else {
+        put::<ipv6::Header>(packet, backend, tags_len, inner)?;
     }
     leave(env, ingress, backend.ifindex)
 }
 
+/// Puts the headers before the packet, `tags_len` bytes of tags staying in front.
 #[inline(always)]
-fn put<O: Outer, const GUE: bool>(
+fn put<O: Outer>(packet: &mut impl Packet, backend: &Backend, tags_len: usize, inner: Inner) -> Result<(), Verdict> {
+    if backend.forward == forward::GUE {
+        put_as::<O, true>(packet, backend, tags_len, inner)
+    } else {
+        put_as::<O, false>(packet, backend, tags_len, inner)
+    }
+}
+
+#[inline(always)]
+fn put_as<O: Outer, const GUE: bool>(
     packet: &mut impl Packet,
     backend: &Backend,
     tags_len: usize,
