@@ -20,7 +20,7 @@ use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions};
 
-use super::tries::{Measured, TOLERANCE, Tries, Try, median};
+use super::tries::{Measured, TOLERANCE, Tries, Try};
 use state::{PACKET_MAX, Packet, State, TIMES};
 
 #[path = "../../../lb-ebpf/src/bin/bench-wrapper/state.rs"]
@@ -107,13 +107,13 @@ pub fn measure(wrapper: &Path, program: &Xdp, packets: &[Vec<u8>], flows: u32, r
     let program = program.fd()?.try_clone()?;
     let mut wrapper = Wrapper::load(wrapper, packets, flows, growth)?;
     let empty = wrapper.empty.try_clone()?;
-    let adjust = wrapper.adjust.as_ref().map(ProgramFd::try_clone).transpose()?;
 
     // Caches, predictors, and every flow's place in the program's tables.
     for _ in 0..1 + 3 * flows / N_PACKETS {
         wrapper.run(&program, N_PACKETS)?;
     }
     let mut tries = Tries::default();
+    let mut undoing = Undoing::of(&wrapper)?;
     let mut waited = Duration::ZERO;
     while tries.quiet().len() < runs && tries.made.len() < runs * TRIES_PER_RUN {
         let before = wrapper.floor(&empty)?;
@@ -125,18 +125,48 @@ pub fn measure(wrapper: &Path, program: &Xdp, packets: &[Vec<u8>], flows: u32, r
             continue;
         }
         let total = wrapper.run(&program, N_PACKETS)?;
-        // The program moves the head once, the wrapper moves it back: half of the pair is the program's.
-        let undoing = match &adjust {
-            Some(adjust) => Some(wrapper.floor(adjust)?),
-            None => None,
-        };
+        undoing.measure(&mut wrapper)?;
         let after = wrapper.floor(&empty)?;
         tries.best_floor = tries.best_floor.min(after);
         let floor = f64::midpoint(before, after);
-        let undoing = undoing.map_or(0.0, |pair| (pair - floor).max(0.0) / 2.0);
-        tries.made.push(Try { floors: [before, after], net: total - floor - undoing });
+        tries.made.push(Try { floors: [before, after], net: total - floor });
+    }
+    let undoing = undoing.ns(tries.best_floor);
+    for one in &mut tries.made {
+        one.net -= undoing;
     }
     tries.finish(runs, action)
+}
+
+/// What the wrapper takes to move a packet's beginning back, which is none of the program's cost.
+struct Undoing {
+    /// The program that moves the beginning, and the one that moves it there and back; none if the program under test does not.
+    programs: Option<[ProgramFd; 2]>,
+    /// What each took at best, with the floor, in nanoseconds a packet.
+    best: [f64; 2],
+}
+
+impl Undoing {
+    fn of(wrapper: &Wrapper) -> Result<Self> {
+        let programs = match &wrapper.adjust {
+            Some([adjust, and_back]) => Some([adjust.try_clone()?, and_back.try_clone()?]),
+            None => None,
+        };
+        Ok(Self { programs, best: [f64::INFINITY; 2] })
+    }
+
+    fn measure(&mut self, wrapper: &mut Wrapper) -> Result<()> {
+        for (program, best) in self.programs.iter().flatten().zip(&mut self.best) {
+            *best = best.min(wrapper.floor(program)?);
+        }
+        Ok(())
+    }
+
+    fn ns(&self, floor: f64) -> f64 {
+        let [adjust, and_back] = self.best.map(|best| (best - floor).max(0.0));
+        // Half of there and back is one move: the program's.
+        if self.programs.is_some() { (adjust - and_back / 2.0).max(0.0) } else { 0.0 }
+    }
 }
 
 /// What the program does with each packet, and by how much it lengthens it at the front (0 if that differs).
@@ -163,8 +193,8 @@ struct Wrapper {
     times: Array<MapData, u64>,
     program: ProgramArray<MapData>,
     empty: ProgramFd,
-    /// Only if the program under test lengthens packets.
-    adjust: Option<ProgramFd>,
+    /// Only if the program under test lengthens packets: the program that does so too, and the one that undoes it.
+    adjust: Option<[ProgramFd; 2]>,
     first_packet: Vec<u8>,
     next_flow: u32,
     n_packets: u32,
@@ -182,7 +212,8 @@ impl Wrapper {
             .with_context(|| format!("loading {}", object.display()))?;
         load_program(&mut ebpf, "wrapper")?;
         let empty = load_program(&mut ebpf, "empty")?;
-        let adjust = if growth > 0 { Some(load_program(&mut ebpf, "adjust")?) } else { None };
+        let mut load = |name| load_program(&mut ebpf, name);
+        let adjust = if growth > 0 { Some([load("adjust")?, load("adjust_and_back")?]) } else { None };
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the wrapper has no map {name}"));
         let mut elements: Array<_, Packet> = Array::try_from(take("PACKETS")?)?;
         for (index, packet) in (0..).zip(packets) {

@@ -34,7 +34,7 @@ static TIMES_NS: Array<u64> = Array::with_max_entries(TIMES, 0);
 #[map]
 static PROGRAM: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// How far [`adjust`] moves the beginning, in bytes. Set when the program is loaded.
+/// How far [`adjust`] and [`adjust_and_back`] move the beginning, in bytes. Set when the program is loaded.
 #[unsafe(no_mangle)]
 static HEAD_DELTA: Global<i32> = Global::new(0);
 
@@ -93,6 +93,18 @@ fn steps<const N: u32>(ctx: &XdpContext) -> u32 {
 pub fn adjust(ctx: XdpContext) -> u32 {
     // SAFETY: the context is this program's.
     unsafe { bpf_xdp_adjust_head(ctx.ctx, HEAD_DELTA.load()) };
+    XDP_TX
+}
+
+/// The same by the program, twice.
+#[xdp(frags)]
+pub fn adjust_and_back(ctx: XdpContext) -> u32 {
+    let delta = HEAD_DELTA.load();
+    // SAFETY: the context is this program's.
+    unsafe {
+        bpf_xdp_adjust_head(ctx.ctx, delta);
+        bpf_xdp_adjust_head(ctx.ctx, -delta);
+    }
     XDP_TX
 }
 
