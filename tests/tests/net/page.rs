@@ -42,7 +42,8 @@ fn the_page_shows_every_service_and_a_death_at_once() -> Result<()> {
     browser.wait_for(&shows("up, 2 of 3"), LIMIT)?;
     browser.wait_for(&shows("web 10.2.0.10:80: up → down"), LIMIT)?;
     browser.wait_for("/web: \\d+ slots moved/.test(document.body.innerText)", LIMIT)?;
-    ensure!(browser.evaluate("document.title")? == "(4) xlb", "all four services lost a backend");
+    // All four services lost a backend.
+    browser.wait_for("document.title == '(4) xlb'", LIMIT)?;
     ensure!(browser.complaints().is_empty(), "{:?}", browser.complaints());
     drop(browser);
     daemon.stop()
