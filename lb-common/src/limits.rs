@@ -40,6 +40,9 @@ pub const FLOWS_DEFAULT: u32 = 1 << 20;
 pub const FLOWS_MIN: u32 = 1 << 13;
 pub const FLOWS_MAX: u32 = 1 << 25;
 
+/// Packets whose fragments are on record. A power of two. 8 B each: 512 KiB.
+pub const FRAGMENTS: u32 = 1 << 16;
+
 /// The largest region that one service may own, as a power of two: 8,388,608 slots, 32 MiB.
 pub const REGION_BITS_MAX: u32 = 23;
 

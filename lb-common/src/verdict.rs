@@ -74,7 +74,7 @@ verdicts! {
     NoBackend = 18, Dropped, "no_backend";
     /// The backend's next hop has no link-layer address yet.
     NoNextHop = 19, Dropped, "no_next_hop";
-    /// A fragment of an IP packet to a VIP.
+    /// A fragment of an IP packet to a VIP, and the packet's first fragment did not come before; or of an ICMP message.
     Fragment = 20, Dropped, "fragment";
     /// Its time to live or hop limit is used up.
     TtlExceeded = 21, Dropped, "ttl_exceeded";

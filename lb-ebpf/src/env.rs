@@ -1,7 +1,7 @@
 //! What surrounds the packet path: tables, counters and the kernel's helpers.
 
 use lb_common::directory::Bucket;
-use lb_common::flow::{self, Tick};
+use lb_common::flow::{self, Place, Tick};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
@@ -30,6 +30,13 @@ pub trait Env {
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
     /// Replaces an entry of the flow table, unless somebody else did meanwhile.
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool;
+    /// What is on record of a packet's fragments: [`fragments::answer`](crate::fragments::answer), by whatever way the machine
+    /// likes best.
+    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId;
+    /// An entry of the table of fragments. Upper bits of either number do not count.
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry;
+    /// Replaces an entry of the table of fragments, unless somebody else did meanwhile.
+    fn replace_fragment(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool;
     /// Notes that a flow of this slot went to another backend than the slot's current one.
     fn note_elsewhere(&self, slot_index: u32, now: Tick);
     /// Notes that a flow on record went to this backend.

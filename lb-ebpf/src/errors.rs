@@ -32,17 +32,13 @@ pub fn pass_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     Some(count::<F>(env, backend_id, parsed, sent))
 }
 
-/// The same where NAT has a part in it.
+/// The same to a NAT backend. `None` if it may be from one.
 #[inline(always)]
-pub fn pass_on_translated<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Verdict {
-    let Some(quoted) = quoted::<F>(packet, parsed) else { return Verdict::NotService };
-    match owner::<F>(env, parsed, &quoted) {
-        Some((backend, id)) => {
-            let sent = translate::<F>(packet, env, backend, parsed, &quoted);
-            count::<F>(env, id, parsed, sent)
-        }
-        None => restore::<F>(packet, env, parsed, &quoted),
-    }
+pub fn pass_on_translated<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
+    let Some(quoted) = quoted::<F>(packet, parsed) else { return Some(Verdict::NotService) };
+    let (backend, id) = owner::<F>(env, parsed, &quoted)?;
+    let sent = translate::<F>(packet, env, backend, parsed, &quoted);
+    Some(count::<F>(env, id, parsed, sent))
 }
 
 /// The backend that the quoted packet came from, if its sender is a VIP, and the one who is told.
@@ -93,12 +89,18 @@ fn translate<F: Family>(
 
 /// From a NAT backend, or from a router on the way to it, about a packet that the client sent: to the client as from the VIP.
 #[inline(always)]
-fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>, quoted: &Parsed<F>) -> Verdict {
+pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Verdict {
+    let Some(quoted) = &quoted::<F>(packet, parsed) else { return Verdict::NotService };
     // Whoever is told sent the packet.
     if quoted.flow.vip != parsed.flow.vip {
         return Verdict::NotService;
     }
-    let Some((backend, service)) = reply::sender::<F>(env, env.settings(), quoted) else { return Verdict::NotService };
+    let id = reply::sender::<F>(env, env.settings(), quoted);
+    if id.is_none() {
+        return Verdict::NotService;
+    }
+    let backend = env.backend(id);
+    let service = env.service(backend.service);
     let way = reply::way_back::<F>(packet, env, service, parsed);
     if let Some(fault) = way.fault {
         return fault;

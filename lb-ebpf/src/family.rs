@@ -24,7 +24,11 @@ pub trait Family: Sized {
     const ETHERTYPE: Be16;
     const ICMP_PART: Part;
     const ICMP_NAT_PART: Part;
+    const ICMP_REPLY_PART: Part;
     const REPLY_PART: Part;
+    const FIRST_FRAGMENT_PART: Part;
+    const FRAGMENT_PART: Part;
+    const FRAGMENT_REPLY_PART: Part;
     /// IANA protocol number of a packet of this family in another IP packet.
     const IN_IP: u8;
     /// Offset of the transport header of a plain packet.
@@ -33,8 +37,9 @@ pub trait Family: Sized {
     /// Reads a plain packet: untagged, no options, TCP or UDP, and nothing wrong with it. `None` is for [`parse`](Self::parse)
     /// to tell.
     fn parse_plain(packet: &impl Packet) -> Option<Parsed<Self>>;
-    /// Reads the network and transport headers that start at `l3`. `None` if the frame ends before the addresses.
-    fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>>;
+    /// Reads the network and transport headers that start at `l3`. `None` if the frame ends before the addresses. Unless it takes
+    /// fragments, these are broken.
+    fn parse<const FRAGMENTS: bool>(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>>;
 
     /// Reads as much as an ICMP error has of the packet that it is about, from `l3` to `end`, and tells the flow of its answers:
     /// who sent it is `vip`, and whom it was for is `client`. `None` if that is not TCP or UDP, or no port is quoted.

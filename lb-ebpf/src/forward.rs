@@ -50,8 +50,10 @@ fn translate<F: Family>(
 ) -> Result<Verdict, Verdict> {
     count_hop::<F>(packet, backend, parsed.l3)?;
     F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&backend.address), backend.ip_delta)?;
-    let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
-    transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Destination, port, backend.l4_delta)?;
+    if !parsed.fragment.is_later() {
+        let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
+        transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Destination, port, backend.l4_delta)?;
+    }
     leave_translated(packet, env, backend)
 }
 

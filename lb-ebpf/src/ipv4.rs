@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Part;
 use crate::family::{Family, Side};
+use crate::fragments::Fragment;
 use crate::icmp::TooBig;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
@@ -113,7 +114,11 @@ impl Family for V4 {
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV4;
     const ICMP_PART: Part = Part::IcmpV4;
     const ICMP_NAT_PART: Part = Part::IcmpNatV4;
+    const ICMP_REPLY_PART: Part = Part::IcmpReplyV4;
     const REPLY_PART: Part = Part::ReplyV4;
+    const FIRST_FRAGMENT_PART: Part = Part::FirstFragmentV4;
+    const FRAGMENT_PART: Part = Part::FragmentV4;
+    const FRAGMENT_REPLY_PART: Part = Part::FragmentReplyV4;
     const IN_IP: u8 = 4;
 
     const ECHO_REQUEST: u8 = 8;
@@ -132,25 +137,29 @@ impl Family for V4 {
             && frame.transport.fits(protocol, ip_len.wrapping_sub(LEN_MIN as u32));
         let flow = Flow::new(frame.ip.source, frame.ip.destination, frame.transport.ports, protocol);
         let tcp_flags = frame.transport.tcp_flags(protocol);
-        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, tcp_flags, fault: None })
+        is_plain.then_some(Parsed::whole(flow, ethernet::UNTAGGED, Self::PLAIN_L4, ip_len, tcp_flags))
     }
 
     #[inline(always)]
-    fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>> {
+    fn parse<const FRAGMENTS: bool>(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>> {
         let header: &Header = packet.get(l3)?;
         let flow = Flow::new(header.source, header.destination, 0, header.ttl_protocol.protocol);
         let ip_len = u32::from(header.total_len.get());
-        let is_fragment = header.fragment.raw() & FRAGMENTED != 0;
+        let fragment = if header.fragment.raw() & FRAGMENTED == 0 {
+            Fragment::WHOLE
+        } else {
+            Fragment::at(header.fragment.raw() & FRAGMENT_OFFSET, header.id.raw().into())
+        };
         let header_len = usize::from(header.version_len & 0xf) * 4;
         let is_malformed = header.version_len >> 4 != 4 || header_len < LEN_MIN || (ip_len as usize) < header_len;
         Some(if is_malformed {
             Parsed::broken(flow, l3, Verdict::Malformed)
         } else if !packet.has_len(l3 + ip_len as usize) {
             Parsed::broken(flow, l3, Verdict::Truncated)
-        } else if is_fragment {
+        } else if !FRAGMENTS && !fragment.is_whole() {
             Parsed::broken(flow, l3, Verdict::Fragment)
         } else {
-            parse::transport(packet, flow, l3, l3 + header_len, ip_len)
+            parse::transport(packet, flow, l3, l3 + header_len, ip_len, if FRAGMENTS { fragment } else { Fragment::WHOLE })
         })
     }
 
@@ -162,7 +171,7 @@ impl Family for V4 {
         let (sender, addressee, protocol) = (header.source, header.destination, header.ttl_protocol.protocol);
         let ports = transport::quoted_ports(packet, l3 + header_len, protocol, end).filter(|_| is_whole)?;
         let flow = Flow::new(addressee, sender, ports, protocol);
-        Some(Parsed { flow, l3, l4: l3 + header_len, ip_len: 0, tcp_flags: 0, fault: None })
+        Some(Parsed::whole(flow, l3, l3 + header_len, 0, 0))
     }
 
     /// Destination unreachable, time exceeded, parameter problem.

@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Part;
 use crate::family::{Family, Side};
+use crate::fragments::Fragment;
 use crate::icmp::TooBig;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
@@ -45,6 +46,33 @@ struct Extension {
     next_header: u8,
     /// In units of 8 bytes, without the first 8.
     len: u8,
+}
+
+/// RFC 8200 section 4.5.
+#[repr(C, packed(2))]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct FragmentHeader {
+    next_header: u8,
+    reserved: u8,
+    /// In units of 8 bytes in the upper 13 bits; the last says whether more follow.
+    offset: Be16,
+    identification: u32,
+}
+
+const MORE_FRAGMENTS: u16 = 1;
+/// Two bits between them are reserved.
+const FRAGMENT_OFFSET: u16 = 0xfff8;
+
+impl FragmentHeader {
+    /// A packet may be its only fragment (RFC 6946).
+    #[inline(always)]
+    fn fragment(&self) -> Fragment {
+        let offset = self.offset.get();
+        if offset & (FRAGMENT_OFFSET | MORE_FRAGMENTS) == 0 {
+            return Fragment::WHOLE;
+        }
+        Fragment::at(offset & FRAGMENT_OFFSET, self.identification)
+    }
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -92,15 +120,14 @@ struct Chain {
     fault: Option<Verdict>,
 }
 
-/// Looks past extension headers. The fault is [`Verdict::Truncated`], [`Verdict::Fragment`], or [`Verdict::Malformed`] if there
-/// are more than [`EXTENSION_HEADERS`].
+/// Looks past extension headers, as far as a fragment header, which is for the caller. The fault is [`Verdict::Truncated`], or
+/// [`Verdict::Malformed`] if there are more than [`EXTENSION_HEADERS`].
 #[inline(always)]
 fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Chain {
     let mut chain = Chain { l4: l3 + LEN, protocol: next_header, fault: None };
     for _ in 0..EXTENSION_HEADERS {
         match chain.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {}
-            FRAGMENT => return Chain { fault: Some(Verdict::Fragment), ..chain },
             _ => return chain,
         }
         let Some(extension) = packet.get::<Extension>(chain.l4) else {
@@ -110,7 +137,7 @@ fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Chain {
         chain = Chain { l4: chain.l4 + len, protocol: extension.next_header, fault: None };
     }
     match chain.protocol {
-        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => Chain { fault: Some(Verdict::Malformed), ..chain },
+        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => Chain { fault: Some(Verdict::Malformed), ..chain },
         _ => chain,
     }
 }
@@ -125,7 +152,11 @@ impl Family for V6 {
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV6;
     const ICMP_PART: Part = Part::IcmpV6;
     const ICMP_NAT_PART: Part = Part::IcmpNatV6;
+    const ICMP_REPLY_PART: Part = Part::IcmpReplyV6;
     const REPLY_PART: Part = Part::ReplyV6;
+    const FIRST_FRAGMENT_PART: Part = Part::FirstFragmentV6;
+    const FRAGMENT_PART: Part = Part::FragmentV6;
+    const FRAGMENT_REPLY_PART: Part = Part::FragmentReplyV6;
     const IN_IP: u8 = 41;
 
     const ECHO_REQUEST: u8 = 128;
@@ -143,11 +174,11 @@ impl Family for V6 {
             && frame.transport.fits(protocol, payload_len);
         let flow = Flow::new(frame.ip.source, frame.ip.destination, frame.transport.ports, protocol);
         let (ip_len, tcp_flags) = (LEN as u32 + payload_len, frame.transport.tcp_flags(protocol));
-        is_plain.then_some(Parsed { flow, l3: ethernet::UNTAGGED, l4: Self::PLAIN_L4, ip_len, tcp_flags, fault: None })
+        is_plain.then_some(Parsed::whole(flow, ethernet::UNTAGGED, Self::PLAIN_L4, ip_len, tcp_flags))
     }
 
     #[inline(always)]
-    fn parse(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>> {
+    fn parse<const FRAGMENTS: bool>(packet: &impl Packet, l3: usize) -> Option<Parsed<Self>> {
         let header: &Header = packet.get(l3)?;
         let mut flow = Flow::new(header.source, header.destination, 0, 0);
         let ip_len = LEN as u32 + u32::from(header.payload_len.get());
@@ -157,15 +188,25 @@ impl Family for V6 {
         if !packet.has_len(l3 + ip_len as usize) {
             return Some(Parsed::broken(flow, l3, Verdict::Truncated));
         }
-        let Chain { l4, protocol, fault } = skip_extensions(packet, l3, header.next_header);
+        let Chain { mut l4, mut protocol, fault } = skip_extensions(packet, l3, header.next_header);
         if let Some(fault) = fault {
             return Some(Parsed::broken(flow, l3, fault));
+        }
+        let mut fragment = Fragment::WHOLE;
+        if protocol == FRAGMENT {
+            let Some(header) = packet.get::<FragmentHeader>(l4) else {
+                return Some(Parsed::broken(flow, l3, Verdict::Truncated));
+            };
+            if !FRAGMENTS && !header.fragment().is_whole() {
+                return Some(Parsed::broken(flow, l3, Verdict::Fragment));
+            }
+            (l4, protocol, fragment) = (l4 + size_of::<FragmentHeader>(), header.next_header, header.fragment());
         }
         if (l4 - l3) as u32 > ip_len {
             return Some(Parsed::broken(flow, l3, Verdict::Truncated));
         }
         flow = Flow::new(flow.client, flow.vip, 0, protocol);
-        Some(parse::transport(packet, flow, l3, l4, ip_len))
+        Some(parse::transport(packet, flow, l3, l4, ip_len, if FRAGMENTS { fragment } else { Fragment::WHOLE }))
     }
 
     #[inline(always)]
@@ -177,7 +218,7 @@ impl Family for V6 {
         let (l4, protocol) = (l3 + LEN, header.next_header);
         let ports = transport::quoted_ports(packet, l4, protocol, end).filter(|_| is_it)?;
         let flow = Flow::new(addressee, sender, ports, protocol);
-        Some(Parsed { flow, l3, l4, ip_len: 0, tcp_flags: 0, fault: None })
+        Some(Parsed::whole(flow, l3, l4, 0, 0))
     }
 
     /// Destination unreachable, packet too big, time exceeded, parameter problem, and those to come (RFC 4443 section 2.1).

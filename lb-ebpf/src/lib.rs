@@ -9,6 +9,7 @@
 //! parse  ->  service  ->  select (slot, flow)  ->  forward
 //!               |-> echo, errors (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
+//!               |-> fragments (after the first one)
 //! ```
 //!
 //! Everything is `inline(always)`: BPF-to-BPF calls cost more than the stages do, and pass no packet pointers. The stages are
@@ -24,6 +25,7 @@ mod ethernet;
 mod family;
 pub mod flow;
 mod forward;
+pub mod fragments;
 mod icmp;
 mod ipv4;
 mod ipv6;
@@ -100,6 +102,10 @@ fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
         .or_else(|| packet.take_apart(env, F::REPLY_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_NAT_PART))
+        .or_else(|| packet.take_apart(env, F::ICMP_REPLY_PART))
+        .or_else(|| packet.take_apart(env, F::FIRST_FRAGMENT_PART))
+        .or_else(|| packet.take_apart(env, F::FRAGMENT_PART))
+        .or_else(|| packet.take_apart(env, F::FRAGMENT_REPLY_PART))
         .unwrap_or(Verdict::Internal)
 }
 
@@ -113,14 +119,23 @@ pub enum Part {
     IcmpV6,
     IcmpNatV4,
     IcmpNatV6,
+    IcmpReplyV4,
+    IcmpReplyV6,
     ReplyV4,
     ReplyV6,
+    FirstFragmentV4,
+    FirstFragmentV6,
+    FragmentV4,
+    FragmentV6,
+    FragmentReplyV4,
+    FragmentReplyV6,
     Tunnel(Tunnel),
     TooBig(TooBig),
 }
 
 /// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a
-/// later part to tell: about replies of NAT backends, ICMP, and ICMP that NAT has a part in, in this order.
+/// later part to tell: about replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments, which are only put on
+/// record there, fragments, and fragments of replies, in this order.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
     Some(match part {
@@ -128,10 +143,18 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::V6 => return steer::<V6>(packet, env),
         Part::IcmpV4 => return steer_icmp::<V4>(packet, env),
         Part::IcmpV6 => return steer_icmp::<V6>(packet, env),
-        Part::IcmpNatV4 => steer_icmp_nat::<V4>(packet, env),
-        Part::IcmpNatV6 => steer_icmp_nat::<V6>(packet, env),
+        Part::IcmpNatV4 => return steer_icmp_nat::<V4>(packet, env),
+        Part::IcmpNatV6 => return steer_icmp_nat::<V6>(packet, env),
+        Part::IcmpReplyV4 => return steer_icmp_reply::<V4>(packet, env),
+        Part::IcmpReplyV6 => return steer_icmp_reply::<V6>(packet, env),
         Part::ReplyV4 => return steer_reply::<V4>(packet, env),
         Part::ReplyV6 => return steer_reply::<V6>(packet, env),
+        Part::FirstFragmentV4 => return choose_for_fragment::<V4>(packet, env),
+        Part::FirstFragmentV6 => return choose_for_fragment::<V6>(packet, env),
+        Part::FragmentV4 => return steer_fragment::<V4>(packet, env),
+        Part::FragmentV6 => return steer_fragment::<V6>(packet, env),
+        Part::FragmentReplyV4 => steer_fragment_reply::<V4>(packet, env),
+        Part::FragmentReplyV6 => steer_fragment_reply::<V6>(packet, env),
         Part::Tunnel(tunnel) => tunnel::encapsulate(packet, env, tunnel),
         Part::TooBig(too_big) => too_big::tell(packet, too_big),
     })
@@ -139,12 +162,12 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
 
 #[inline(always)]
 fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
-    let parsed = match parse::headers::<F>(packet) {
+    let parsed = match parse::headers::<F, false>(packet) {
         Ok(parsed) => parsed,
         Err(verdict) => return Some(verdict),
     };
     if let Some(fault) = parsed.fault {
-        return Some(parse::judge(env, &parsed.flow, fault));
+        return if fault == Verdict::Fragment { None } else { Some(parse::judge(env, &parsed.flow, fault)) };
     }
     if F::is_icmp(parsed.flow.protocol()) {
         return None;
@@ -154,20 +177,55 @@ fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict>
 
 #[inline(always)]
 fn steer_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
-    match parse::headers::<F>(packet) {
-        Ok(parsed) if F::is_icmp(parsed.flow.protocol()) => None,
-        Ok(parsed) => Some(reply::restore::<F>(packet, env, env.settings(), &parsed)),
+    let parsed = match parse::headers::<F, false>(packet) {
+        Ok(parsed) => parsed,
+        Err(verdict) => return Some(verdict),
+    };
+    if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) {
+        return None;
+    }
+    let id = reply::sender::<F>(env, env.settings(), &parsed);
+    Some(if id.is_none() { Verdict::NotService } else { reply::restore::<F>(packet, env, id, &parsed) })
+}
+
+#[inline(always)]
+fn choose_for_fragment<F: Family>(packet: &impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, true>(packet) {
+        Ok(parsed) if parsed.fragment.is_later() => None,
+        Ok(parsed) => match parsed.fault {
+            Some(fault) => Some(parse::judge(env, &parsed.flow, fault)),
+            None => fragments::choose::<F>(env, &parsed),
+        },
         Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_fragment<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, true>(packet) {
+        Ok(parsed) => fragments::follow::<F>(packet, env, &parsed),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_fragment_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
+    match parse::headers::<F, true>(packet) {
+        Ok(parsed) => fragments::restore::<F>(packet, env, &parsed),
+        Err(verdict) => verdict,
     }
 }
 
 /// ICMP has stages of its own: what is asked of a VIP, and what is said of its packets.
 #[inline(always)]
 fn steer_icmp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
-    let parsed = match parse::headers::<F>(packet) {
+    let parsed = match parse::headers::<F, false>(packet) {
         Ok(parsed) => parsed,
         Err(verdict) => return Some(verdict),
     };
+    if parsed.fault.is_some() {
+        return None;
+    }
     let payload_len = parsed.ip_len.saturating_sub((parsed.l4 - parsed.l3) as u32);
     match icmp::kind(packet, parsed.l4, payload_len) {
         Ok(kind) if F::is_error(kind) => errors::pass_on::<F>(packet, env, &parsed),
@@ -177,10 +235,20 @@ fn steer_icmp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Ver
 }
 
 #[inline(always)]
-fn steer_icmp_nat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
-    match parse::headers::<F>(packet) {
+fn steer_icmp_nat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, false>(packet) {
+        Ok(parsed) if parsed.fault.is_some() => None,
         Ok(parsed) => errors::pass_on_translated::<F>(packet, env, &parsed),
-        Err(verdict) => verdict,
+        Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_icmp_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, false>(packet) {
+        Ok(parsed) if parsed.fault.is_some() => None,
+        Ok(parsed) => Some(errors::restore::<F>(packet, env, &parsed)),
+        Err(verdict) => Some(verdict),
     }
 }
 

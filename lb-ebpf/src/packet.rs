@@ -38,6 +38,10 @@ pub trait Packet {
     /// offset, and the verifier does not see why.
     fn unrelated(&self, offset: usize) -> usize;
 
+    /// The same number, at most 16,383, of which the verifier knows no more than that: ways to here that differ only in it are one
+    /// way from here on, and not each looked at to its end.
+    fn forgotten(&self, number: usize) -> usize;
+
     /// Puts this many bytes in front, an even number. They hold anything; every offset grows by as much.
     ///
     /// False if there is no room, and the frame is as it was.

@@ -4,6 +4,7 @@ use lb_common::{Be16, PortProtocol, Verdict};
 
 use crate::env::Env;
 use crate::family::Family;
+use crate::fragments::Fragment;
 use crate::packet::Packet;
 use crate::transport::tcp_flags;
 use crate::{ethernet, service, transport};
@@ -68,7 +69,8 @@ pub struct Parsed<F: Family> {
     pub ip_len: u32,
     /// Of TCP; 0 for all else.
     pub tcp_flags: u8,
-    /// What is wrong with it. Only the addresses of its flow hold then.
+    pub fragment: Fragment,
+    /// What is wrong with it. Only the addresses of its flow hold then; of a [later](Fragment::is_later) fragment, all that it has.
     pub fault: Option<Verdict>,
 }
 
@@ -81,30 +83,49 @@ impl<F: Family> Parsed<F> {
 
     #[inline(always)]
     pub fn broken(flow: Flow<F>, l3: usize, fault: Verdict) -> Self {
-        Self { flow, l3, l4: l3, ip_len: 0, tcp_flags: 0, fault: Some(fault) }
+        Self { flow, l3, l4: l3, ip_len: 0, tcp_flags: 0, fragment: Fragment::WHOLE, fault: Some(fault) }
+    }
+
+    /// Nothing is wrong, and it is no fragment.
+    #[inline(always)]
+    pub fn whole(flow: Flow<F>, l3: usize, l4: usize, ip_len: u32, tcp_flags: u8) -> Self {
+        Self { flow, l3, l4, ip_len, tcp_flags, fragment: Fragment::WHOLE, fault: None }
     }
 }
 
-/// Reads the headers of any frame of this family.
+/// Reads the headers of any frame of this family. Fragments are [`Verdict::Fragment`], unless it takes them.
 ///
 /// # Errors
 /// [`Verdict::Truncated`] if the frame ends before the addresses.
 #[inline(always)]
-pub fn headers<F: Family>(packet: &impl Packet) -> Result<Parsed<F>, Verdict> {
+pub fn headers<F: Family, const FRAGMENTS: bool>(packet: &impl Packet) -> Result<Parsed<F>, Verdict> {
     let link = ethernet::parse(packet)?;
-    F::parse(packet, link.l3).ok_or(Verdict::Truncated)
+    F::parse::<FRAGMENTS>(packet, link.l3).ok_or(Verdict::Truncated)
 }
 
-/// Reads what follows the network header, of a packet that is no fragment and whose lengths hold together so far.
+/// Reads what follows the network header, of a packet whose lengths hold together so far.
 #[inline(always)]
-pub fn transport<F: Family>(packet: &impl Packet, mut flow: Flow<F>, l3: usize, l4: usize, ip_len: u32) -> Parsed<F> {
-    if F::is_icmp(flow.protocol()) {
-        return Parsed { flow, l3, l4, ip_len, tcp_flags: 0, fault: None };
+pub fn transport<F: Family>(
+    packet: &impl Packet,
+    mut flow: Flow<F>,
+    l3: usize,
+    l4: usize,
+    ip_len: u32,
+    fragment: Fragment,
+) -> Parsed<F> {
+    let l4 = packet.forgotten(l4);
+    flow = Flow::new(flow.client, flow.vip, 0, packet.forgotten(flow.protocol().into()) as u8);
+    let is_icmp = F::is_icmp(flow.protocol());
+    if fragment.is_later() || (fragment.is_first() && is_icmp) {
+        return Parsed { flow, l3, l4, ip_len, tcp_flags: 0, fragment, fault: Some(Verdict::Fragment) };
+    }
+    if is_icmp {
+        return Parsed { flow, l3, l4, ip_len, tcp_flags: 0, fragment, fault: None };
     }
     let payload_len = ip_len - (l4 - l3) as u32;
-    let transport = transport::parse(packet, l4, flow.protocol(), payload_len);
+    let transport = transport::parse(packet, l4, flow.protocol(), payload_len, fragment.is_first());
     flow.ports = transport.ports;
-    Parsed { flow, l3, l4, ip_len, tcp_flags: transport.tcp_flags, fault: transport.fault }
+    Parsed { flow, l3, l4, ip_len, tcp_flags: transport.tcp_flags, fragment, fault: transport.fault }
 }
 
 /// The verdict on a broken packet: what is not for a VIP is the host's own business, however broken.

@@ -6,20 +6,20 @@
 use lb_common::checksum::Delta;
 use lb_common::limits;
 use lb_common::records::{Backend, Service, Settings, link_flags, settings_flags};
-use lb_common::{Be16, LinkAddresses, PortProtocol, Verdict};
+use lb_common::{BackendId, Be16, LinkAddresses, PortProtocol, Verdict};
 
 use crate::env::{Env, Route, RouteQuery};
-use crate::ethernet;
 use crate::family::{Family, Side};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::service::look_up;
-use crate::transport;
+use crate::{ethernet, transport};
 
-/// Rewrites and routes the packet if it comes from a NAT backend; leaves it to the host otherwise.
+/// Rewrites and routes what comes from a NAT backend.
 #[inline(always)]
-pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, settings: &Settings, parsed: &Parsed<F>) -> Verdict {
-    let Some((backend, service)) = sender::<F>(env, settings, parsed) else { return Verdict::NotService };
+pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, id: BackendId, parsed: &Parsed<F>) -> Verdict {
+    let backend = env.backend(id);
+    let service = env.service(backend.service);
     let way = way_back::<F>(packet, env, service, parsed);
     if let Some(fault) = way.fault {
         return fault;
@@ -68,32 +68,27 @@ pub fn leave(packet: &mut impl Packet, env: &impl Env, way: &Way) -> Result<Verd
     if env.redirect(way.ifindex) { Ok(Verdict::Reply) } else { Err(Verdict::Internal) }
 }
 
-/// The NAT backend that sends from this endpoint, and its service.
+/// The NAT backend that sends from this endpoint; [`BackendId::NONE`] if nobody does.
 #[inline(always)]
-pub fn sender<'e, F: Family>(env: &'e impl Env, settings: &Settings, parsed: &Parsed<F>) -> Option<(&'e Backend, &'e Service)> {
+pub fn sender<F: Family>(env: &impl Env, settings: &Settings, parsed: &Parsed<F>) -> BackendId {
     let exact = sender_exactly::<F>(env, settings, parsed, parsed.flow.sender());
-    if exact.is_some() || settings.flags & settings_flags::ANY_PORT == 0 {
+    if !exact.is_none() || settings.flags & settings_flags::ANY_PORT == 0 {
         return exact;
     }
     sender_exactly::<F>(env, settings, parsed, PortProtocol::new(Be16::new(0), parsed.flow.protocol()))
 }
 
 #[inline(always)]
-fn sender_exactly<'e, F: Family>(
-    env: &'e impl Env,
-    settings: &Settings,
-    parsed: &Parsed<F>,
-    sender: PortProtocol,
-) -> Option<(&'e Backend, &'e Service)> {
+fn sender_exactly<F: Family>(env: &impl Env, settings: &Settings, parsed: &Parsed<F>, sender: PortProtocol) -> BackendId {
     let directory = settings.replies;
     let hash = F::endpoint_hash(directory.multiplier(), parsed.flow.client, sender);
     let bucket = env.reply_bucket(directory.bucket(hash, limits::REPLY_BUCKETS));
-    let id = look_up(bucket, hash)?;
-    let backend = env.backend(lb_common::BackendId(id));
+    let Some(id) = look_up(bucket, hash).map(BackendId) else { return BackendId::NONE };
+    let backend = env.backend(id);
     let service = env.service(backend.service);
     let is_it =
         PortProtocol::new(backend.port, service.listens.protocol) == sender && F::is(&backend.address, parsed.flow.client);
-    is_it.then_some((backend, service))
+    if is_it { id } else { BackendId::NONE }
 }
 
 #[inline(always)]
@@ -104,7 +99,10 @@ fn takes_redirects(env: &impl Env, packet: &impl Packet, ifindex: u32) -> bool {
 #[inline(always)]
 fn rewrite<F: Family>(packet: &mut impl Packet, backend: &Backend, service: &Service, parsed: &Parsed<F>) -> Result<(), Verdict> {
     let (ip_delta, l4_delta): (Delta, Delta) = (backend.ip_delta.reversed(), backend.l4_delta.reversed());
-    let port = if service.listens.port.raw() == 0 { parsed.flow.client_port() } else { service.listens.port };
     F::set_address(packet, parsed.l3, Side::Source, F::from_addr(&service.vip), ip_delta)?;
+    if parsed.fragment.is_later() {
+        return Ok(());
+    }
+    let port = if service.listens.port.raw() == 0 { parsed.flow.client_port() } else { service.listens.port };
     transport::rewrite(packet, parsed.l4, parsed.flow.protocol(), Side::Source, port, l4_delta)
 }

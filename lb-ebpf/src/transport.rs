@@ -116,9 +116,10 @@ impl Parsed {
     }
 }
 
-/// Reads the header at `l4` of an IP packet that has `payload_len` bytes after its own header.
+/// Reads the header at `l4` of an IP packet that has `payload_len` bytes after its own header, and others in fragments that
+/// follow the first one.
 #[inline(always)]
-pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) -> Parsed {
+pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32, is_first_fragment: bool) -> Parsed {
     match protocol {
         TCP => {
             let Some(tcp) = packet.get::<Tcp>(l4).filter(|_| payload_len >= size_of::<Tcp>() as u32) else {
@@ -136,7 +137,7 @@ pub fn parse(packet: &impl Packet, l4: usize, protocol: u8, payload_len: u32) ->
             };
             let len = u32::from(udp.len.get());
             // A length of 0 is a jumbogram's (RFC 2675 section 4), which no interface here carries.
-            if len < size_of::<Udp>() as u32 || len > payload_len {
+            if len < size_of::<Udp>() as u32 || (len > payload_len && !is_first_fragment) {
                 return Parsed::broken(Verdict::Malformed);
             }
             Parsed { ports: zerocopy::transmute!(udp.ports), tcp_flags: 0, fault: None }

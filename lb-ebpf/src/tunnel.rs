@@ -74,7 +74,11 @@ pub fn enter<F: Family, const PLAIN: bool>(
     tells: bool,
 ) -> Result<Verdict, Verdict> {
     let (tags_len, ip_len) = ((parsed.l3 - ethernet::UNTAGGED) as u8, parsed.ip_len as u16);
-    let entropy = F::flow_hash(&settings.hash_keys, &parsed.flow).0 as u32;
+    let keys = &settings.hash_keys;
+    // Fragments of one packet stay together.
+    let entropy =
+        if parsed.fragment.is_whole() { F::flow_hash(keys, &parsed.flow) } else { F::client_hash(keys, parsed.flow.client) };
+    let entropy = entropy.0 as u32;
     let is_usual = PLAIN && ip_len <= backend.len_max && backend.address.is_v4() != F::IS_V6;
     if is_usual && backend.ifindex != 0 {
         let class = F::traffic_class(packet, ethernet::UNTAGGED)?;

@@ -68,6 +68,8 @@ pub struct KernelMaps {
     backends: Mapped<Backend>,
     links: Mapped<Link>,
     pub flows: FlowTable,
+    /// The packet path's own.
+    _fragments: Mapped<u64>,
     slots_seen: Mapped<Tick>,
     backends_seen: Mapped<Tick>,
     known_links: BTreeMap<u32, bool>,
@@ -129,6 +131,7 @@ impl KernelMaps {
             settings: Mapped::take(ebpf, &shape::SETTINGS, pins)?,
             slots: Mapped::take(ebpf, &shape::slots(sizes.n_slots), pins)?,
             flows: FlowTable::take(ebpf, sizes, pins)?,
+            _fragments: Mapped::take(ebpf, &shape::FRAGMENTS, pins)?,
             slots_seen: Mapped::take(ebpf, &shape::slots_seen(sizes.n_slots), pins)?,
             backends_seen: Mapped::take(ebpf, &shape::BACKENDS_SEEN, pins)?,
             service_buckets: Mapped::take(ebpf, &shape::SERVICE_BUCKETS, pins)?,

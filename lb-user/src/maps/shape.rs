@@ -76,6 +76,7 @@ pub const REPLY_BUCKETS: Shape = Shape::table::<Bucket>("REPLY_BUCKETS", 2 * lim
 pub const SERVICES: Shape = Shape::table::<Service>("SERVICES", limits::SERVICE_RECORDS);
 pub const BACKENDS: Shape = Shape::table::<Backend>("BACKENDS", limits::BACKEND_RECORDS);
 pub const BACKENDS_SEEN: Shape = Shape::table::<Tick>("BACKENDS_SEEN", limits::BACKEND_RECORDS);
+pub const FRAGMENTS: Shape = Shape::table::<u64>("FRAGMENTS", limits::FRAGMENTS);
 pub const LINKS: Shape = Shape::table::<Link>("LINKS", limits::LINKS);
 
 /// As many slots as the configuration says.
@@ -108,7 +109,7 @@ pub const fn counters(n_cpus: u32) -> [Shape; 5] {
 pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     let Sizes { n_slots, n_flows } = sizes;
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
-    let memory = [flows(n_flows), slots_seen(n_slots), BACKENDS_SEEN];
+    let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];
     tables.into_iter().chain(memory).chain(counters(n_cpus))
 }
 

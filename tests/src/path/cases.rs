@@ -6,7 +6,7 @@ use lb_common::verdict::Class;
 use lb_common::{Addr, Be16, Verdict, hash};
 
 use super::fixture::{self, CLIENT, CLIENT_V6, FAR, GATEWAY, MTU, NEAR, OURS, OURS_INSIDE, TUNNEL_SOURCE, TUNNEL_SOURCE_V6};
-use super::packets::{Content, Flags, Frame, Outer, arp, cut, encapsulated, frame, patched, tcp, udp, with_extensions};
+use super::packets::{self, Content, Flags, Frame, Outer, arp, cut, encapsulated, frame, patched, tcp, udp, with_extensions};
 
 /// One packet and its fate.
 pub struct Case {
@@ -372,15 +372,70 @@ fn broken() -> Vec<Case> {
 }
 
 fn fragments() -> Vec<Case> {
-    let syn = to_vip("10.200.1.1:80", tcp(Flags::Ack)).bytes();
-    let elsewhere = frame(CLIENT_PORT, "10.9.0.1:22", tcp(Flags::Ack)).bytes();
-    let syn6 = to_vip("[fd00::1]:80", tcp(Flags::Ack)).bytes();
-    vec![
-        untouched("a first fragment to a VIP is counted as such", patched(syn.clone(), 20, &[0x20, 0]), Verdict::Fragment),
-        untouched("a later fragment likewise", patched(syn, 20, &[0, 100]), Verdict::Fragment),
-        untouched("an IPv6 fragment likewise", with_extensions(&syn6, &[44]), Verdict::Fragment),
-        untouched("fragments to somebody else are theirs", patched(elsewhere, 20, &[0x20, 0]), Verdict::NotService),
-    ]
+    let long = || Content::Udp { payload: (0..100).collect() };
+    let split = |packet: &Frame, identification: u16| packets::fragments(&packet.bytes(), packet.l4(), identification, 48);
+    let (dsr, dsr6) = (to_vip("10.200.1.1:53", long()), to_vip("[fd00::1]:80", tcp_of(100)));
+    let (nat, nat6) = (to_vip("10.200.1.3:53", long()), to_vip("[fd00::3]:80", tcp_of(100)));
+    let (answer, answer6) = (reply("10.0.2.1:5353", long()), reply("[fd02::1]:8080", tcp_of(100)));
+    let options = to_vip("10.200.1.1:80", tcp_of(100)).options(&[1; 8]);
+    let tunnel = to_vip("10.200.2.1:80", tcp_of(100));
+    let outer = Outer {
+        source: TUNNEL_SOURCE.parse().expect("an address"),
+        destination: "10.0.2.21".parse().expect("an address"),
+        ports: None,
+        flow_label: 0,
+    };
+    let tunnel_sent = split(&tunnel.clone().macs(OURS_INSIDE, FAR), 7).map(|fragment| encapsulated(&fragment, 14, outer));
+    let redirected = |packet: &Frame, backend: &str| packet.clone().macs(OURS_INSIDE, FAR).to(backend).ttl(63);
+    let restored = |packet: &Frame, vip: &str| packet.clone().macs(OURS, GATEWAY).from(vip).ttl(63);
+    let both = |[first, later]: [&'static str; 2], came: [Vec<u8>; 2], verdict, left: [Vec<u8>; 2]| {
+        let ([came_first, came_later], [left_first, left_later]) = (came, left);
+        [case(first, came_first, verdict, left_first), case(later, came_later, verdict, left_later)]
+    };
+    let sent = |packet: &Frame| split(&packet.clone().macs(OURS, NEAR), 7);
+    let [_, orphan] = split(&dsr, 8);
+    let [_, orphan6] = split(&dsr6, 8);
+    let [ping, ping_later] = split(&frame(CLIENT, "10.200.1.1", Content::EchoRequest { payload: vec![7; 100] }), 7);
+    let tiny = packets::fragments(&to_vip("10.200.1.1:80", tcp_of(100)).bytes(), 34, 9, 16);
+    let elsewhere = split(&frame(CLIENT_PORT, "10.9.0.1:53", long()), 7);
+    let only = patched(with_extensions(&dsr6.bytes(), &[44]), 14 + 40, &[6, 0, 0, 0]);
+    let only_sent = patched(only.clone(), 0, &[NEAR, OURS].concat());
+    let pairs = [
+        both(["fragments: the first has ports", "fragments: a later one follows"], split(&dsr, 7), Verdict::Tx, sent(&dsr)),
+        both(["fragments: IPv6, first", "fragments: IPv6, later"], split(&dsr6, 7), Verdict::Tx, sent(&dsr6)),
+        both(["fragments: with options, first", "fragments: with options, later"], split(&options, 9), Verdict::Tx, {
+            split(&options.clone().macs(OURS, NEAR), 9)
+        }),
+        both(["fragments: by NAT, first", "fragments: by NAT, later"], split(&nat, 7), Verdict::Redirect, {
+            split(&redirected(&nat, "10.0.2.1:5353"), 7)
+        }),
+        both(["fragments: by NAT of IPv6, first", "fragments: by NAT of IPv6, later"], split(&nat6, 7), Verdict::Redirect, {
+            split(&redirected(&nat6, "[fd02::1]:8080"), 7)
+        }),
+        both(["fragments: a reply's first", "fragments: a reply's later"], split(&answer, 7), Verdict::Reply, {
+            split(&restored(&answer, "10.200.1.3:53"), 7)
+        }),
+        both(["fragments: a reply's first of IPv6", "fragments: a reply's later of IPv6"], split(&answer6, 7), Verdict::Reply, {
+            split(&restored(&answer6, "[fd00::3]:80"), 7)
+        }),
+        both(["fragments: ipip, first", "fragments: ipip, later"], split(&tunnel, 7), Verdict::Redirect, tunnel_sent),
+    ];
+    let others = [
+        untouched("fragments: one whose first did not come is dropped and counted", orphan, Verdict::Fragment),
+        untouched("fragments: of IPv6 likewise", orphan6, Verdict::Fragment),
+        untouched("fragments: an echo request in two is not answered", ping, Verdict::Fragment),
+        untouched("fragments: nor its end", ping_later, Verdict::Fragment),
+        untouched("fragments: a first one without a whole TCP header is truncated", tiny[0].clone(), Verdict::Truncated),
+        case("fragments: a packet may be its own only one", only, Verdict::Tx, only_sent),
+        untouched("fragments: to somebody else are theirs", elsewhere[0].clone(), Verdict::NotService),
+        untouched("fragments: later ones too", elsewhere[1].clone(), Verdict::NotService),
+    ];
+    pairs.into_iter().flatten().chain(others).collect()
+}
+
+/// With this many bytes of payload.
+fn tcp_of(len: u8) -> Content {
+    Content::Tcp { flags: Flags::Ack, payload: (0..len).collect() }
 }
 
 fn vlan() -> Vec<Case> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lb_common::checksum::Sum;
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
-use lb_common::flow::{self, Tick};
+use lb_common::flow::{self, Place, Tick};
 use lb_common::hash::HashKeys;
 use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
@@ -79,6 +79,10 @@ impl Packet for Frame {
         offset
     }
 
+    fn forgotten(&self, number: usize) -> usize {
+        number
+    }
+
     fn grow(&mut self, by: usize) -> bool {
         if by > HEADROOM {
             return false;
@@ -117,6 +121,7 @@ pub struct Host {
     links: BTreeMap<u32, bool>,
     routes: Routes,
     flows: Vec<Cell<flow::Entry>>,
+    fragments: Vec<Cell<flow::Entry>>,
     /// What the clock shows.
     pub now: Cell<Tick>,
     elsewhere: RefCell<BTreeMap<u32, Tick>>,
@@ -142,6 +147,7 @@ impl Host {
             links: BTreeMap::new(),
             routes,
             flows: vec![Cell::default(); fixture::N_FLOWS as usize],
+            fragments: vec![Cell::default(); limits::FRAGMENTS as usize],
             now: Cell::default(),
             elsewhere: RefCell::default(),
             seen: RefCell::default(),
@@ -239,6 +245,19 @@ impl Sightings for Host {
     }
 }
 
+fn fragment_index(bucket: u32, position: usize) -> usize {
+    let n_buckets = limits::FRAGMENTS as usize / flow::ENTRIES;
+    (bucket as usize % n_buckets) * flow::ENTRIES + position
+}
+
+fn replace(place: &Cell<flow::Entry>, seen: flow::Entry, new: flow::Entry) -> bool {
+    let is_same = place.get() == seen;
+    if is_same {
+        place.set(new);
+    }
+    is_same
+}
+
 fn fill_half(buckets: &mut [Bucket], half: u32, directory: &FilledDirectory) -> Directory {
     let base = half * (buckets.len() as u32 / 2);
     let filled = &directory.filled;
@@ -289,12 +308,19 @@ impl Env for Host {
     }
 
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        let place = &self.flows[self.flow_index(bucket, old.position)];
-        let is_same = place.get() == old.entry;
-        if is_same {
-            place.set(new);
-        }
-        is_same
+        replace(&self.flows[self.flow_index(bucket, old.position)], old.entry, new)
+    }
+
+    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
+        lb_ebpf::fragments::answer(self, place, id)
+    }
+
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        self.fragments[fragment_index(bucket, position)].get()
+    }
+
+    fn replace_fragment(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
+        replace(&self.fragments[fragment_index(bucket, old.position)], old.entry, new)
     }
 
     fn note_elsewhere(&self, slot_index: u32, now: Tick) {

@@ -281,6 +281,35 @@ pub fn with_extensions(bytes: &[u8], headers: &[u8]) -> Vec<u8> {
     patched(frame, l3 + 4, &payload_len.to_be_bytes())
 }
 
+/// A frame's packet in two fragments, cut `first_len` bytes, a multiple of 8, after its network header, which ends at `l4`. An
+/// IPv6 packet has no extension headers.
+pub fn fragments(bytes: &[u8], l4: usize, identification: u16, first_len: usize) -> [Vec<u8>; 2] {
+    let (l3, cut) = (14, l4 + first_len);
+    let fragment = |payload: &[u8], offset: usize, is_last: bool| {
+        if bytes[l3] >> 4 == 4 {
+            let (mut header, _) = etherparse::Ipv4Header::from_slice(&bytes[l3..]).expect("an IPv4 header");
+            header.set_payload_len(payload.len()).expect("it fits");
+            header.identification = identification;
+            header.dont_fragment = false;
+            header.more_fragments = !is_last;
+            header.fragment_offset = u16::try_from(offset / 8).ok().and_then(|units| units.try_into().ok()).expect("13 bits");
+            header.header_checksum = header.calc_header_checksum();
+            return [&bytes[..l3], header.to_bytes().as_slice(), payload].concat();
+        }
+        let (mut header, _) = etherparse::Ipv6Header::from_slice(&bytes[l3..]).expect("an IPv6 header");
+        let extension = etherparse::Ipv6FragmentHeader::new(
+            header.next_header,
+            u16::try_from(offset / 8).ok().and_then(|units| units.try_into().ok()).expect("13 bits"),
+            !is_last,
+            identification.into(),
+        );
+        header.next_header = etherparse::IpNumber::IPV6_FRAGMENTATION_HEADER;
+        header.set_payload_length(8 + payload.len()).expect("it fits");
+        [&bytes[..l3], header.to_bytes().as_slice(), extension.to_bytes().as_slice(), payload].concat()
+    };
+    [fragment(&bytes[l4..cut], 0, false), fragment(&bytes[cut..], first_len, true)]
+}
+
 /// An ARP request.
 pub fn arp() -> Vec<u8> {
     let mut bytes = [[0xff; 6], super::fixture::GATEWAY].concat();

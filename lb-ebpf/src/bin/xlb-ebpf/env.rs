@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_redirect};
 use lb_common::directory::Bucket;
-use lb_common::flow::{self, Tick};
+use lb_common::flow::{self, Place, Tick};
 use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
@@ -83,10 +83,7 @@ impl Env for Kernel {
     fn flow_backend(&self, question: Question) -> BackendId {
         let Question { place, slot, slot_index, service, tcp_flags, is_quoted } = question;
         let service_flags = u32::from(service) | u32::from(tcp_flags) << 16 | u32::from(is_quoted) << 24;
-        let mut id: u64 = xlb_flow(place.bucket, place.tag, slot.raw(), slot_index, service_flags).into();
-        // SAFETY: changes nothing else. The compiler would leave the mask out: it knows the function's results, the verifier does not.
-        unsafe { asm!("{0} &= 65535", inout(reg) id, options(pure, nomem, nostack, preserves_flags)) };
-        BackendId(id as u16)
+        BackendId(masked(xlb_flow(place.bucket, place.tag, slot.raw(), slot_index, service_flags)))
     }
 
     #[inline(always)]
@@ -103,14 +100,23 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        let (word, seen) = (maps::flow_entry(bucket, old.position), old.entry.raw());
-        let mut found = seen;
-        // SAFETY: the word is within the map and aligned to 8. BPF's compare-and-exchange (Linux 5.12) expects what was seen in
-        // r0, and leaves there what it found.
-        unsafe {
-            asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new.raw(), inout("r0") found);
-        }
-        found == seen
+        replace(maps::flow_entry(bucket, old.position), old.entry, new)
+    }
+
+    #[inline(always)]
+    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
+        BackendId(masked(xlb_fragment(place.bucket, place.tag, id.0.into())))
+    }
+
+    #[inline(always)]
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        // SAFETY: within the map; a word is read as a whole.
+        flow::Entry::from_raw(unsafe { maps::fragment_entry(bucket, position).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn replace_fragment(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
+        replace(maps::fragment_entry(bucket, old.position), old.entry, new)
     }
 
     #[inline(always)]
@@ -206,7 +212,7 @@ impl Env for Kernel {
 #[inline(never)]
 pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
     let question = Question {
-        place: flow::Place { bucket, tag },
+        place: Place { bucket, tag },
         slot: Slot::from_raw(slot),
         slot_index,
         service: service_flags as u16,
@@ -214,6 +220,36 @@ pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, se
         is_quoted: service_flags >> 24 != 0,
     };
     u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+}
+
+/// [`fragments::answer`](lb_ebpf::fragments::answer) as a global function, for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_fragment(bucket: u32, tag: u32, id: u32) -> u32 {
+    let env = Kernel::new(core::ptr::null_mut());
+    u32::from(lb_ebpf::fragments::answer(&env, Place { bucket, tag }, BackendId(id as u16)).0)
+}
+
+/// The lower half of a global function's result. The compiler would leave the mask out: it knows the function's results, the
+/// verifier does not.
+#[inline(always)]
+fn masked(result: u32) -> u16 {
+    let mut result = u64::from(result);
+    // SAFETY: changes nothing else.
+    unsafe { asm!("{0} &= 65535", inout(reg) result, options(pure, nomem, nostack, preserves_flags)) };
+    result as u16
+}
+
+/// Replaces a word of a map, unless somebody else did since it was seen.
+#[inline(always)]
+fn replace(word: *mut u64, seen: flow::Entry, new: flow::Entry) -> bool {
+    let mut found = seen.raw();
+    // SAFETY: the word is within the map and aligned to 8. BPF's compare-and-exchange (Linux 5.12) expects what was seen in r0,
+    // and leaves there what it found.
+    unsafe {
+        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new.raw(), inout("r0") found);
+    }
+    found == seen.raw()
 }
 
 /// Stores a time, if it is another: many CPUs read that line.

@@ -85,6 +85,26 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn forgotten(&self, mut number: usize) -> usize {
+        // SAFETY: the context is valid.
+        let any = unsafe { (&raw const (*self.ctx).rx_queue_index).read_volatile() };
+        // SAFETY: adds nothing. The verifier does not see that a number less itself is 0.
+        unsafe {
+            asm!(
+                "{copy} = {any}",
+                "{copy} ^= {any}",
+                "{number} |= {copy}",
+                "{number} &= 16383",
+                any = in(reg) u64::from(any),
+                copy = out(reg) _,
+                number = inout(reg) number,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        number
+    }
+
+    #[inline(always)]
     fn grow(&mut self, by: usize) -> bool {
         // SAFETY: the context is valid. No reference into the frame outlives the exclusive one to it.
         let is_done = unsafe { bpf_xdp_adjust_head(self.ctx, -(by as i32)) } == 0;

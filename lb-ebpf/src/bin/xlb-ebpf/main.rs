@@ -57,8 +57,16 @@ parts! {
     xlb_icmp_v6() = Part::IcmpV6, Part::IcmpV6 => [];
     xlb_icmp_nat_v4() = Part::IcmpNatV4, Part::IcmpNatV4 => [];
     xlb_icmp_nat_v6() = Part::IcmpNatV6, Part::IcmpNatV6 => [];
+    xlb_icmp_reply_v4() = Part::IcmpReplyV4, Part::IcmpReplyV4 => [];
+    xlb_icmp_reply_v6() = Part::IcmpReplyV6, Part::IcmpReplyV6 => [];
     xlb_reply_v4() = Part::ReplyV4, Part::ReplyV4 => [];
     xlb_reply_v6() = Part::ReplyV6, Part::ReplyV6 => [];
+    xlb_first_fragment_v4() = Part::FirstFragmentV4, Part::FirstFragmentV4 => [];
+    xlb_first_fragment_v6() = Part::FirstFragmentV6, Part::FirstFragmentV6 => [];
+    xlb_fragment_v4() = Part::FragmentV4, Part::FragmentV4 => [];
+    xlb_fragment_v6() = Part::FragmentV6, Part::FragmentV6 => [];
+    xlb_fragment_reply_v4() = Part::FragmentReplyV4, Part::FragmentReplyV4 => [];
+    xlb_fragment_reply_v6() = Part::FragmentReplyV6, Part::FragmentReplyV6 => [];
     xlb_tunnel(backend_len, place, entropy) = Part::Tunnel(Tunnel {
         backend: BackendId(backend_len as u16),
         tags_len: place as u8,

@@ -85,6 +85,7 @@ tables! {
     BACKENDS: Backend, ".bss.BACKENDS";
     LINKS: Link, ".bss.LINKS";
     FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
+    FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
     BACKENDS_SEEN: Tick, ".bss.BACKENDS_SEEN";
     FLOW_EVENTS: FlowEvents, ".bss.FLOW_EVENTS";
@@ -141,6 +142,14 @@ pub fn flow_entry(bucket: u32, position: usize) -> *mut u64 {
     let bucket = unsafe { FLOWS.first().add((bucket & mask) as usize) };
     // SAFETY: within the bucket.
     unsafe { bucket.cast::<u64>().cast_mut().add(position % flow::ENTRIES) }
+}
+
+/// Upper bits of either number do not count.
+#[inline(always)]
+pub fn fragment_entry(bucket: u32, position: usize) -> *mut u64 {
+    let bucket = FRAGMENTS.at::<{ limits::FRAGMENTS / flow::ENTRIES as u32 }>(bucket);
+    // SAFETY: within the bucket.
+    unsafe { (&raw const *bucket).cast::<u64>().cast_mut().add(position % flow::ENTRIES) }
 }
 
 /// An index that is about to be compared with a limit. Before Linux 6.8, a number that was put on the stack is another to the
