@@ -11,6 +11,7 @@ mod dsr;
 mod events;
 mod faces;
 mod failover;
+mod fragments;
 mod nat;
 mod page;
 mod reload;
