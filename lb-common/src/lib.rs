@@ -13,6 +13,7 @@ extern crate alloc;
 pub mod addr;
 pub mod checksum;
 pub mod counters;
+pub mod decap;
 pub mod directory;
 pub mod flow;
 pub mod hash;

@@ -73,7 +73,12 @@ pub fn parse(packet: &impl Packet) -> Result<Parsed, Verdict> {
 /// Writes both link-layer addresses.
 #[inline(always)]
 pub fn readdress(packet: &mut impl Packet, link: LinkAddresses) -> Result<(), Verdict> {
-    let header: &mut Header = packet.get_mut(0).ok_or(Verdict::Internal)?;
+    readdress_at(packet, 0, link)
+}
+
+#[inline(always)]
+fn readdress_at(packet: &mut impl Packet, at: usize, link: LinkAddresses) -> Result<(), Verdict> {
+    let header: &mut Header = packet.get_mut(at).ok_or(Verdict::Internal)?;
     let [a, b, c] = link.words();
     header.addresses[0] = a;
     header.addresses[1] = b;
@@ -112,4 +117,22 @@ pub fn keep_in_front(packet: &mut impl Packet, by: usize, tags_len: usize, ether
 pub fn turn_back(packet: &mut impl Packet) -> Result<(), Verdict> {
     let header: &Header = packet.get(0).ok_or(Verdict::Internal)?;
     readdress(packet, LinkAddresses::from_words(header.addresses).reversed())
+}
+
+/// Moves the header, with tags, `by` bytes to the back, over what the frame is to lose. Another protocol follows it now.
+#[inline(always)]
+pub fn move_to_back(packet: &mut impl Packet, by: usize, tags_len: usize, ethertype: Be16) -> Result<(), Verdict> {
+    let by = packet.forgotten(by);
+    let header: &Header = packet.get(0).ok_or(Verdict::Internal)?;
+    let addresses = LinkAddresses::from_words(header.addresses);
+    // From the back: the places may overlap.
+    *packet.get_mut::<Be16>(packet.unrelated(by + tags_len + offset_of!(Header, ethertype))).ok_or(Verdict::Internal)? = ethertype;
+    for n in (0..VLAN_TAGS).rev() {
+        let place = offset_of!(Header, ethertype) + n * size_of::<Tag>();
+        if n * size_of::<Tag>() < tags_len {
+            let tag: u32 = packet.get::<TagPlace>(place).ok_or(Verdict::Internal)?.0;
+            packet.get_mut::<TagPlace>(packet.unrelated(by + place)).ok_or(Verdict::Internal)?.0 = tag;
+        }
+    }
+    readdress_at(packet, by, addresses)
 }

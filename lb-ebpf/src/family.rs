@@ -72,6 +72,8 @@ pub trait Family: Sized {
     fn ends(packet: &impl Packet, l3: usize) -> Result<(Self::Address, Self::Address), Verdict>;
     /// DSCP and ECN.
     fn traffic_class(packet: &impl Packet, l3: usize) -> Result<u8, Verdict>;
+    /// Sets the ECN field to "congestion experienced" (RFC 3168).
+    fn mark_congested(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict>;
     /// Writes the error, about a packet of which `quote_len` bytes follow, whose words add up to `quote`.
     fn write_too_big(
         report: &mut Self::TooBig,

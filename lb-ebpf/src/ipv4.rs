@@ -199,6 +199,16 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn mark_congested(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict> {
+        let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
+        let (old, new) = (header.tos, header.tos | 3);
+        header.tos = new;
+        let delta = Delta::of_word(u16::from_ne_bytes([PLAIN, old]), u16::from_ne_bytes([PLAIN, new]));
+        header.checksum = delta.apply(header.checksum);
+        Ok(())
+    }
+
+    #[inline(always)]
     fn write_too_big(report: &mut TooBigV4, vip: Be32, client: Be32, mut quote: Sum, quote_len: u16, len_max: u16) {
         let ip = &mut report.ip;
         let total_len = Be16::new(size_of::<TooBigV4>() as u16 + quote_len);

@@ -245,6 +245,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn mark_congested(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict> {
+        let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
+        header.version_class[1] |= 0x30;
+        Ok(())
+    }
+
+    #[inline(always)]
     fn write_too_big(report: &mut TooBigV6, vip: [u64; 2], client: [u64; 2], mut quote: Sum, quote_len: u16, len_max: u16) {
         let ip = &mut report.ip;
         let payload_len = Be16::new(size_of::<TooBig>() as u16 + quote_len);

@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod decap;
 mod echo;
 mod env;
 mod errors;

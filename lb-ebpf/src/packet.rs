@@ -47,6 +47,9 @@ pub trait Packet {
     /// False if there is no room, and the frame is as it was.
     fn grow(&mut self, by: usize) -> bool;
 
+    /// Takes this many bytes, an even number, from the front; every offset falls by as much. False if the kernel refuses.
+    fn shrink(&mut self, by: usize) -> bool;
+
     /// Cuts the frame to this many bytes, which it has. False if the kernel refuses.
     fn cut(&mut self, len: usize) -> bool;
 

@@ -10,6 +10,7 @@ pub mod compile;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod decap;
 pub mod desired;
 pub mod discovery;
 pub mod doctor;

@@ -1,8 +1,8 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
-use xlb_tests::path::cases;
+use xlb_tests::path::{cases, decap};
 use xlb_tests::path::fixture::Interfaces;
-use xlb_tests::path::host::Host;
+use xlb_tests::path::host::{Frame, Host};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
@@ -19,6 +19,16 @@ fn every_packet_ends_as_its_case_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn packets_come_out_of_tunnels_as_their_cases_say() {
+    let ends = decap::ends();
+    for case in decap::all() {
+        let mut frame = Frame::new(&case.packet, INTERFACES.inside);
+        assert_eq!(lb_ebpf::decap::take_apart(&mut frame, &ends), case.outcome, "{}", case.name);
+        assert_eq!(frame.bytes(), case.frame, "{}", case.name);
+    }
 }
 
 #[test]

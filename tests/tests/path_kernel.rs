@@ -14,7 +14,7 @@ use std::time::Duration;
 use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
 use lb_user::maps::{self, Sizes};
 use xlb_tests::frames::Sender;
-use xlb_tests::path::cases;
+use xlb_tests::path::{cases, decap};
 use xlb_tests::path::kernel::{self, Kernel, action};
 use xlb_tests::{World, until};
 
@@ -50,6 +50,18 @@ fn every_packet_ends_in_the_kernel_as_its_case_says() {
 #[ignore = "needs root and the BPF object; run by cargo xtask test"]
 fn every_packet_ends_so_with_all_that_stands_in_for_what_older_kernels_lack() {
     check_all_cases(&Kernel::as_for(maps::substitute::OLDEST).unwrap());
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn packets_come_out_of_tunnels_in_the_kernel_as_their_cases_say() {
+    let mut decap = kernel::Decap::new(&decap::ends()).unwrap();
+    for case in decap::all() {
+        let (outcome, action, frame) = decap.run(&case.packet).unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
+        assert_eq!(outcome, case.outcome, "{}", case.name);
+        assert_eq!(action, if outcome.is_dropped() { 1 } else { 2 }, "{}", case.name);
+        assert_eq!(frame, case.frame, "{}", case.name);
+    }
 }
 
 #[test]

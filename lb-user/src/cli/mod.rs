@@ -10,7 +10,7 @@ mod status;
 mod top;
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, rights};
+use crate::{daemon, decap, rights};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -124,6 +124,29 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
         api: SocketAddr,
     },
+    /// On a backend: take packets out of the tunnels that end here
+    ///
+    /// For services with forward = "ipip" or "gue". Attaches a small program to the interface that the balancers' packets come
+    /// in on, so that the backend needs no tunnel module; SIGTERM and SIGINT detach it. IP in IP and GUE to this host's own
+    /// addresses come out as the packets that the clients sent, and go on through the stack; everything else is untouched.
+    /// SIGUSR1 logs how many packets there were. The service's VIP must be an address of this host, on lo for one.
+    Decap {
+        /// Interface that packets of the balancers arrive on
+        #[arg(long, value_name = "NAME")]
+        interface: String,
+        /// How to run the program
+        #[arg(long, value_enum, default_value_t = decap::Mode::Auto)]
+        mode: decap::Mode,
+        /// An address at which tunnels end, if not all of the interface's do; may be given several times
+        #[arg(long, value_name = "ADDRESS")]
+        address: Vec<IpAddr>,
+        /// A balancer's own address: with one or more, packets from anybody else are left alone
+        #[arg(long, value_name = "ADDRESS")]
+        from: Vec<IpAddr>,
+        /// UDP port of GUE: the service's gue_port
+        #[arg(long, value_name = "PORT", default_value_t = 6080)]
+        gue_port: u16,
+    },
     #[command(flatten)]
     Change(change::Verb),
     /// Print completions for a shell
@@ -152,6 +175,11 @@ enum LogFormat {
 pub fn main(object: &'static [u8]) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log_format } => run(object, config, log_format),
+        Command::Decap { interface, mode, address, from, gue_port } => {
+            let options = decap::Options { interface, mode, addresses: address, senders: from, gue_port };
+            start_log(LogFormat::Text);
+            block_on(decap::run(object, options))
+        }
         Command::Check { config, socket } => check::check(&config, socket),
         Command::Events { json, once, api } => block_on(events::follow(api, json, once)),
         Command::Change(verb) => block_on(change::carry_out(verb)),
@@ -175,18 +203,22 @@ pub fn main(object: &'static [u8]) -> ExitCode {
 const LOG_DEFAULT: &str = "info,netlink_packet_route=error";
 
 fn run(object: &'static [u8], config: PathBuf, log_format: LogFormat) -> Result<()> {
+    start_log(log_format);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().on_thread_start(rights::give_up_in_worker).build()?.block_on(daemon::run(object, config))
+}
+
+fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match log_format {
+    match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.enable_all().on_thread_start(rights::give_up_in_worker).build()?.block_on(daemon::run(object, config))
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {

@@ -1,7 +1,7 @@
 //! Attaching to an interface, in the mode that the operator or the interface asks for.
 
 use aya::programs::links::FdLink;
-use aya::programs::{Xdp, XdpMode};
+use aya::programs::{ProgramError, Xdp, XdpMode};
 use tracing::{info, warn};
 
 use super::{DatapathError, Pins};
@@ -62,12 +62,7 @@ pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result
 
 fn attach_as(program: &mut Xdp, attachment: &Attachment, native: bool, pins: &Pins) -> Result<bool, DatapathError> {
     let Attachment { interface, ifindex, .. } = attachment;
-    let refused = |source| DatapathError::Attach {
-        interface: interface.clone(),
-        mode: mode_name(native),
-        hint: hint(&source, interface, native),
-        source: Box::new(source),
-    };
+    let refused = |source| refusal(interface, native, source);
     // The link of an earlier daemon passes from its program to ours between two packets. It is of no use if its interface is
     // gone, or if it is of the other mode.
     if let Some(Ok(link)) = pins.link(interface, native).map(FdLink::try_into)
@@ -84,12 +79,22 @@ fn attach_as(program: &mut Xdp, attachment: &Attachment, native: bool, pins: &Pi
     Ok(native)
 }
 
+/// That an interface refuses a program, and what an operator can do about it.
+pub fn refusal(interface: &str, native: bool, source: ProgramError) -> DatapathError {
+    DatapathError::Attach {
+        interface: interface.to_owned(),
+        mode: mode_name(native),
+        hint: hint(&source, interface, native),
+        source: Box::new(source),
+    }
+}
+
 fn mode_name(native: bool) -> &'static str {
     if native { "native" } else { "generic" }
 }
 
 /// What an operator can do about a refusal, by the error number in it.
-fn hint(error: &aya::programs::ProgramError, interface: &str, native: bool) -> String {
+fn hint(error: &ProgramError, interface: &str, native: bool) -> String {
     match crate::error::os_code(error) {
         Some(libc_errno::EBUSY) => format!(
             "another XDP program is there: `ip link show {interface}` names it, `ip link set {interface} xdp off` removes it"

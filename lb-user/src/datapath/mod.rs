@@ -13,7 +13,7 @@ use lb_common::hash::HashKeys;
 use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
 
-pub use attach::{Attached, Attachment, Wanted};
+pub use attach::{Attached, Attachment, Wanted, refusal};
 pub use pins::{Pins, on_bpffs};
 
 use crate::error;

@@ -16,6 +16,7 @@
 //! and two daemons that share a gateway would remove each other's.
 
 mod actor;
+mod addresses;
 mod links;
 mod message;
 mod neighbours;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::desired::NextHop;
 
+pub use addresses::Addresses;
 pub use links::{Advice, LinkFacts, advise, facts, native_mtu_max};
 pub use offloads::partial_checksums;
 

@@ -159,7 +159,7 @@ fn tunnelled(packet: &Frame, destination: &str, is_gue: bool) -> Vec<u8> {
     encapsulated(&packet.clone().macs(OURS_INSIDE, FAR).bytes(), packet.l3(), outer)
 }
 
-fn tunnels() -> Vec<Case> {
+pub(super) fn tunnels() -> Vec<Case> {
     let syn = |vip| to_vip(vip, tcp(Flags::Syn));
     let (v4, v4in6, v6in4, v6) =
         (syn("10.200.2.1:80"), syn("10.200.2.2:80"), syn("[fd00:0:0:2::1]:80"), syn("[fd00:0:0:2::2]:80"));

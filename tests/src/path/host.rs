@@ -91,6 +91,11 @@ impl Packet for Frame {
         true
     }
 
+    fn shrink(&mut self, by: usize) -> bool {
+        *self = Self::new(&self.bytes()[by..], self.ingress);
+        true
+    }
+
     fn cut(&mut self, len: usize) -> bool {
         *self = Self::new(&self.bytes()[..len], self.ingress);
         true

@@ -10,6 +10,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::util::KernelVersion;
 use lb_common::Verdict;
 use lb_common::counters::Totals;
+use lb_common::decap::{Ends, Outcome};
 use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes};
 use nix::sched::{CloneFlags, unshare};
 
@@ -114,6 +115,37 @@ impl Kernel {
         frame.truncate(result.data_size_out as usize);
         let verdict = counted(&before, &self.counters.totals()?)?;
         Ok(Ran { action: result.return_value, frame, verdict })
+    }
+}
+
+/// The program for backends.
+pub struct Decap(lb_user::decap::Program);
+
+impl Decap {
+    /// # Errors
+    /// Without root, or if the program does not load.
+    pub fn new(ends: &Ends) -> Result<Self> {
+        let mut program = lb_user::decap::Program::load(&object()?)?;
+        program.set(ends)?;
+        Ok(Self(program))
+    }
+
+    /// Runs one packet. Yields its outcome, the XDP action, and the frame afterwards.
+    ///
+    /// # Errors
+    /// If the kernel refuses to, or if the packet was not counted once.
+    pub fn run(&mut self, packet: &[u8]) -> Result<(Outcome, u32, Vec<u8>)> {
+        let before = self.0.counts()?;
+        let mut frame = vec![0; 2048];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.data_out = Some(&mut frame);
+        let result = self.0.xdp()?.test_run(options)?;
+        frame.truncate(result.data_size_out as usize);
+        let after = self.0.counts()?;
+        let counted: Vec<_> = Outcome::ALL.into_iter().filter(|&one| after[one as usize] != before[one as usize]).collect();
+        let [outcome] = counted[..] else { bail!("one packet was counted as {counted:?}") };
+        Ok((outcome, result.return_value, frame))
     }
 }
 

@@ -113,6 +113,14 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn shrink(&mut self, by: usize) -> bool {
+        // SAFETY: the context is valid. No reference into the frame outlives the exclusive one to it.
+        let is_done = unsafe { bpf_xdp_adjust_head(self.ctx, by as i32) } == 0;
+        *self = Self::new(self.ctx);
+        is_done
+    }
+
+    #[inline(always)]
     fn cut(&mut self, len: usize) -> bool {
         // SAFETY: the context is valid. No reference into the frame outlives the exclusive one to it.
         let is_done = unsafe {

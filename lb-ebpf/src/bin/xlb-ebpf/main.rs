@@ -117,6 +117,18 @@ pub fn xlb_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
+/// The backend's end of a tunnel.
+#[xdp(frags)]
+pub fn xlb_decap(ctx: XdpContext) -> u32 {
+    let Some(ends) = maps::DECAP_ENDS.get(0) else { return xdp_action::XDP_PASS };
+    let outcome = lb_ebpf::decap::take_apart(&mut frame::Frame::new(ctx.ctx), ends);
+    if let Some(counts) = maps::DECAP_COUNTS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own record, of which XDP programs have one at a time.
+        unsafe { (*counts)[outcome as usize] += 1 };
+    }
+    if outcome.is_dropped() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+}
+
 // The kernel refuses programs that are not under a licence it knows when they call certain helpers.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -2,7 +2,10 @@
 
 use core::arch::asm;
 
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Totals, TrafficByBackend};
+use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::limits;
@@ -94,6 +97,12 @@ tables! {
     BACKEND_CONNECTIONS: ConnectionsByBackend, ".bss.BACKEND_CONNECTIONS";
     SERVICE_DROPS: DropsByService, ".bss.SERVICE_DROPS";
 }
+
+/// Of `xlb_decap`, which runs on backends and has no other.
+#[map]
+pub static DECAP_ENDS: Array<Ends> = Array::with_max_entries(1, 0);
+#[map]
+pub static DECAP_COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 0);
 
 /// Records in `SLOTS`. The daemon sets it before it loads the program.
 #[unsafe(no_mangle)]
