@@ -48,6 +48,18 @@ impl Network {
     /// # Errors
     /// Not root, tools or the BPF object are missing, or more than 100 backends.
     pub fn dsr(n_backends: u8, vips: &[IpAddr]) -> Result<Self> {
+        Self::segment(n_backends, vips, true)
+    }
+
+    /// The same, and no program is on the backends' `eth0` yet.
+    ///
+    /// # Errors
+    /// As [`dsr`](Self::dsr).
+    pub fn tunnels(n_backends: u8, vips: &[IpAddr]) -> Result<Self> {
+        Self::segment(n_backends, vips, false)
+    }
+
+    fn segment(n_backends: u8, vips: &[IpAddr], backends_pass: bool) -> Result<Self> {
         check_size(n_backends)?;
         let mut world = World::new()?;
         let (client, router, lb) = (world.namespace("client")?, world.namespace("router")?, world.namespace("lb")?);
@@ -76,7 +88,9 @@ impl Network {
             // Or every backend would claim the VIP on the segment, against the load balancer.
             netns.sysctl(&[("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")])?;
             configure(netns, "eth0", host.v4, host.v6, gateway, vips)?;
-            world.pass_all(netns, "eth0")?;
+            if backends_pass {
+                world.pass_all(netns, "eth0")?;
+            }
             hosts.push(host);
         }
         let ports = ["lb".into()].into_iter().chain((0..n_backends).map(|i| format!("backend{i}")));

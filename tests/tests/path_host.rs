@@ -1,8 +1,8 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
-use xlb_tests::path::{cases, decap};
 use xlb_tests::path::fixture::Interfaces;
 use xlb_tests::path::host::{Frame, Host};
+use xlb_tests::path::{cases, decap};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 

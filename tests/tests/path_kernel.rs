@@ -14,8 +14,8 @@ use std::time::Duration;
 use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
 use lb_user::maps::{self, Sizes};
 use xlb_tests::frames::Sender;
-use xlb_tests::path::{cases, decap};
 use xlb_tests::path::kernel::{self, Kernel, action};
+use xlb_tests::path::{cases, decap};
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond half of that, the next feature may be one too many.

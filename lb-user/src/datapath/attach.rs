@@ -97,7 +97,7 @@ fn mode_name(native: bool) -> &'static str {
 fn hint(error: &ProgramError, interface: &str, native: bool) -> String {
     match crate::error::os_code(error) {
         Some(libc_errno::EBUSY) => format!(
-            "another XDP program is there: `ip link show {interface}` names it, `ip link set {interface} xdp off` removes it"
+            "another XDP program is there: `ip link show {interface}` names it, `ip link set {interface} xdp off` removes it, unless a process or a pin holds it by a link (`bpftool link`), which has to end"
         ),
         Some(libc_errno::EEXIST) => {
             format!("a program of the other mode is there: `ip link set {interface} xdp off` and `xdpgeneric off` remove it")

@@ -75,6 +75,7 @@ fn a_service_scales_with_its_containers_and_no_request_is_lost() -> Result<()> {
     ensure!(status["backends"][0]["sources"] == serde_json::json!(["docker"]), "{status:#}");
     let report = running.finish()?;
     println!("{} requests, {} failed", report.requests, report.errors());
-    ensure!(report.errors() == 0 && report.requests > 1000, "{report:?}\n{}", daemon.log());
+    let verdicts = &daemon.status()?["verdicts"];
+    ensure!(report.errors() == 0 && report.requests > 1000, "{report:?}\n{verdicts:#}\n{}", daemon.log());
     daemon.stop()
 }

@@ -21,3 +21,4 @@ mod runtime_abuse;
 mod side_by_side;
 mod strangers;
 mod support;
+mod tunnels;
