@@ -126,7 +126,8 @@ pub fn move_to_back(packet: &mut impl Packet, by: usize, tags_len: usize, ethert
     let header: &Header = packet.get(0).ok_or(Verdict::Internal)?;
     let addresses = LinkAddresses::from_words(header.addresses);
     // From the back: the places may overlap.
-    *packet.get_mut::<Be16>(packet.unrelated(by + tags_len + offset_of!(Header, ethertype))).ok_or(Verdict::Internal)? = ethertype;
+    *packet.get_mut::<Be16>(packet.unrelated(by + tags_len + offset_of!(Header, ethertype))).ok_or(Verdict::Internal)? =
+        ethertype;
     for n in (0..VLAN_TAGS).rev() {
         let place = offset_of!(Header, ethertype) + n * size_of::<Tag>();
         if n * size_of::<Tag>() < tags_len {

@@ -99,11 +99,8 @@ fn ends(ours: &BTreeSet<IpAddr>, options: &Options) -> Result<Ends> {
         ours.len()
     );
     ensure!(options.senders.len() <= ADDRESSES, "--from can be given {ADDRESSES} times at most");
-    let mut ends = Ends {
-        gue_port: Be16::new(options.gue_port),
-        is_exclusive: u16::from(!options.senders.is_empty()),
-        ..Ends::default()
-    };
+    let mut ends =
+        Ends { gue_port: Be16::new(options.gue_port), is_exclusive: u16::from(!options.senders.is_empty()), ..Ends::default() };
     ends.ours.iter_mut().zip(ours).for_each(|(place, &address)| *place = Addr::from(address));
     ends.senders.iter_mut().zip(&options.senders).for_each(|(place, &address)| *place = Addr::from(address));
     Ok(ends)

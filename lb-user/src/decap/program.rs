@@ -71,7 +71,10 @@ impl Program {
                 Err(error) if mode == Mode::Native => return Err(datapath::refusal(interface, true, error).into()),
                 Err(error) => {
                     let reason = crate::error::chain(&error);
-                    warn!(interface, reason, "the interface refuses native mode, attaching in generic mode: each packet costs more");
+                    warn!(
+                        interface,
+                        reason, "the interface refuses native mode, attaching in generic mode: each packet costs more"
+                    );
                 }
             }
         }
