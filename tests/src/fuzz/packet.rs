@@ -1,11 +1,13 @@
 //! One frame through the packet path of the host, with the fixture's tables.
 
 use lb_common::Verdict;
+use lb_common::decap::Outcome;
 use lb_common::verdict::Class;
 use lb_user::desired::Forward;
 
+use crate::path::decap;
 use crate::path::fixture::{self, Interfaces};
-use crate::path::host::Host;
+use crate::path::host::{Frame, Host};
 use crate::path::judge::{carries, see};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
@@ -15,6 +17,7 @@ thread_local!(static HOST: Host = Host::with_fixture(INTERFACES));
 /// Any frame ends in one counted verdict, which its bytes bear out: only what is forwarded is changed, direct server return
 /// changes link-layer addresses only, and another implementation finds lengths and checksums as right as they were.
 pub fn packet(frame: &[u8]) {
+    taken_apart(frame);
     HOST.with(|host| {
         let before = *host.totals.borrow();
         let outcome = host.run(frame, INTERFACES.outside);
@@ -48,6 +51,28 @@ pub fn packet(frame: &[u8]) {
             assert_eq!(forwarded, Some(seen.checksums), "{:?}", outcome.verdict);
         }
     });
+}
+
+/// At the end of tunnels, a frame is untouched, or loses what it is told to have in front of an IP packet of its ethertype.
+fn taken_apart(frame: &[u8]) {
+    let mut taken = Frame::new(frame, INTERFACES.inside);
+    let outcome = lb_ebpf::decap::take_apart(&mut taken, &decap::ends());
+    if !matches!(outcome, Outcome::Ipip | Outcome::Gue) {
+        assert_eq!(taken.bytes().len(), frame.len(), "{outcome:?}");
+        return;
+    }
+    let taken = taken.bytes();
+    assert!(frame.len() - taken.len() >= 20 && taken[..12] == frame[..12]);
+    let inside = etherparse::LaxSlicedPacket::from_ethernet(taken).expect("an Ethernet header");
+    let version = match inside.net {
+        Some(etherparse::LaxNetSlice::Ipv4(_)) => Some(4),
+        Some(etherparse::LaxNetSlice::Ipv6(_)) => Some(6),
+        _ => None,
+    };
+    // Of a packet inside nothing but its version was looked at: another may find it cut short.
+    let at = frame.len() - taken.len();
+    let l3 = 14 + 4 * taken[12..].chunks(4).take(2).take_while(|tag| matches!(tag, [0x81, 0, ..] | [0x88, 0xa8, ..])).count();
+    assert!(version.is_none_or(|version| version == frame[at + l3] >> 4), "{outcome:?}");
 }
 
 /// How the fixture's service forwards that a frame is for.
