@@ -1,6 +1,6 @@
 //! Where fuzzers begin: inputs that reach far, from which they go on.
 
-use crate::path::cases;
+use crate::path::{cases, decap};
 
 /// Configurations that are complete.
 const CONFIGS: [(&str, &str); 2] =
@@ -17,7 +17,11 @@ const TABLES: [(&str, &[u8]); 4] = [
 /// A target's seeds, with names for files.
 pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     match target {
-        "packet" => cases::all().into_iter().map(|case| (file_name(case.name), case.packet)).collect(),
+        "packet" => {
+            let sent = cases::all().into_iter().map(|case| (file_name(case.name), case.packet));
+            let in_tunnels = decap::all().into_iter().map(|case| (file_name(&case.name), case.packet));
+            sent.chain(in_tunnels).collect()
+        }
         "config" => CONFIGS.iter().map(|(name, text)| ((*name).into(), text.as_bytes().to_vec())).collect(),
         "tables" => TABLES.iter().map(|(name, bytes)| ((*name).into(), bytes.to_vec())).collect(),
         _ => Vec::new(),
