@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use lb_common::decap::{ADDRESSES, Counts, Ends, Outcome};
 use lb_common::{Addr, Be16};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::nexthop::{self, Addresses};
 use crate::rights;
@@ -58,6 +58,9 @@ pub async fn run(object: &[u8], options: Options) -> Result<()> {
     let mode = if native { "native" } else { "generic" };
     let senders = if options.senders.is_empty() { "anybody".into() } else { listed(&options.senders) };
     info!(interface = options.interface, mode, addresses = listed(&ours), from = senders, "taking tunnels apart");
+    if options.senders.is_empty() {
+        warn!("whoever reaches this host can have packets with any source here: name the balancers with --from");
+    }
     loop {
         tokio::select! {
             _ = end.recv() => break,
