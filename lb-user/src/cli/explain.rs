@@ -27,7 +27,7 @@ pub struct Packet {
     /// It opens a TCP connection; without, it is of one that is there already
     #[arg(long)]
     syn: bool,
-    /// The interface that it comes in on; the first that the program runs on unless given
+    /// The interface that it comes in on; the first of xdp.interfaces unless given
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
     /// Its time to live or hop limit; 64 unless given

@@ -23,7 +23,7 @@ pub struct Question {
     pub protocol: Protocol,
     /// It opens a connection; otherwise one of TCP has the ACK flag alone.
     pub syn: bool,
-    /// Where it comes in; on the first interface of the program unless said.
+    /// Where it comes in; on the first of `xdp.interfaces` unless said.
     pub interface: Option<String>,
     pub ttl: u8,
     /// Of the IP packet, in bytes; no payload unless said.

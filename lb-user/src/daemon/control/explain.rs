@@ -22,8 +22,10 @@ impl Control {
         Explanation::new(question, &interface.name, &trail, self)
     }
 
+    /// The interface of that name, or the first that is configured.
     fn arrives_on(&self, wanted: Option<&str>) -> Result<&Interface, Senseless> {
-        let Some(wanted) = wanted else { return self.interfaces.first().ok_or(Senseless::Nowhere) };
+        let first = || self.config.xdp.interfaces.first().map(String::as_str);
+        let wanted = wanted.or_else(first).ok_or(Senseless::Nowhere)?;
         self.interfaces.iter().find(|interface| interface.name == wanted).ok_or_else(|| Senseless::Interface {
             interface: wanted.to_owned(),
             attached: self.interfaces.iter().map(|interface| &*interface.name).collect::<Vec<_>>().join(", "),
