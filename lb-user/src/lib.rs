@@ -15,6 +15,7 @@ pub mod desired;
 pub mod discovery;
 pub mod doctor;
 pub mod error;
+pub mod explain;
 pub mod health;
 pub mod maps;
 pub mod nexthop;

@@ -9,6 +9,7 @@ mod auth;
 mod changes;
 mod doors;
 mod events;
+mod explain;
 mod metrics;
 mod page;
 
@@ -86,6 +87,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Source>)> {
         ("get", "/health/ready", get(ready)),
         ("get", "/api/v1/status", get(status)),
         ("get", "/api/v1/events", get(events::answer)),
+        ("get", "/api/v1/explain", get(explain::answer)),
         ("get", "/api/v1/runtime", get(runtime)),
         ("get", "/api/v1/openapi.json", get(openapi)),
         ("post", "/api/v1/services/{service}/backends", post(changes::add)),
@@ -118,10 +120,15 @@ async fn runtime(State(source): State<Source>) -> Result<impl IntoResponse, Unav
 impl Source {
     /// The control loop's view now.
     async fn snapshot(&self) -> Result<Snapshot, Unavailable> {
+        self.inquire(Inquiry::Snapshot).await
+    }
+
+    /// Has the control loop answer a question.
+    async fn inquire<T>(&self, inquiry: impl FnOnce(oneshot::Sender<T>) -> Inquiry) -> Result<T, Unavailable> {
         let ask = async {
-            let (answer, question) = oneshot::channel();
-            self.inquiries.send(answer).await.ok()?;
-            question.await.ok()
+            let (answer, answered) = oneshot::channel();
+            self.inquiries.send(inquiry(answer)).await.ok()?;
+            answered.await.ok()
         };
         timeout(ANSWER_LIMIT, ask).await.ok().flatten().ok_or(Unavailable::Control)
     }

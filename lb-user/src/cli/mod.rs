@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod doctor;
 mod events;
+mod explain;
 mod papers;
 mod status;
 mod top;
@@ -28,6 +29,8 @@ Examples:
   xlb run -c /etc/xlb/xlb.toml       balance in the foreground; SIGHUP reloads, SIGTERM ends
   xlb status                         who serves, how much, and why packets were dropped
   xlb top                            the same, live
+  xlb explain 203.0.113.7:40000 192.0.2.1:80/tcp
+                                     what would become of such a packet, and why
   xlb drain web 10.0.1.1             no new connections there; xlb enable, or xlb reset, ends it
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
@@ -147,6 +150,23 @@ enum Command {
         #[arg(long, value_name = "PORT", default_value_t = 6080)]
         gue_port: u16,
     },
+    /// Say what would become of a packet now, and why: service, slot, backend, way and verdict
+    ///
+    /// Takes the packet through the packet path, by the tables as they stand, and changes nothing: no packet is sent, and no flow
+    /// put on record. Of a packet from a nat backend to a client it says whose reply it is. Shows one step a line, in their order:
+    ///
+    ///   xlb explain 203.0.113.7:40000 192.0.2.1:80/tcp --syn
+    #[command(verbatim_doc_comment)]
+    Explain {
+        #[command(flatten)]
+        packet: explain::Packet,
+        /// Print JSON instead of lines
+        #[arg(long)]
+        json: bool,
+        /// Address of the daemon's API: its api.listen
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
+        api: SocketAddr,
+    },
     #[command(flatten)]
     Change(change::Verb),
     /// Print completions for a shell
@@ -182,6 +202,7 @@ pub fn main(object: &'static [u8]) -> ExitCode {
         }
         Command::Check { config, socket } => check::check(&config, socket),
         Command::Events { json, once, api } => block_on(events::follow(api, json, once)),
+        Command::Explain { packet, json, api } => block_on(explain::show(api, &packet, json)),
         Command::Change(verb) => block_on(change::carry_out(verb)),
         Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
         Command::Status { json, api } => block_on(status::show(api, json)),

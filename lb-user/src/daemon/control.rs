@@ -1,5 +1,6 @@
 //! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
 
+mod explain;
 mod runtime;
 
 use std::collections::BTreeMap;

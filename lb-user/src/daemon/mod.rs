@@ -37,6 +37,7 @@ use crate::config::{self, Config, Mode, OnExit};
 use crate::datapath::{Attached, Attachment, Datapath, Pins, Wanted};
 use crate::discovery::Discovered;
 use crate::error::chain;
+use crate::explain::{Explanation, Question, Senseless};
 use crate::health::Transition;
 use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::rights;
@@ -53,8 +54,11 @@ const QUEUE: usize = 1024;
 /// Changes that may wait. More are refused: whoever makes so many does not wait for answers.
 const ORDERS: usize = 16;
 
-/// A question of the API to the control loop.
-pub type Inquiry = oneshot::Sender<Snapshot>;
+/// A question of the API to the control loop. Its answer changes nothing.
+pub enum Inquiry {
+    Snapshot(oneshot::Sender<Snapshot>),
+    Explain { question: Question, answer: oneshot::Sender<Result<Explanation, Senseless>> },
+}
 
 /// Where findings arrive.
 struct Inbox {
@@ -206,9 +210,7 @@ async fn serve(
                 None
             }
             Some(inquiry) = inbox.inquiries.recv() => {
-                let state_trouble = desk.trouble().cloned();
-                // Who asked may have gone.
-                let _ = inquiry.send(Snapshot { state_trouble, ..control.snapshot() });
+                answer(inquiry, control, desk);
                 continue;
             }
         };
@@ -218,6 +220,17 @@ async fn serve(
             error!(error = chain(&error), "the tables are not what they should be");
         }
         inbox.changed.notify_one();
+    }
+}
+
+/// Tells how things stand. Who asked may have gone.
+fn answer(inquiry: Inquiry, control: &Control, desk: &Desk) {
+    match inquiry {
+        Inquiry::Snapshot(answer) => {
+            let state_trouble = desk.trouble().cloned();
+            drop(answer.send(Snapshot { state_trouble, ..control.snapshot() }));
+        }
+        Inquiry::Explain { question, answer } => drop(answer.send(control.explain(&question))),
     }
 }
 

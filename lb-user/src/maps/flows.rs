@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::Ebpf;
 use lb_common::BackendId;
-use lb_common::flow::{Entry, IDLE_MAX, State, Tick};
+use lb_common::flow::{ENTRIES, Entry, IDLE_MAX, State, Tick};
 use serde::Serialize;
 
 use super::mapped::Mapped;
@@ -86,6 +86,13 @@ impl FlowTable {
         }
         let by_backend = (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(id, n)| (BackendId(id), n)).collect();
         Sweep { census, by_backend }
+    }
+
+    /// One entry. Of either number, upper bits do not count.
+    pub fn entry(&self, bucket: u32, position: usize) -> Entry {
+        let n_buckets = (self.entries.len() / ENTRIES).max(1);
+        let index = bucket as usize % n_buckets * ENTRIES + position % ENTRIES;
+        Entry::from_raw(self.entries.load_long(index as u32))
     }
 
     /// How many flows it has room for.

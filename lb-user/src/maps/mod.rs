@@ -6,6 +6,7 @@
 mod counters;
 mod flows;
 mod mapped;
+mod read;
 pub mod shape;
 pub mod substitute;
 

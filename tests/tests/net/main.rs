@@ -9,6 +9,7 @@ mod docker;
 mod doctor;
 mod dsr;
 mod events;
+mod explain;
 mod faces;
 mod failover;
 mod fragments;

@@ -1,0 +1,255 @@
+//! `xlb explain`: what `GET /api/v1/explain` says of a packet, a line a step.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use form_urlencoded::Serializer;
+use hyper::Method;
+use hyper::body::Bytes;
+use serde_json::Value;
+
+use super::client::{self, Door};
+use super::status::{endpoint, list, text};
+use crate::desired::Protocol;
+
+/// Which packet.
+#[derive(Args, Debug)]
+pub struct Packet {
+    /// Where it comes from: a client, or a nat backend
+    #[arg(value_name = "CLIENT:PORT")]
+    client: SocketAddr,
+    /// What it is for: 192.0.2.1:80/tcp, or [2001:db8::1]:53/udp
+    #[arg(value_name = "VIP:PORT/PROTOCOL")]
+    vip: Destination,
+    /// It opens a TCP connection; without, it is of one that is there already
+    #[arg(long)]
+    syn: bool,
+    /// The interface that it comes in on; the first of xdp.interfaces unless given
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// Its time to live or hop limit; 64 unless given
+    #[arg(long, value_name = "N")]
+    ttl: Option<u8>,
+    /// Length of the IP packet in bytes; that of its headers unless given
+    #[arg(long, value_name = "BYTES")]
+    length: Option<u16>,
+}
+
+/// Address, port and protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Destination {
+    endpoint: SocketAddr,
+    protocol: Protocol,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "write ADDRESS:PORT/tcp or ADDRESS:PORT/udp, such as 192.0.2.1:80/tcp or [2001:db8::1]:53/udp".to_owned();
+        let (endpoint, protocol) = text.rsplit_once('/').ok_or_else(wrong)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { endpoint: endpoint.parse().map_err(|_| wrong())?, protocol })
+    }
+}
+
+impl Packet {
+    fn path(&self) -> String {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("client", &self.client.to_string());
+        query.append_pair("vip", &self.vip.endpoint.to_string());
+        query.append_pair("protocol", &self.vip.protocol.to_string());
+        query.append_pair("syn", &self.syn.to_string());
+        let more = [("ttl", self.ttl.map(u16::from)), ("length", self.length)];
+        more.into_iter().filter_map(|(key, value)| Some((key, value?))).for_each(|(key, value)| {
+            query.append_pair(key, &value.to_string());
+        });
+        query.extend_pairs(self.interface.iter().map(|name| ("interface", name)));
+        format!("/api/v1/explain?{}", query.finish())
+    }
+}
+
+/// Asks the daemon and prints the answer.
+///
+/// # Errors
+/// If no daemon answers there, or there is no such packet.
+pub async fn show(api: SocketAddr, packet: &Packet, json: bool) -> Result<()> {
+    let (code, answer) = client::ask(&Door::reading(api), Method::GET, &packet.path(), Bytes::new()).await?;
+    let answer: Value =
+        serde_json::from_slice(&answer).with_context(|| format!("http://{api}/api/v1/explain: not the JSON of an xlb daemon"))?;
+    if !code.is_success() {
+        bail!("{}", text(&answer["error"]));
+    }
+    let text = if json { format!("{answer:#}\n") } else { lines(&answer) };
+    super::print(&text)
+}
+
+/// One step a line, in the order of the packet path.
+fn lines(answer: &Value) -> String {
+    let mut out = String::new();
+    let mut line = |title: &str, words: String| {
+        // Writing to memory cannot fail.
+        let _ = writeln!(out, "{title:<9} {words}");
+    };
+    let packet = &answer["packet"];
+    line("packet", packet_line(packet));
+    line("service", service_line(answer));
+    if !answer["slot"].is_null() {
+        slot_lines(&answer["slot"]).into_iter().zip(["slot", ""]).for_each(|(words, title)| line(title, words));
+    }
+    if !answer["flow"].is_null() {
+        line("flow", flow_line(&answer["flow"]));
+    }
+    if !answer["backend"].is_null() {
+        let backend = &answer["backend"];
+        line("backend", format!("{}: {}", named(&backend["chosen"]), text(&backend["why"])));
+        let unreachable = backend["chosen"]["unreachable"].as_str();
+        unreachable.into_iter().for_each(|reason| line("", reason.to_owned()));
+    }
+    if !answer["way"].is_null() {
+        line("forward", way_line(&answer["way"]));
+    }
+    if !answer["reply"].is_null() {
+        reply_lines(&answer["reply"], packet).into_iter().zip(["reply", ""]).for_each(|(words, title)| line(title, words));
+    }
+    line("verdict", format!("{}, {}: {}", text(&answer["verdict"]), text(&answer["class"]), text(&answer["meaning"])));
+    out
+}
+
+fn packet_line(packet: &Value) -> String {
+    let syn = if packet["syn"] == true { " SYN" } else { "" };
+    format!(
+        "{} > {} {}{syn}, {} bytes, ttl {}, in on {}",
+        text(&packet["client"]),
+        text(&packet["vip"]),
+        text(&packet["protocol"]),
+        packet["length"],
+        packet["ttl"],
+        text(&packet["interface"]),
+    )
+}
+
+fn service_line(answer: &Value) -> String {
+    let service = &answer["service"];
+    if !service.is_null() {
+        let takes = match &service["port"] {
+            port if *port == 0 => format!("every port of {}", text(&service["vip"])),
+            port => endpoint(&service["vip"], port),
+        };
+        return format!(
+            "{} (id {}), {takes}/{}, by {}",
+            service["name"].as_str().unwrap_or("nameless"),
+            service["id"],
+            text(&service["protocol"]),
+            text(&service["algorithm"]),
+        );
+    }
+    let services = list(&answer["services_at_vip"]).iter().map(|service| {
+        let port = if service["port"] == 0 { "every port".to_owned() } else { service["port"].to_string() };
+        format!("{} {port}/{}", text(&service["name"]), text(&service["protocol"]))
+    });
+    match services.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "none: the destination is no VIP".to_owned(),
+        services => format!("none: the destination is a VIP, but takes only {services}"),
+    }
+}
+
+fn slot_lines(slot: &Value) -> [String; 2] {
+    let number = format!("{} of {}, by {}", slot["number"], slot["of"], text(&slot["hashed_by"]));
+    let current = &slot["current"];
+    let owners = match (slot["at_rest"] == true, &slot["settled"]) {
+        (true, _) if current.is_null() => "nobody's".to_owned(),
+        (true, _) => format!("at rest: {}", named(current)),
+        (false, Value::Null) => format!("not at rest: current {}, settled nobody", named(current)),
+        (false, settled) => format!("not at rest: current {}, settled {}", named(current), named(settled)),
+    };
+    [number, owners]
+}
+
+fn flow_line(flow: &Value) -> String {
+    let record = &flow["on_record"];
+    let mut words = match record {
+        Value::Null => "not on record".to_owned(),
+        _ => format!(
+            "on record: {}, {}, last packet {:.0} s ago",
+            named(&record["backend"]),
+            text(&record["state"]),
+            record["silent_s"].as_f64().unwrap_or_default()
+        ),
+    };
+    if let Some(state) = flow["would_record"].as_str()
+        && record["state"] != state
+    {
+        words.push_str(&format!("; this packet would put it on record as {state}"));
+    }
+    words
+}
+
+fn way_line(way: &Value) -> String {
+    let mut words = text(&way["forward"]).to_owned();
+    if let Some(destination) = way["destination"].as_str() {
+        words.push_str(&format!(", to {destination}"));
+    }
+    let tunnel = &way["tunnel"];
+    if !tunnel.is_null() {
+        let port = if tunnel["port"].is_null() { String::new() } else { format!(" port {}", tunnel["port"]) };
+        let ends = format!(", {} > {}{port}", text(&tunnel["source"]), text(&tunnel["destination"]));
+        words.push_str(&format!("{ends}, for packets of {} bytes at most", tunnel["length_max"]));
+    }
+    let interface = match way["interface"].as_str() {
+        Some(name) => name.to_owned(),
+        None => format!("interface {}", way["ifindex"]),
+    };
+    match way["to"].as_str() {
+        _ if way["by_host"] == true => {
+            words.push_str(&format!("; sent by the host's routing, for {interface} takes no redirected frames"));
+        }
+        Some(to) => words.push_str(&format!("; out of {interface}, to {to} from {}", text(&way["from"]))),
+        None => words.push_str("; no next hop is known"),
+    }
+    words
+}
+
+fn reply_lines(reply: &Value, packet: &Value) -> [String; 2] {
+    let (client, source) = (text(&reply["client"]), text(&reply["source"]));
+    let vip = source.parse().map_or_else(|_| source.to_owned(), |source: SocketAddr| source.ip().to_string());
+    let service = reply["service"].as_str().unwrap_or("a nameless service");
+    [
+        format!("of {service} by {}: leaves with {source} as its source", named(&reply["backend"])),
+        format!(
+            "the way is the kernel's to know: ip route get {client} from {vip} iif {}; if it is the host itself, the packet is not touched",
+            text(&packet["interface"])
+        ),
+    ]
+}
+
+/// A backend with what is to be known of it.
+fn named(backend: &Value) -> String {
+    if backend.is_null() {
+        return "nobody".to_owned();
+    }
+    let mut traits = vec![match backend["state"].as_str() {
+        Some(state) => state.to_owned(),
+        None => "left the service".to_owned(),
+    }];
+    if backend["state"] == "down" && !text(&backend["check"]).is_empty() {
+        traits[0].push_str(&format!(": {}", text(&backend["check"])));
+    }
+    match backend["admin"].as_str() {
+        Some("drain") => traits.push("draining".to_owned()),
+        Some(_) => traits.push("disabled".to_owned()),
+        None if backend["weight"] == 0 && !backend["state"].is_null() => traits.push("weight 0".to_owned()),
+        None => {}
+    }
+    format!("{} ({})", endpoint(&backend["address"], &backend["port"]), traits.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

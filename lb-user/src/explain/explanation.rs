@@ -1,0 +1,355 @@
+//! A trail, told by names: what `GET /api/v1/explain` answers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::flow::{Entry, State as FlowState, TICK_SHIFT, Tick};
+use lb_common::records::{self, forward, service_flags};
+use lb_common::verdict::{Class, Verdict};
+use lb_common::{BackendId, Be16};
+use serde::Serialize;
+
+use super::question::{Question, Senseless};
+use super::witness::{FlowSeen, ReplySeen, SlotSeen, Trail};
+use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
+use crate::health;
+
+/// What the control loop calls the things that the packet path knows by number.
+pub trait Names {
+    fn service(&self, id: u16) -> Option<ServiceName>;
+    /// A backend of a service, or one that has left it.
+    fn backend(&self, id: BackendId) -> Option<BackendFound>;
+    fn interface(&self, ifindex: u32) -> Option<String>;
+    /// The services of a VIP; none if it is not one.
+    fn services_at(&self, vip: IpAddr) -> Vec<ServiceAt>;
+}
+
+/// What the packet path does with a packet, and why. What it does not get to is `None`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub packet: Asked,
+    pub service: Option<ServiceFound>,
+    /// If no service takes the packet, those that its destination has.
+    pub services_at_vip: Vec<ServiceAt>,
+    pub slot: Option<SlotFound>,
+    pub flow: Option<FlowFound>,
+    pub backend: Option<Chosen>,
+    pub way: Option<Way>,
+    pub reply: Option<ReplyFound>,
+    pub verdict: &'static str,
+    /// `forwarded`, `passed` or `dropped`.
+    pub class: &'static str,
+    /// The verdict in a sentence.
+    pub meaning: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Asked {
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    pub protocol: Protocol,
+    pub syn: bool,
+    pub interface: String,
+    pub ttl: u8,
+    /// Of the IP packet, in bytes.
+    pub length: u16,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceFound {
+    pub id: u16,
+    pub name: Option<ServiceName>,
+    pub vip: IpAddr,
+    /// 0 takes every port.
+    pub port: u16,
+    pub protocol: Protocol,
+    pub algorithm: Algorithm,
+}
+
+/// A service of a VIP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ServiceAt {
+    pub name: ServiceName,
+    /// 0 takes every port.
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotFound {
+    /// Among the service's slots.
+    pub number: u32,
+    /// How many slots the service has.
+    pub of: u32,
+    /// What the number follows from.
+    pub hashed_by: &'static str,
+    pub at_rest: bool,
+    /// Where new flows go.
+    pub current: Option<BackendFound>,
+    /// Where flows without a record belong, while the slot is learning.
+    pub settled: Option<BackendFound>,
+}
+
+/// What the flow table says. It is asked only where the slot is not at rest.
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowFound {
+    pub on_record: Option<OnRecord>,
+    /// The state that the packet would put on record; `None` if nothing would change.
+    pub would_record: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct OnRecord {
+    pub backend: Option<BackendFound>,
+    pub state: &'static str,
+    /// Seconds since its last packet, to about one.
+    pub silent_s: f64,
+}
+
+/// A backend, as far as it is known.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct BackendFound {
+    pub id: u16,
+    pub address: IpAddr,
+    pub port: u16,
+    pub service: Option<ServiceName>,
+    /// `None` if it is no backend of its service any more.
+    pub state: Option<health::State>,
+    /// `drain` or `disable`, if somebody has set it so.
+    pub admin: Option<&'static str>,
+    pub weight: u16,
+    /// New flows go there.
+    pub serving: bool,
+    /// What the last health check found.
+    pub check: String,
+    /// Why no packet can be sent there.
+    pub unreachable: Option<String>,
+}
+
+/// The packet's backend.
+#[derive(Clone, Debug, Serialize)]
+pub struct Chosen {
+    /// `None` if there is none.
+    pub chosen: Option<BackendFound>,
+    pub reason: Reason,
+    /// The reason in words.
+    pub why: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    AtRest,
+    NewConnection,
+    OnRecord,
+    Settled,
+    Current,
+    Nobody,
+}
+
+/// How the packet leaves, or would.
+#[derive(Clone, Debug, Serialize)]
+pub struct Way {
+    pub forward: Forward,
+    /// Where it leaves; `None` while no next hop is known.
+    pub interface: Option<String>,
+    pub ifindex: u32,
+    /// The next hop's link-layer address.
+    pub to: Option<String>,
+    pub from: Option<String>,
+    /// What NAT makes of the destination.
+    pub destination: Option<SocketAddr>,
+    pub tunnel: Option<Tunnel>,
+    /// The host's routing sends it, for the interface takes no redirected frames.
+    pub by_host: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Tunnel {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// Of GUE.
+    pub port: Option<u16>,
+    /// Length of the largest packet that fits in, in bytes.
+    pub length_max: u16,
+}
+
+/// Whose reply the packet is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplyFound {
+    pub backend: Option<BackendFound>,
+    pub service: Option<ServiceName>,
+    /// What the source becomes.
+    pub source: SocketAddr,
+    /// Whom it goes to, by a way that only the kernel's routing table knows.
+    pub client: IpAddr,
+}
+
+impl Explanation {
+    /// # Errors
+    /// The question makes no sense.
+    pub fn new(question: &Question, interface: &str, trail: &Trail, names: &impl Names) -> Result<Self, Senseless> {
+        let teller = Teller { trail, names };
+        let Question { client, vip, protocol, syn, ttl, .. } = *question;
+        let length = question.length()?;
+        Ok(Self {
+            packet: Asked { client, vip, protocol, syn, interface: interface.to_owned(), ttl, length },
+            service: trail.service.map(|(id, record)| teller.service(id, &record)),
+            services_at_vip: if trail.service.is_none() { names.services_at(vip.ip()) } else { Vec::new() },
+            slot: trail.slot.map(|seen| teller.slot(seen)),
+            flow: trail.flow.map(|seen| teller.flow(seen)),
+            backend: trail.backend.map(|(id, _)| teller.chosen(id, syn)),
+            way: trail.backend.and_then(|(_, record)| teller.way(&record, vip)),
+            reply: trail.reply.map(|seen| teller.reply(seen, client.port())),
+            verdict: trail.verdict.label(),
+            class: class(trail.verdict),
+            meaning: trail.verdict.explanation().trim(),
+        })
+    }
+}
+
+struct Teller<'t, N> {
+    trail: &'t Trail,
+    names: &'t N,
+}
+
+impl<N: Names> Teller<'_, N> {
+    fn service(&self, id: u16, record: &records::Service) -> ServiceFound {
+        ServiceFound {
+            id,
+            name: self.names.service(id),
+            vip: record.vip.into(),
+            port: record.listens.port.get(),
+            protocol: if record.listens.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp },
+            algorithm: algorithm(record),
+        }
+    }
+
+    fn slot(&self, SlotSeen { index, slot }: SlotSeen) -> SlotFound {
+        let service = self.trail.service.map(|(_, record)| record).unwrap_or_default();
+        SlotFound {
+            number: index.wrapping_sub(service.region.first()),
+            of: 1u32.checked_shl(service.region.bits()).unwrap_or(u32::MAX),
+            hashed_by: match algorithm(&service) {
+                Algorithm::Maglev => "the client's address and both ports",
+                Algorithm::IpHash => "the client's address alone",
+            },
+            at_rest: slot.is_at_rest(),
+            current: self.backend(slot.current()),
+            settled: self.backend(slot.settled()),
+        }
+    }
+
+    fn flow(&self, FlowSeen { entry, recorded }: FlowSeen) -> FlowFound {
+        let on_record = entry.map(|entry| OnRecord {
+            backend: self.backend(entry.backend()),
+            state: state(entry),
+            silent_s: seconds(entry.age(self.trail.now)),
+        });
+        FlowFound { on_record, would_record: recorded.map(state) }
+    }
+
+    fn chosen(&self, id: BackendId, is_syn: bool) -> Chosen {
+        let slot = self.trail.slot.map(|seen| seen.slot).unwrap_or_default();
+        let entry = self.trail.flow.and_then(|flow| flow.entry);
+        let is_repeated = entry.is_some_and(|entry| entry.state() == FlowState::Opening);
+        let refused = entry.filter(|entry| entry.backend() != id).and_then(|entry| self.backend(entry.backend()));
+        let reason = match entry {
+            _ if id.is_none() => Reason::Nobody,
+            _ if slot.is_at_rest() => Reason::AtRest,
+            _ if is_syn && !is_repeated => Reason::NewConnection,
+            Some(entry) if entry.backend() == id => Reason::OnRecord,
+            _ if slot.settled() == id => Reason::Settled,
+            _ => Reason::Current,
+        };
+        let why = match (reason, refused) {
+            (Reason::NewConnection, _) => "a SYN opens a connection, which goes to the slot's current backend".to_owned(),
+            (Reason::AtRest, _) => "the slot is at rest: all its flows are there".to_owned(),
+            (Reason::Nobody, _) => "no backend of the service may take it; xlb status has the check of each".to_owned(),
+            (Reason::OnRecord, _) => "the flow is on record there".to_owned(),
+            (Reason::Settled, None) => "not on record: it is from before the slot moved, and belongs there".to_owned(),
+            (Reason::Settled, Some(gone)) => {
+                format!("{} may not keep it; it goes where it was before the slot moved", endpoint(&gone))
+            }
+            (Reason::Current, Some(gone)) => format!("{} may not keep it; the slot's current backend takes it", endpoint(&gone)),
+            (Reason::Current, None) if slot.settled().is_none() => {
+                "not on record, and nobody else can have it: the slot's current backend".to_owned()
+            }
+            (Reason::Current, None) => "not on record, and the settled backend may keep none: the slot's current one".to_owned(),
+        };
+        Chosen { chosen: self.backend(id), reason, why }
+    }
+
+    fn way(&self, record: &records::Backend, vip: SocketAddr) -> Option<Way> {
+        let forward = match record.forward {
+            forward::DSR => Forward::Dsr,
+            forward::NAT => Forward::Nat,
+            forward::IPIP => Forward::Ipip,
+            forward::GUE => Forward::Gue,
+            _ => return None,
+        };
+        let is_known = record.ifindex != 0;
+        let by_host = self.trail.verdict == Verdict::Routed;
+        let mac = |address: lb_common::MacAddr| (is_known && !by_host).then(|| address.to_string());
+        let port = |port: Be16| if port.raw() == 0 { vip.port() } else { port.get() };
+        Some(Way {
+            forward,
+            interface: if is_known { self.names.interface(record.ifindex) } else { None },
+            ifindex: record.ifindex,
+            to: mac(record.link.destination()),
+            from: mac(record.link.source()),
+            destination: (forward == Forward::Nat).then(|| SocketAddr::new(record.address.into(), port(record.port))),
+            tunnel: matches!(forward, Forward::Ipip | Forward::Gue).then(|| Tunnel {
+                source: record.source.into(),
+                destination: record.address.into(),
+                port: (forward == Forward::Gue).then(|| record.port.get()),
+                length_max: record.len_max,
+            }),
+            by_host,
+        })
+    }
+
+    fn reply(&self, ReplySeen { backend: (id, _), service: (service_id, service), client }: ReplySeen, port: u16) -> ReplyFound {
+        let port = if service.listens.port.raw() == 0 { port } else { service.listens.port.get() };
+        ReplyFound {
+            backend: self.backend(id),
+            service: self.names.service(service_id),
+            source: SocketAddr::new(service.vip.into(), port),
+            client: client.into(),
+        }
+    }
+
+    fn backend(&self, id: BackendId) -> Option<BackendFound> {
+        if id.is_none() { None } else { self.names.backend(id) }
+    }
+}
+
+fn endpoint(backend: &BackendFound) -> SocketAddr {
+    SocketAddr::new(backend.address, backend.port)
+}
+
+fn algorithm(service: &records::Service) -> Algorithm {
+    if service.flags & service_flags::IP_HASH == 0 { Algorithm::Maglev } else { Algorithm::IpHash }
+}
+
+fn class(verdict: Verdict) -> &'static str {
+    match verdict.class() {
+        Class::Forwarded => "forwarded",
+        Class::Passed => "passed",
+        Class::Dropped => "dropped",
+    }
+}
+
+fn state(entry: Entry) -> &'static str {
+    match entry.state() {
+        FlowState::Opening => "opening",
+        FlowState::Guessed => "guessed",
+        FlowState::Established => "established",
+        FlowState::Closing => "closing",
+    }
+}
+
+/// To the hundredth: the packet path's clock goes no finer than a second.
+fn seconds(ticks: Tick) -> f64 {
+    let seconds = f64::from(ticks) * f64::from(1u32 << TICK_SHIFT) / 1e9;
+    (seconds * 100.0).round() / 100.0
+}

@@ -1,0 +1,243 @@
+//! The tables as the packet path sees them, and what it asks of them on the way of one packet. It changes nothing: what it would
+//! count, note or record is let go.
+
+use std::cell::{Cell, OnceCell};
+
+use lb_common::directory::Bucket;
+use lb_common::flow::{self, Place, Tick};
+use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::{Addr, BackendId, Slot, Verdict};
+use lb_ebpf::flow::Question;
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
+
+use super::frame::Frame;
+
+/// The tables as they stand. A record that nobody wrote, or that is beyond the end, is all zeros.
+pub trait Records {
+    fn settings(&self) -> Settings;
+    fn service_bucket(&self, index: u32) -> Bucket;
+    fn reply_bucket(&self, index: u32) -> Bucket;
+    fn service(&self, id: u16) -> Service;
+    /// `None` beyond the end of the table.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    fn backend(&self, id: BackendId) -> Backend;
+    /// `None` beyond the end of the table.
+    fn link(&self, ifindex: u32) -> Option<Link>;
+    /// Of either number, upper bits do not count.
+    fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
+    fn now(&self) -> Tick;
+}
+
+/// What the packet path did with a packet, and what it asked for.
+#[derive(Clone, Debug)]
+pub struct Trail {
+    pub verdict: Verdict,
+    /// The service that the packet is for, by id.
+    pub service: Option<(u16, Service)>,
+    pub slot: Option<SlotSeen>,
+    /// Of a slot that is not at rest.
+    pub flow: Option<FlowSeen>,
+    /// Whom the packet is for; of no backend at all, [`BackendId::NONE`].
+    pub backend: Option<(BackendId, Backend)>,
+    pub reply: Option<ReplySeen>,
+    /// The time by which ages count.
+    pub now: Tick,
+}
+
+/// A packet's slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotSeen {
+    /// In the whole map.
+    pub index: u32,
+    pub slot: Slot,
+}
+
+/// What the flow table says of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowSeen {
+    /// Its entry, unless it has been silent for too long.
+    pub entry: Option<flow::Entry>,
+    /// The entry that the packet path would write now.
+    pub recorded: Option<flow::Entry>,
+}
+
+/// A packet from a NAT backend.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplySeen {
+    pub backend: (BackendId, Backend),
+    pub service: (u16, Service),
+    /// Whom it goes to.
+    pub client: Addr,
+}
+
+/// Takes a frame through the packet path.
+pub fn follow(mut frame: Frame, records: &impl Records) -> Trail {
+    let witness = Witness::new(records);
+    let verdict = lb_ebpf::process(&mut frame, &witness);
+    let slot = witness.slot.get();
+    Trail {
+        verdict,
+        service: witness.service.get(),
+        slot,
+        flow: witness.flow.get(),
+        // Once there is a slot, the last backend asked for is the one that was chosen.
+        backend: slot.and(witness.last_backend.get()),
+        reply: witness.reply.get(),
+        now: witness.now,
+    }
+}
+
+/// The tables, and what was asked of them.
+struct Witness<'r, R> {
+    records: &'r R,
+    settings: Settings,
+    now: Tick,
+    buckets: Kept<Bucket>,
+    services: Kept<Service>,
+    backends: Kept<Backend>,
+    last_service: Cell<Option<(u16, Service)>>,
+    last_backend: Cell<Option<(BackendId, Backend)>>,
+    service: Cell<Option<(u16, Service)>>,
+    slot: Cell<Option<SlotSeen>>,
+    flow: Cell<Option<FlowSeen>>,
+    reply: Cell<Option<ReplySeen>>,
+    /// What the packet path would write into the flow table.
+    recorded: Cell<Option<flow::Entry>>,
+}
+
+impl<'r, R: Records> Witness<'r, R> {
+    fn new(records: &'r R) -> Self {
+        Self {
+            records,
+            settings: records.settings(),
+            now: records.now(),
+            buckets: Kept::default(),
+            services: Kept::default(),
+            backends: Kept::default(),
+            last_service: Cell::default(),
+            last_backend: Cell::default(),
+            service: Cell::default(),
+            slot: Cell::default(),
+            flow: Cell::default(),
+            reply: Cell::default(),
+            recorded: Cell::default(),
+        }
+    }
+}
+
+impl<R: Records> Env for Witness<'_, R> {
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn service_bucket(&self, index: u32) -> &Bucket {
+        self.buckets.keep(self.records.service_bucket(index))
+    }
+
+    fn reply_bucket(&self, index: u32) -> &Bucket {
+        self.buckets.keep(self.records.reply_bucket(index))
+    }
+
+    fn service(&self, id: u16) -> &Service {
+        let service = self.services.keep(self.records.service(id));
+        self.last_service.set(Some((id, *service)));
+        service
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        // Nobody asks for a slot but of the service that was found last.
+        self.service.set(self.last_service.get());
+        let slot = self.records.slot(index);
+        self.slot.set(Some(SlotSeen { index, slot: slot.unwrap_or_default() }));
+        slot
+    }
+
+    fn backend(&self, id: BackendId) -> &Backend {
+        let backend = self.backends.keep(self.records.backend(id));
+        self.last_backend.set(Some((id, *backend)));
+        backend
+    }
+
+    fn link(&self, ifindex: u32) -> Option<Link> {
+        self.records.link(ifindex)
+    }
+
+    fn flow_backend(&self, question: Question) -> BackendId {
+        let place = question.place;
+        let idle = self.records.service(question.service).idle;
+        let bucket = |position| self.records.flow_entry(place.bucket, position);
+        let entry = flow::find(bucket, place.tag, self.now, idle).map(|found| found.entry);
+        let chosen = lb_ebpf::flow::answer(self, question);
+        self.flow.set(Some(FlowSeen { entry, recorded: self.recorded.get() }));
+        chosen
+    }
+
+    fn now(&self) -> Tick {
+        self.now
+    }
+
+    fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        self.records.flow_entry(bucket, position)
+    }
+
+    fn replace_flow(&self, _bucket: u32, _old: flow::Found, new: flow::Entry) -> bool {
+        self.recorded.set(Some(new));
+        true
+    }
+
+    /// The packets that are asked about are no fragments: none is on record.
+    fn fragment_backend(&self, _place: Place, id: BackendId) -> BackendId {
+        id
+    }
+
+    fn fragment_entry(&self, _bucket: u32, _position: usize) -> flow::Entry {
+        flow::Entry::default()
+    }
+
+    fn replace_fragment(&self, _bucket: u32, _old: flow::Found, _new: flow::Entry) -> bool {
+        true
+    }
+
+    fn note_elsewhere(&self, _slot_index: u32, _now: Tick) {}
+
+    fn note_flow(&self, _id: BackendId, _now: Tick) {}
+
+    fn count_flow(&self, _event: FlowEvent) {}
+
+    fn count(&self, _verdict: Verdict) {}
+
+    fn count_backend(&self, _id: BackendId, _bytes: u32, _is_new_connection: bool) {}
+
+    fn count_service_drop(&self, _id: u16) {}
+
+    fn redirect(&self, _ifindex: u32) -> bool {
+        true
+    }
+
+    /// The kernel is not asked: it would answer for the daemon's own packets, not for what comes in on an interface.
+    fn route(&self, query: &RouteQuery) -> Route {
+        if let (Some(backend), Some(service)) = (self.last_backend.get(), self.last_service.get()) {
+            self.reply.set(Some(ReplySeen { backend, service, client: query.destination }));
+        }
+        Route::Host
+    }
+}
+
+/// Records that stay where they are for as long as the witness lives.
+struct Kept<T>(OnceCell<(T, Box<Kept<T>>)>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(OnceCell::new())
+    }
+}
+
+impl<T> Kept<T> {
+    fn keep(&self, record: T) -> &T {
+        let mut place = self;
+        while let Some((_, next)) = place.0.get() {
+            place = next;
+        }
+        &place.0.get_or_init(|| (record, Box::default())).0
+    }
+}

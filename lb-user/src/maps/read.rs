@@ -1,0 +1,47 @@
+//! What stands in the maps, for whoever wants to follow a packet.
+
+use lb_common::directory::Bucket;
+use lb_common::flow::{self, Tick};
+use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::{BackendId, Slot};
+
+use super::KernelMaps;
+use crate::explain::Records;
+
+impl Records for KernelMaps {
+    fn settings(&self) -> Settings {
+        Self::settings(self)
+    }
+
+    fn service_bucket(&self, index: u32) -> Bucket {
+        self.service_buckets.read(index as usize).unwrap_or_default()
+    }
+
+    fn reply_bucket(&self, index: u32) -> Bucket {
+        self.reply_buckets.read(index as usize).unwrap_or_default()
+    }
+
+    fn service(&self, id: u16) -> Service {
+        self.services.read(usize::from(id)).unwrap_or_default()
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        (index < self.n_slots()).then(|| Slot::from_raw(self.slots.load_word(index)))
+    }
+
+    fn backend(&self, id: BackendId) -> Backend {
+        self.backends.read(usize::from(id.0)).unwrap_or_default()
+    }
+
+    fn link(&self, ifindex: u32) -> Option<Link> {
+        self.links.read(ifindex as usize)
+    }
+
+    fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        self.flows.entry(bucket, position)
+    }
+
+    fn now(&self) -> Tick {
+        super::now()
+    }
+}
