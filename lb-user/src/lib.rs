@@ -14,6 +14,7 @@ pub mod desired;
 pub mod discovery;
 pub mod doctor;
 pub mod error;
+pub mod failover;
 pub mod health;
 pub mod maps;
 pub mod nexthop;
