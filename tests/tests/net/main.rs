@@ -19,5 +19,6 @@ mod restart;
 mod runtime;
 mod runtime_abuse;
 mod side_by_side;
+mod standby;
 mod strangers;
 mod support;
