@@ -16,6 +16,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod error;
 pub mod explain;
+pub mod failover;
 pub mod health;
 pub mod maps;
 pub mod nexthop;

@@ -11,8 +11,9 @@ use serde::Serialize;
 
 use crate::daemon::Sums;
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
+use crate::failover::{Place, Tier};
 use crate::maps::{Census, Counters, MapError};
-use crate::runtime::{BackendOverrides, Mark, Overrides};
+use crate::runtime::{BackendOverrides, Mark, Overrides, Setting};
 use crate::{discovery, health};
 
 /// The control loop's view at one moment.
@@ -57,6 +58,7 @@ pub struct ServiceView {
     /// What its drops stood at when it got its id.
     pub drop_base: u64,
     pub maintenance: Option<Mark>,
+    pub failover: Option<FailoverStatus>,
 }
 
 /// A backend that has left its service.
@@ -87,6 +89,23 @@ pub struct BackendView {
     /// What was set of it at runtime.
     pub set: BackendOverrides,
     pub drain: Option<Drain>,
+    pub place: Place,
+}
+
+/// Who takes new flows while others cannot, of a service with priorities, a sorry backend, panic or slow start.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct FailoverStatus {
+    /// The priorities that new flows go to, or `sorry`.
+    pub serving: Vec<Tier>,
+    /// So few backends are healthy that all are taken for it.
+    pub panic: bool,
+    /// The priority that took over, and that flows stay with until failback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Setting<u8>>,
+    /// How many of each priority are healthy.
+    pub cause: String,
+    /// New flows go elsewhere than to the first priority alone.
+    pub failed_over: bool,
 }
 
 /// How far a drain has come.
@@ -168,6 +187,8 @@ pub struct ServiceStatus {
     /// Nobody takes new flows, as somebody has set it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Mark>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverStatus>,
     pub backends: Vec<BackendStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub discovery: Vec<SourceStatus>,
@@ -201,6 +222,13 @@ pub struct BackendStatus {
     pub set: BackendOverrides,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Which backends it comes before and after: a number, or `sorry`.
+    pub priority: Tier,
+    /// New flows go to others, of a priority that is before its own, or that took over.
+    pub standby: bool,
+    /// While it starts slowly: how much of its weight is in force, from 0.1 to 0.9.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<f64>,
 }
 
 /// One source of a service's backends.
@@ -324,6 +352,7 @@ fn service_status(service: &ServiceView, left: BackendCounters, counted: &[Backe
         slots_not_at_rest: service.n_slots_restless,
         leaving: service.leaving.iter().map(|leaving| leaving.endpoint).collect(),
         maintenance: service.maintenance.clone(),
+        failover: service.failover.clone(),
         backends,
         discovery: service.discovery.iter().map(source_status).collect(),
     }
@@ -363,6 +392,9 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         flows: backend.flows,
         set: backend.set.clone(),
         drain: backend.drain,
+        priority: backend.place.tier,
+        standby: backend.place.is_standby,
+        slow_start: backend.place.tenths.map(|tenths| f64::from(tenths) / 10.0),
     }
 }
 

@@ -285,6 +285,10 @@ pub async fn maintenance(State(source): State<Source>, asking: Asking, Path(serv
     asking.carry_out(&source, body, |MaintenanceBody { on }| Ok(Change::Maintenance { service, on })).await
 }
 
+pub async fn failback(State(source): State<Source>, asking: Asking, Path(service): Path<String>, body: Body) -> Response {
+    asking.carry_out(&source, body, |NoKeys {}| Ok(Change::Failback { service })).await
+}
+
 pub async fn reset(State(source): State<Source>, asking: Asking, body: Body) -> Response {
     let understand = |ResetBody { service, backend }| {
         let backend = backend.map(|name| name.parse()).transpose().map_err(|reason: String| Failure::wrong(reason))?;

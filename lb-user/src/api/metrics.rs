@@ -18,10 +18,11 @@ use prometheus_client::registry::Registry;
 use super::audit::Counts;
 use super::{Source, Unavailable};
 use crate::daemon::Sums;
+use crate::failover::Tier;
 use crate::health;
 use crate::maps::Census;
 use crate::runtime::Admin;
-use crate::status::{BackendStatus, ServiceStatus, SourceStatus, Status};
+use crate::status::{BackendStatus, FailoverStatus, ServiceStatus, SourceStatus, Status};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -156,6 +157,16 @@ impl Page {
         gauge(out, "service_backends_leaving", help, of(|service| service.leaving.len()))?;
         let help = "1 while nobody takes new flows, as set at runtime.";
         gauge(out, "service_maintenance", help, of(|service| usize::from(service.maintenance.is_some())))?;
+        let failover = |holds: fn(&FailoverStatus) -> bool| {
+            let holds = move |service: &ServiceStatus| f64::from(service.failover.as_ref().is_some_and(holds));
+            self.status.services.iter().map(move |service| (service_labels(service), holds(service)))
+        };
+        let help = "1 while new flows go elsewhere than to the first priority alone.";
+        gauge(out, "service_failed_over", help, failover(|failover| failover.failed_over))?;
+        let help = "1 while so few backends are healthy that all are taken for it.";
+        gauge(out, "service_panic", help, failover(|failover| failover.panic))?;
+        let help = "1 while new flows go to the sorry backend.";
+        gauge(out, "service_sorry", help, failover(|failover| failover.serving.contains(&Tier::Sorry)))?;
         let moved = self.sums.services.iter().map(|(name, sums)| (vec![("service", name.to_string())], sums.n_slots_moved));
         counter(out, "service_slots_moved", "Slots that got another owner, their first one included.", moved)?;
         let transitions = self.sums.services.iter().flat_map(|(name, sums)| {
@@ -194,6 +205,12 @@ impl Page {
         let disabled = set(|admin| admin == Admin::Disable);
         let disabled = all().map(|(labels, backend)| (labels, disabled(backend)));
         gauge(out, "backend_disabled", "1 while the backend is disabled, as set at runtime.", disabled)?;
+        let help = "1 while new flows go to other priorities than the backend's.";
+        let standby = all().map(|(labels, backend)| (labels, f64::from(backend.standby)));
+        gauge(out, "backend_standby", help, standby)?;
+        let help = "1 while the backend, having come up, does not have all of its weight.";
+        let slow = all().map(|(labels, backend)| (labels, f64::from(backend.slow_start.is_some())));
+        gauge(out, "backend_slow_start", help, slow)?;
         let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
         gauge(out, "backend_flows", help, of(|backend| backend.flows as f64))?;
         let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));

@@ -97,6 +97,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Source>)> {
         ("post", "/api/v1/services/{service}/backends/{backend}/disable", post(changes::disable)),
         ("put", "/api/v1/services/{service}/backends/{backend}/weight", put(changes::weight)),
         ("post", "/api/v1/services/{service}/maintenance", post(changes::maintenance)),
+        ("post", "/api/v1/services/{service}/failback", post(changes::failback)),
         ("post", "/api/v1/reset", post(changes::reset)),
         ("post", "/api/v1/reload", post(changes::reload)),
         ("post", "/api/v1/check", post(changes::check)),

@@ -89,6 +89,15 @@ pub enum Verb {
         #[command(flatten)]
         reach: Reach,
     },
+    /// Bring a service back to its first priority with a healthy backend, where failback is "manual"
+    ///
+    /// New connections go there; those that the standbys have stay until they end.
+    Failback {
+        /// The service's name
+        service: String,
+        #[command(flatten)]
+        reach: Reach,
+    },
     /// Forget what was set at runtime: the file holds again, for one backend, one service, or all
     Reset {
         /// The service's name; without, all services
@@ -153,6 +162,7 @@ fn request(verb: Verb) -> (Reach, Method, String, Value) {
             let body = json!({ "on": matches!(state, Switch::On) });
             (reach, Method::POST, of(&service) + "/maintenance", body)
         }
+        Verb::Failback { service, reach } => (reach, Method::POST, of(&service) + "/failback", Value::Null),
         Verb::Reset { service, backend, reach } => {
             let named = [("service", service), ("backend", backend)];
             let body = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into())));

@@ -105,8 +105,25 @@ fn in_words(event: &Value) -> String {
             Some(by) => format!("{whom}: in maintenance, by {by}"),
             None => format!("{whom}: no longer in maintenance"),
         },
+        "failover" => {
+            let (from, to) = (tiers(&event["from"]), tiers(&event["to"]));
+            format!("{whom}: new connections go to {to}, no longer to {from}: {}", text(&event["cause"]))
+        }
+        "panic" if event["panic"] == true => {
+            format!("{whom}: panic, all backends are taken for healthy: {}", text(&event["cause"]))
+        }
+        "panic" => format!("{whom}: no longer in panic: {}", text(&event["cause"])),
+        "slow_start" if event["over"] == true => format!("{whom}: has all of its weight"),
+        "slow_start" => format!("{whom}: starts slowly"),
         _ => event.to_string(),
     }
+}
+
+/// Priorities, or the sorry backend.
+pub fn tiers(tiers: &Value) -> String {
+    let one = |tier: &Value| tier.as_u64().map_or_else(|| text(tier).to_owned(), |priority| format!("priority {priority}"));
+    let named: Vec<String> = list(tiers).iter().map(one).collect();
+    if named.is_empty() { "nobody".to_owned() } else { named.join(" and ") }
 }
 
 /// Who has drained or disabled a backend, and until when.
@@ -144,6 +161,18 @@ mod tests {
             (
                 json!({ "kind": "maintenance", "service": "web", "set": { "by": "root", "at_ms": 1 } }),
                 "web: in maintenance, by root".into(),
+            ),
+            (
+                json!({ "kind": "failover", "service": "web", "from": [0], "to": [1, "sorry"], "cause": "why" }),
+                "web: new connections go to priority 1 and sorry, no longer to priority 0: why".into(),
+            ),
+            (
+                json!({ "kind": "panic", "service": "web", "panic": true, "cause": "why" }),
+                "web: panic, all backends are taken for healthy: why".into(),
+            ),
+            (
+                json!({ "kind": "slow_start", "service": "web", "backend": "10.0.0.1:80", "over": false }),
+                "web 10.0.0.1:80: starts slowly".into(),
             ),
             (json!({ "kind": "ready", "ready": true }), "ready".into()),
             (json!({ "kind": "of tomorrow" }), r#"{"kind":"of tomorrow"}"#.into()),

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use super::client;
-use super::events::{admin, time};
+use super::events::{admin, tiers, time};
 
 /// Asks the daemon and prints the answer.
 ///
@@ -81,12 +81,30 @@ fn service_line(service: &Value) -> String {
             when(&service["maintenance"])
         ));
     }
+    line.push_str(&failover(&service["failover"]));
     for backend in list(&service["backends"]) {
         for set in set_at_runtime(backend) {
             line.push_str(&format!("\n  {}: {set}", endpoint(&backend["address"], &backend["port"])));
         }
     }
     line
+}
+
+/// What is out of the ordinary about who takes new connections.
+fn failover(failover: &Value) -> String {
+    let (to, cause) = (tiers(&failover["serving"]), text(&failover["cause"]));
+    let mut lines = String::new();
+    if failover["panic"] == true {
+        lines.push_str(&format!("\n  panic: all backends are taken for healthy: {cause}"));
+    } else if failover["failed_over"] == true {
+        lines.push_str(&format!("\n  new connections go to {to}: {cause}"));
+    }
+    let held = &failover["held"];
+    if !held.is_null() {
+        let since = when(held);
+        lines.push_str(&format!("\n  held at priority {} until xlb failback, since it took over {since}", held["value"]));
+    }
+    lines
 }
 
 fn source_line(source: &Value) -> String {
@@ -165,12 +183,20 @@ fn backends(service: &Value) -> Table {
 
 /// A backend's health, and what somebody has made of it.
 fn state(backend: &Value) -> String {
-    let health = text(&backend["state"]);
-    match &backend["set"]["admin"]["value"] {
-        Value::Null => health.to_owned(),
-        admin if admin == "disable" => format!("{health}, disabled"),
-        _ => format!("{health}, draining"),
+    let mut words = vec![text(&backend["state"]).to_owned()];
+    if backend["priority"] == "sorry" {
+        words.push("sorry".to_owned());
     }
+    match &backend["set"]["admin"]["value"] {
+        Value::Null if backend["standby"] == true => words.push("standby".to_owned()),
+        Value::Null => {}
+        admin if admin == "disable" => words.push("disabled".to_owned()),
+        _ => words.push("draining".to_owned()),
+    }
+    if let Some(part) = backend["slow_start"].as_f64() {
+        words.push(format!("starts slowly at {:.0}%", part * 100.0));
+    }
+    words.join(", ")
 }
 
 pub fn endpoint(address: &Value, port: &Value) -> String {

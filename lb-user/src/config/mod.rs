@@ -10,6 +10,7 @@
 
 mod conflicts;
 mod discovery;
+mod failover;
 mod global;
 mod health;
 mod report;
@@ -30,6 +31,7 @@ use toml::de::DeTable;
 
 use crate::desired::{Algorithm, Forward, OnDown, Protocol, ServiceName};
 use crate::discovery::{Kind, Source};
+use crate::failover::{Rules as FailoverRules, Tier};
 use crate::health::Checks;
 use report::{Problem, Problems};
 use section::Section;
@@ -146,8 +148,9 @@ pub struct Service {
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,
+    pub failover: FailoverRules,
     pub health: Checks,
-    /// Fixed backends, each endpoint once; may be empty if there is a source.
+    /// Fixed backends, each endpoint once, the sorry one too; may be empty if there is a source.
     pub backends: Vec<Backend>,
     pub dns: Option<Dns>,
     pub file: Option<File>,
@@ -163,6 +166,11 @@ impl Service {
         [file, docker, dns].into_iter().flatten()
     }
 
+    /// Which backends one comes before and after. Who is not written down has the first priority.
+    pub fn tier(&self, endpoint: SocketAddr) -> Tier {
+        self.backends.iter().find(|backend| backend.endpoint == endpoint).map(|backend| backend.tier).unwrap_or_default()
+    }
+
     /// Whether it has a source of this kind.
     pub fn has_source(&self, kind: Kind) -> bool {
         match kind {
@@ -173,13 +181,14 @@ impl Service {
     }
 }
 
-/// `[[service.backend]]`
+/// `[[service.backend]]`, or `[service.sorry]`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Of the VIP's family. The port is the service's unless a `nat` backend names its own.
     pub endpoint: SocketAddr,
     /// 0 takes no new flows.
     pub weight: u16,
+    pub tier: Tier,
 }
 
 /// `[service.dns]`: backends by name.

@@ -8,8 +8,9 @@ use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
-use super::{Backend, Service, discovery, health, values};
+use super::{Backend, Service, discovery, failover, health, values};
 use crate::desired::{Algorithm, Forward, OnDown, Protocol};
+use crate::failover::{Rules as FailoverRules, Tier};
 use crate::health::{Check, Checks, Mode, Probe};
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
@@ -38,6 +39,7 @@ pub(super) struct ServiceDraft {
     algorithm: Option<Algorithm>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
+    failover: Option<FailoverRules>,
     health: Option<Checks>,
     pub(super) backends: Vec<Option<At<Backend>>>,
     sources: Option<discovery::Sources>,
@@ -73,10 +75,19 @@ impl ServiceDraft {
 
         let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
         let sections = section.tables("backend", "[[service.backend]]", problems);
-        let backends: Vec<_> = sections.into_iter().map(|section| rules.backend(section, problems)).collect();
+        let mut backends: Vec<_> = sections.into_iter().map(|section| rules.backend(section, problems)).collect();
         let own_name = name.as_ref().map(|name| name.value.as_str());
         let sources = discovery::read(&mut section, &rules, own_name, problems);
-        if !section.has("backend") && !discovery::KEYS.iter().any(|key| section.has(key)) {
+        let has_source = discovery::KEYS.iter().any(|key| section.has(key));
+        let failover = failover::read(&mut section, &backends, has_source, problems);
+        let has_sorry = section.has("sorry");
+        let sorry = section.table("sorry", "[service.sorry]", problems);
+        if has_sorry {
+            // Alone it takes all, whatever its weight; one that is less than the others' would ask for a larger table.
+            let weight = backends.iter().flatten().map(|backend| backend.value.weight).max().unwrap_or(WEIGHT_DEFAULT).max(1);
+            backends.push(sorry.and_then(|section| rules.sorry(section, weight, problems)));
+        }
+        if !section.has("backend") && !has_source {
             problems.push(Problem::new("a service without backends", section.span.clone(), "nobody serves this").help(
                 "add `[[service.backend]]` with `address = \"...\"`, `[service.dns]` with `name = \"...\"`, \
                      `[service.file]` with `path = \"...\"`, or `[service.docker]`",
@@ -95,6 +106,7 @@ impl ServiceDraft {
             algorithm: algorithm.map(|algorithm| algorithm.value),
             idle: idle.map(|idle| idle.value),
             on_down: on_down.map(|on_down| on_down.value),
+            failover,
             health,
             backends,
             sources,
@@ -115,6 +127,7 @@ impl ServiceDraft {
             gue_port: self.gue_port?,
             idle: self.idle?,
             on_down: self.on_down?,
+            failover: self.failover?,
             health: self.health?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
             dns,
@@ -196,12 +209,29 @@ pub(super) struct Rules {
 
 impl Rules {
     fn backend(&self, mut section: Section<'_>, problems: &mut Problems) -> Option<At<Backend>> {
-        let help = "the address that xlb reaches the backend at: `address = \"10.0.1.1\"`";
-        let address = section.required("address", help, problems, values::host_address);
-        let port = self.port(&mut section, problems);
+        let (address, port) = self.address(&mut section, problems);
         let weight = weight(&mut section, problems);
+        let priority = failover::priority(&mut section, problems);
         section.finish(problems);
+        let At { value: endpoint, span } = self.endpoint(address, port, problems)?;
+        Some(At { value: Backend { endpoint, weight: weight?, tier: Tier::Priority(priority?) }, span })
+    }
 
+    /// One that is given neither weight nor priority: nobody is beside it.
+    fn sorry(&self, mut section: Section<'_>, weight: u16, problems: &mut Problems) -> Option<At<Backend>> {
+        let (address, port) = self.address(&mut section, problems);
+        section.finish(problems);
+        let At { value: endpoint, span } = self.endpoint(address, port, problems)?;
+        Some(At { value: Backend { endpoint, weight, tier: Tier::Sorry }, span })
+    }
+
+    fn address(&self, section: &mut Section<'_>, problems: &mut Problems) -> (Option<At<IpAddr>>, Option<u16>) {
+        let help = "the address that xlb reaches the backend at: `address = \"10.0.1.1\"`";
+        (section.required("address", help, problems, values::host_address), self.port(section, problems))
+    }
+
+    /// Where packets to a backend go, if the VIP's packets can.
+    fn endpoint(&self, address: Option<At<IpAddr>>, port: Option<u16>, problems: &mut Problems) -> Option<At<SocketAddr>> {
         let address = address?;
         if let Some(vip) = &self.vip
             && let Some(problem) = misplaced(&address, vip, self.forward)
@@ -209,8 +239,7 @@ impl Rules {
             problems.push(problem);
             return None;
         }
-        let endpoint = SocketAddr::new(address.value, port?);
-        Some(At { value: Backend { endpoint, weight: weight? }, span: address.span })
+        Some(At { value: SocketAddr::new(address.value, port?), span: address.span })
     }
 
     /// The port that packets reach a backend on. Only `nat` rewrites it, and only from one port to one.

@@ -20,10 +20,12 @@ use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::{self, Discovered};
+use crate::failover::{Place, Standing, Standings};
 use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
-use crate::status::{BackendView, Interface, LeavingView, ServiceView, Snapshot};
+use crate::runtime::unix_ms;
+use crate::status::{BackendView, FailoverStatus, Interface, LeavingView, ServiceView, Snapshot};
 use crate::tables::{RegionSlots, Tables, Write, diff_in_doubt};
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
@@ -61,6 +63,9 @@ pub struct Control {
     followers: Followers,
     maps: KernelMaps,
     desired: Desired,
+    standings: Standings,
+    /// Failover has set something, which is to be kept as what somebody sets at runtime.
+    has_held: bool,
     layout: Layout,
     /// What the maps hold, if nothing is in doubt.
     tables: Tables,
@@ -136,6 +141,8 @@ impl Control {
             followers,
             maps,
             desired: Desired::default(),
+            standings: Standings::default(),
+            has_held: false,
             layout,
             tables,
             doubted: Vec::new(),
@@ -248,7 +255,8 @@ impl Control {
     }
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
-        let desired = assemble(&self.config, &self.findings);
+        let mut desired = assemble(&self.config, &self.findings);
+        self.settle(&mut desired);
         self.refused.look(&self.config, &self.findings);
         let behind_gateways = behind_gateways(&desired, &self.findings);
         report::behind_gateways(&behind_gateways, &self.behind_gateways);
@@ -258,7 +266,15 @@ impl Control {
             self.count_flows();
         }
         if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
-            self.bring_about(&desired, since)?;
+            let done = self.bring_about(&desired, since);
+            if let Err(ControlError::Compile(error)) = &done
+                && self.standings.end_slow_starts()
+            {
+                // A fraction of a weight takes a larger region, and going without is better than not to serve.
+                warn!(%error, "backends that start slowly get their full weight at once");
+                return self.try_reconcile(since);
+            }
+            done?;
             self.findings.retain(&desired);
             self.findings.forget_sources(&self.config);
             self.followers.follow(&self.config, &desired, addresses(&desired));
@@ -267,6 +283,22 @@ impl Control {
             self.is_settled = true;
         }
         Ok(())
+    }
+
+    /// Decides who of each service takes new flows.
+    fn settle(&mut self, desired: &mut Desired) {
+        for turn in self.standings.settle(&self.config, desired, &self.findings, Instant::now()) {
+            report::failover(&turn, self.findings.overrides.held(&turn.service));
+            if turn.held != self.findings.overrides.held(&turn.service) {
+                self.findings.overrides.hold(&turn.service, turn.held, unix_ms());
+                self.has_held = true;
+            }
+        }
+    }
+
+    /// Whether failover has set something since this was asked.
+    pub fn take_held(&mut self) -> bool {
+        std::mem::take(&mut self.has_held)
     }
 
     fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
@@ -328,7 +360,7 @@ impl Control {
     /// When something is to be tried again, or waits to be cleared.
     pub fn next_due(&self) -> Option<Instant> {
         let retiring = self.retiring.as_ref().map(|retiring| retiring.due);
-        self.retry_at.or([retiring, self.settle_at].into_iter().flatten().min())
+        self.retry_at.or([retiring, self.settle_at, self.standings.next_step()].into_iter().flatten().min())
     }
 
     /// Clears what no packet can reach any more. While it is in doubt what they can reach, nothing.
@@ -426,6 +458,19 @@ impl Control {
                 .collect(),
             drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
             maintenance: self.findings.overrides.service(name).and_then(|set| set.maintenance.clone()),
+            failover: self.standings.of(name).map(|standing| self.view_failover(name, standing)),
+        }
+    }
+
+    fn view_failover(&self, name: &ServiceName, standing: &Standing) -> FailoverStatus {
+        let first = standing.backends.values().map(|place| place.tier).min();
+        let tiers = &standing.choice.tiers;
+        FailoverStatus {
+            serving: tiers.iter().copied().collect(),
+            panic: standing.choice.panics,
+            held: self.findings.overrides.service(name).and_then(|set| set.held.clone()),
+            cause: standing.choice.cause.clone(),
+            failed_over: !standing.choice.panics && tiers.iter().any(|tier| Some(*tier) != first),
         }
     }
 
@@ -440,6 +485,8 @@ impl Control {
     fn view_backend(&self, name: &ServiceName, service: &Service, endpoint: SocketAddr, backend: &Backend) -> BackendView {
         let id = self.layout.find_backend(name, endpoint);
         let serves = compile::serves(&self.desired, service, backend);
+        let place = self.standings.of(name).and_then(|standing| standing.backends.get(&endpoint)).copied();
+        let place = place.unwrap_or(Place { weight: backend.weight, ..Place::default() });
         let unreachable = match self.findings.answers.get(&endpoint.ip()) {
             Some(Err(reason)) if backend.next_hop.is_none() => Some(reason.to_string()),
             Some(Ok(Way { gateway: Some(gateway), .. })) if service.forward == Forward::Dsr => Some(report::behind(*gateway)),
@@ -459,7 +506,7 @@ impl Control {
         BackendView {
             id,
             endpoint,
-            weight: backend.weight,
+            weight: place.weight,
             check: self.followers.check(&(name.clone(), endpoint)).unwrap_or_default(),
             serves,
             unreachable,
@@ -468,6 +515,7 @@ impl Control {
             flows: self.n_flows(id),
             set: self.findings.overrides.backend(name, endpoint).cloned().unwrap_or_default(),
             drain: None,
+            place,
         }
     }
 

@@ -250,6 +250,14 @@ impl Desk {
         self.is_stale |= !forgotten.is_empty();
     }
 
+    /// Sees that what failover has set outlives this daemon.
+    pub fn note_held(&mut self, control: &mut Control) {
+        if control.take_held() {
+            self.is_stale = true;
+            self.write_if_stale(control);
+        }
+    }
+
     fn note_deadlines(&mut self, overrides: &Overrides) {
         let mut before = std::mem::take(&mut self.deadlines);
         let known = |(key, until_ms): (BackendKey, UnixMs)| match before.remove(&key).filter(|(known, _)| *known == until_ms) {

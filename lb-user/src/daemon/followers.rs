@@ -1,7 +1,7 @@
 //! The tasks that find things out: a checker for each backend, a watcher for each source, and the next-hop resolver.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::sync::mpsc;
 
@@ -9,7 +9,8 @@ use super::assemble::BackendKey;
 use crate::config::Config;
 use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
-use crate::health::{self, Checker, Checks, Transition};
+use crate::failover::Tier;
+use crate::health::{self, Check, Checker, Checks, Mode, Probe, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
@@ -34,13 +35,26 @@ impl Followers {
         }
         let checks: BTreeMap<&ServiceName, &Checks> =
             config.services.iter().map(|service| (&service.name, &service.health)).collect();
+        // After the last resort there is nobody that a check could send flows to.
+        let unchecked = Checks { list: vec![Check { probe: Probe::None, ..Check::default() }], mode: Mode::default() };
+        let last_resorts: BTreeSet<(&ServiceName, SocketAddr)> = config
+            .services
+            .iter()
+            .flat_map(|service| service.backends.iter().map(move |backend| (&service.name, backend)))
+            .filter(|(_, backend)| backend.tier == Tier::Sorry)
+            .map(|(name, backend)| (name, backend.endpoint))
+            .collect();
+        let wanted = |name: &ServiceName, endpoint: SocketAddr| match checks.get(name) {
+            Some(_) if last_resorts.contains(&(name, endpoint)) => Some(&unchecked),
+            checks => checks.copied(),
+        };
         self.checkers.retain(|(name, endpoint), (followed, _)| {
             let is_wanted = desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint));
-            is_wanted && checks.get(name) == Some(&&*followed)
+            is_wanted && wanted(name, *endpoint) == Some(followed)
         });
         for (name, service) in &desired.services {
-            let Some(&wanted) = checks.get(name) else { continue };
             for &endpoint in service.backends.keys() {
+                let Some(wanted) = wanted(name, endpoint) else { continue };
                 self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
                     (wanted.clone(), health::spawn(name.clone(), endpoint, wanted.clone(), self.transitions.clone()))
                 });

@@ -155,6 +155,7 @@ async fn start(
     let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.trouble);
     desk.note_reload(&remembered.forgotten);
     desk.follow(&mut control);
+    desk.note_held(&mut control);
     let changed = Arc::new(Notify::new());
     let socket = api::serve(doors, to_inquiries, to_orders, counters, changed.clone());
     Ok(Started { control, inbox: Inbox { transitions, discovered, next_hops, inquiries, changed }, desk, socket })
@@ -219,6 +220,7 @@ async fn serve(
         if let Err(error) = control.reconcile(since) {
             error!(error = chain(&error), "the tables are not what they should be");
         }
+        desk.note_held(control);
         inbox.changed.notify_one();
     }
 }

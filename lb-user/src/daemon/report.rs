@@ -12,6 +12,7 @@ use super::assemble::{BackendKey, Findings, Refused};
 use super::control::Names;
 use crate::desired::ServiceName;
 use crate::discovery::{Backends, Discovered};
+use crate::failover::{Turn, in_words};
 use crate::health::{State, Transition};
 use crate::nexthop::{Changes, Unresolved};
 
@@ -21,6 +22,23 @@ pub fn transition(transition: &Transition) {
     match to {
         State::Up => info!(%service, %backend, from = %from, cause, "backend is up"),
         _ => warn!(%service, %backend, from = %from, cause, "backend is {to}"),
+    }
+}
+
+/// A service's new flows go to others than before, or backends are taken for healthy that are not.
+pub fn failover(turn: &Turn, held_before: Option<u8>) {
+    let Turn { service, before, now, held } = turn;
+    let (from, to, cause) = (in_words(&before.tiers), in_words(&now.tiers), &now.cause);
+    match (before.panics, now.panics) {
+        (false, true) => warn!(%service, cause, "panic: too few backends are healthy, all are taken for it"),
+        (true, false) => info!(%service, cause, to, "no longer in panic"),
+        _ if before.tiers.is_empty() => debug!(%service, cause, to, "failover begins"),
+        _ if before.tiers != now.tiers => warn!(%service, cause, from, to, "new flows go to others"),
+        _ => {}
+    }
+    match held {
+        Some(priority) if *held != held_before => info!(%service, priority, "flows stay there until xlb failback"),
+        _ => {}
     }
 }
 

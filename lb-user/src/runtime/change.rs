@@ -10,6 +10,7 @@ use super::{Admin, BackendName, BackendOverrides, Mark, Overrides, Presence, Ser
 use crate::config::{self, Config};
 use crate::desired::{Forward, ServiceName};
 use crate::discovery;
+use crate::failover::Failback;
 
 /// Names in a message; a service may have thousands.
 const N_NAMED: usize = 8;
@@ -52,6 +53,8 @@ pub enum Change {
     },
     /// Whether nobody of a service takes new flows.
     Maintenance { service: String, on: bool },
+    /// Back to the first priority that has a healthy backend.
+    Failback { service: String },
     /// Back to the file: one backend, one service, or all.
     Reset {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +131,8 @@ pub enum Refusal {
     Misplaced { service: ServiceName, address: IpAddr, why: String },
     #[error("{endpoint} is a backend of the nat service {other} already: replies could not be told apart")]
     SharedNatBackend { endpoint: SocketAddr, other: ServiceName },
+    #[error("service {service} goes back by itself: only with failback = \"manual\" is there anything to bring back")]
+    NoManualFailback { service: ServiceName },
     #[error("a backend to reset needs its service: xlb reset SERVICE BACKEND")]
     BackendWithoutService,
 }
@@ -137,7 +142,8 @@ impl Refusal {
         match self {
             Self::NoService { .. } | Self::NoBackend { .. } => Refused::Unknown,
             Self::Misplaced { .. } | Self::BackendWithoutService => Refused::Senseless,
-            Self::SeveralBackends { .. }
+            Self::NoManualFailback { .. }
+            | Self::SeveralBackends { .. }
             | Self::Removed { .. }
             | Self::AlreadyThere { .. }
             | Self::Discovered { .. }
@@ -198,6 +204,16 @@ impl Overrides {
                 };
                 *maintenance = on.then(|| mark.clone());
                 Ok(new.outcome(Some(line)))
+            }
+            Change::Failback { service } => {
+                let service = known.service(service)?;
+                if service.failover.failback == Failback::Auto {
+                    return Err(Refusal::NoManualFailback { service: service.name.clone() });
+                }
+                let mut new = self.clone();
+                let held = new.entry(&service.name).held.take();
+                let line = held.map(|held| format!("{}: no longer held at priority {}", service.name, held.value));
+                Ok(new.outcome(line))
             }
             Change::Reset { service, backend } => self.reset(service.as_deref(), *backend, known),
         }
@@ -274,13 +290,14 @@ impl Overrides {
                 let target = Target { service: service.to_owned(), backend };
                 let (service, endpoint) = self.find_set(&target, known)?;
                 let set = new.0.get_mut(&service.name).and_then(|set| set.backends.remove(&endpoint));
-                let set = set.map(|set| ServiceOverrides { maintenance: None, backends: [(endpoint, set)].into() });
+                let set = set.map(|set| ServiceOverrides { backends: [(endpoint, set)].into(), ..ServiceOverrides::default() });
                 set.map(|set| (service.name.clone(), set)).into_iter().collect::<BTreeMap<_, _>>()
             }
         };
         let mut lines = Vec::new();
         for (name, set) in &forgotten {
             lines.extend(set.maintenance.iter().map(|_| format!("{name}: no longer in maintenance")));
+            lines.extend(set.held.iter().map(|held| format!("{name}: no longer held at priority {}", held.value)));
             lines.extend(set.backends.keys().map(|endpoint| format!("{name} {endpoint}: as the file says")));
         }
         Ok(new.outcome(lines))

@@ -20,6 +20,7 @@ pub use name::BackendName;
 use crate::config::{self, Config};
 use crate::daemon::BackendKey;
 use crate::desired::{Backend, ServiceName};
+use crate::failover::{Failback, Tier};
 
 /// Milliseconds since 1970.
 pub type UnixMs = u64;
@@ -41,6 +42,9 @@ pub struct ServiceOverrides {
     /// Nobody takes new flows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Mark>,
+    /// The priority that took over, and that flows stay with though a lesser one may be healthy again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Setting<u8>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub backends: BTreeMap<SocketAddr, BackendOverrides>,
 }
@@ -145,13 +149,26 @@ impl Overrides {
     /// How many single things are set.
     pub fn len(&self) -> usize {
         let of = |service: &ServiceOverrides| {
-            usize::from(service.maintenance.is_some()) + service.backends.values().map(BackendOverrides::len).sum::<usize>()
+            let of_itself = usize::from(service.maintenance.is_some()) + usize::from(service.held.is_some());
+            of_itself + service.backends.values().map(BackendOverrides::len).sum::<usize>()
         };
         self.0.values().map(of).sum()
     }
 
     pub fn service(&self, name: &ServiceName) -> Option<&ServiceOverrides> {
         self.0.get(name)
+    }
+
+    /// The priority that a service's flows stay with until somebody brings them back.
+    pub fn held(&self, name: &ServiceName) -> Option<u8> {
+        self.0.get(name)?.held.as_ref().map(|held| held.value)
+    }
+
+    /// Notes that a tier has taken over, or that this is over. Failover itself has a say here, as somebody at the API has.
+    pub fn hold(&mut self, name: &ServiceName, held: Option<u8>, at_ms: UnixMs) {
+        let mark = Mark { by: "failover".to_owned(), at_ms };
+        self.entry(name).held = held.map(|priority| mark.set(priority));
+        self.tidy();
     }
 
     pub fn backend(&self, name: &ServiceName, endpoint: SocketAddr) -> Option<&BackendOverrides> {
@@ -168,7 +185,7 @@ impl Overrides {
         let is_in_file = |endpoint| service.backends.iter().any(|backend| backend.endpoint == endpoint);
         let added = set.into_iter().flat_map(|set| &set.backends).filter_map(|(&endpoint, set)| {
             let weight = set.added_weight().filter(|_| !is_in_file(endpoint))?;
-            Some(config::Backend { endpoint, weight })
+            Some(config::Backend { endpoint, weight, tier: Tier::default() })
         });
         of_file.chain(added).collect()
     }
@@ -229,7 +246,15 @@ impl Overrides {
                 forgotten.push(format!("{name}: what was set at runtime, for the service is no more"));
                 continue;
             };
-            kept.0.insert(name.clone(), ServiceOverrides { maintenance: set.maintenance.clone(), backends: BTreeMap::new() });
+            let held = set.held.clone().filter(|held| {
+                let is_there = service.backends.iter().any(|backend| backend.tier == Tier::Priority(held.value));
+                is_there && service.failover.failback == Failback::Manual
+            });
+            if set.held.is_some() && held.is_none() {
+                forgotten.push(format!("{name}: the priority that took over, for there is no manual failback to it any more"));
+            }
+            kept.0
+                .insert(name.clone(), ServiceOverrides { maintenance: set.maintenance.clone(), held, backends: BTreeMap::new() });
             for (&endpoint, set) in &set.backends {
                 match still_valid(endpoint, set, service, config) {
                     Ok(set) => drop(kept.entry(name).backends.insert(endpoint, set)),

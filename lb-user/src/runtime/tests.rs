@@ -66,6 +66,7 @@ fn change(words: &str) -> Change {
         "add" => Change::Add { target: target(), weight: weight() },
         "remove" => Change::Remove { target: target() },
         "maintenance" => Change::Maintenance { service: words[1].into(), on: words[2] == "on" },
+        "failback" => Change::Failback { service: words[1].into() },
         "reset" => Change::Reset {
             service: words.get(1).map(ToString::to_string),
             backend: words.get(2).map(|name| name.parse().unwrap()),
@@ -268,6 +269,35 @@ fn another_file_takes_along_what_was_set_of_those_who_are_gone() {
     assert!(kept.service(&"shop".into()).unwrap().maintenance.is_some() && kept.service(&"found".into()).is_some());
     let (none, forgotten) = before.under(&config("[xdp]\ninterfaces = [\"eth0\"]\n"));
     assert_eq!((none.is_empty(), forgotten.len()), (true, 3));
+}
+
+#[test]
+fn what_took_over_is_held_until_failback_a_reset_or_another_file() {
+    let manual = FILE
+        .replace("{ address = \"10.0.0.3\" }", "{ address = \"10.0.0.3\", priority = 1 }")
+        .replace("name = \"web\"", "name = \"web\"\nfailback = \"manual\"");
+    let (manual, discovered) = (config(&manual), discovered());
+    let known = Known { config: &manual, discovered: &discovered };
+    let mark = Mark { by: "root".into(), at_ms: 2_000 };
+    let web: ServiceName = "web".into();
+    let mut held = set(&["drain web 10.0.0.1"]);
+    held.hold(&web, Some(1), 1_000);
+    assert_eq!((held.held(&web), held.len()), (Some(1), 2));
+    for words in ["failback web", "reset web", "reset"] {
+        let outcome = held.after(&change(words), known, &mark).unwrap();
+        assert_eq!(outcome.overrides.held(&web), None, "{words}");
+        assert_eq!(outcome.lines[0], "web: no longer held at priority 1", "{words}");
+    }
+    let freed = held.after(&change("failback web"), known, &mark).unwrap().overrides;
+    assert_eq!(freed, set(&["drain web 10.0.0.1"]), "nothing else is forgotten");
+    assert!(freed.after(&change("failback web"), known, &mark).unwrap().lines.is_empty());
+    assert_eq!(after(&held, "failback web", 2_000).unwrap_err().kind(), Refused::Conflict, "by itself it goes back anyhow");
+    assert_eq!(after(&held, "failback nobody", 2_000).unwrap_err().kind(), Refused::Unknown);
+    assert_eq!(held.under(&manual), (held.clone(), Vec::new()));
+    let (kept, forgotten) = held.under(&config(FILE));
+    assert_eq!((kept.held(&web), forgotten.len()), (None, 1), "{forgotten:?}");
+    let text = serde_json::to_string(&held).unwrap();
+    assert_eq!(serde_json::from_str::<Overrides>(&text).unwrap(), held, "{text}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn backend(id: u16, serves: bool) -> BackendView {
         flows: 0,
         set: BackendOverrides::default(),
         drain: None,
+        place: Place::default(),
     }
 }
 
@@ -21,6 +22,7 @@ fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView 
     ServiceView {
         drop_base: 0,
         maintenance: None,
+        failover: None,
         id: Some(1),
         name: "web".into(),
         vip: [10, 200, 1, 1].into(),

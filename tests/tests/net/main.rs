@@ -20,6 +20,7 @@ mod restart;
 mod runtime;
 mod runtime_abuse;
 mod side_by_side;
+mod standby;
 mod strangers;
 mod support;
 mod tunnels;

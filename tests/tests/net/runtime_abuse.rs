@@ -34,8 +34,11 @@ impl Scene {
         std::fs::write(&token, format!("{TOKEN}\n"))?;
         std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600))?;
         let keys = format!("token_file = {token:?}\naudit_file = {:?}\n", directory.path().join("audit.jsonl"));
-        let toml = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
-        let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(toml).api_keys(keys).start()?;
+        let hosts = &network.backends;
+        let web = Service::new("web", vip(), 80).backends(hosts, true).toml();
+        let pair = Service::new("pair", vip(), 81).with("failback", "manual");
+        let pair = pair.backend(hosts[0].v4, "").backend(hosts[1].v4, "priority = 1").toml();
+        let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(web + &pair).api_keys(keys).start()?;
         Ok(Self { network, _backends: backends, daemon, directory })
     }
 
@@ -191,7 +194,9 @@ fn every_route_that_is_described_answers_as_described() -> Result<()> {
     let config = std::fs::read_to_string(scene.daemon.config())?;
     for (path, methods) in description["paths"].as_object().context("paths")? {
         for (method, operation) in methods.as_object().context("methods")? {
-            let place = path.replace("{service}", "web").replace("{backend}", "10.2.0.10");
+            // Only where failback is manual is there anything to bring back.
+            let service = if path.ends_with("/failback") { "pair" } else { "web" };
+            let place = path.replace("{service}", service).replace("{backend}", "10.2.0.10");
             let method = method.to_uppercase();
             if path == "/api/v1/events" {
                 let mut stream = scene.connect()?;

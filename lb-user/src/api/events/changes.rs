@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::desired::ServiceName;
+use crate::failover::Tier;
 use crate::health::State;
 use crate::runtime::{Admin, Mark, Setting};
-use crate::status::{BackendView, Interface, ServiceView, Snapshot};
+use crate::status::{BackendView, FailoverStatus, Interface, ServiceView, Snapshot};
 
 /// Something that an operator would want to know the time of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -109,6 +110,25 @@ pub enum Change {
         /// By whom; without, it is over.
         set: Option<Mark>,
     },
+    /// New flows go to backends of other priorities than before.
+    Failover {
+        service: ServiceName,
+        from: Vec<Tier>,
+        to: Vec<Tier>,
+        cause: String,
+    },
+    /// So few backends are healthy that all are taken for it, or that is over.
+    Panic {
+        service: ServiceName,
+        panic: bool,
+        cause: String,
+    },
+    /// It has come up, and gets its weight by and by; or it has all of it.
+    SlowStart {
+        service: ServiceName,
+        backend: SocketAddr,
+        over: bool,
+    },
 }
 
 /// What happened since `before`, the daemon first, then services in their order, backends after their service.
@@ -182,9 +202,21 @@ fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Ch
     if before.maintenance != now.maintenance {
         changes.push(Change::Maintenance { service: service.clone(), set: now.maintenance.clone() });
     }
+    if let (Some(before), Some(now)) = (&before.failover, &now.failover) {
+        failover_changes(service, before, now, changes);
+    }
     let is_up = |service: &ServiceView| service.backends.iter().any(|backend| backend.serves);
     if is_up(before) != is_up(now) {
         changes.push(Change::ServiceState { service: service.clone(), up: is_up(now) });
+    }
+}
+
+fn failover_changes(service: &ServiceName, before: &FailoverStatus, now: &FailoverStatus, changes: &mut Vec<Change>) {
+    let (service, cause) = (service.clone(), now.cause.clone());
+    if before.panic != now.panic {
+        changes.push(Change::Panic { service, panic: now.panic, cause });
+    } else if before.serving != now.serving {
+        changes.push(Change::Failover { service, from: before.serving.clone(), to: now.serving.clone(), cause });
     }
 }
 
@@ -202,6 +234,10 @@ fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendVie
     }
     if before.weight != now.weight {
         changes.push(Change::BackendWeight { service: service.clone(), backend, from: before.weight, to: now.weight });
+    }
+    let is_slow = |view: &BackendView| view.place.tenths.is_some();
+    if is_slow(before) != is_slow(now) {
+        changes.push(Change::SlowStart { service: service.clone(), backend, over: !is_slow(now) });
     }
     let is_drained = |view: &BackendView| view.drain.is_some_and(|drain| drain.flows == Some(0));
     if is_drained(now) && !is_drained(before) {

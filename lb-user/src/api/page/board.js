@@ -103,10 +103,13 @@ class Board {
     const problems = [];
     for (const service of status.services) {
       // Who was taken out on purpose is no trouble.
-      const isMeant = (backend) => backend.weight === 0 || (backend.set && backend.set.admin);
+      const isMeant = (backend) => backend.weight === 0 || (backend.standby && backend.state === 'up') || (backend.set && backend.set.admin);
       const out = service.backends.filter((backend) => !backend.serving && !isMeant(backend));
       const why = (backend) => `${endpoint(backend.address, backend.port)}: ${backend.unreachable || backend.check || 'not heard of yet'}`;
-      if (service.state !== 'up') {
+      const failover = service.failover || {};
+      if (failover.panic) {
+        problems.push(['bad', `${service.name}: panic, all backends are taken for healthy: ${failover.cause}`]);
+      } else if (service.state !== 'up') {
         problems.push(['bad', `${service.name} is down: ${service.maintenance ? 'in maintenance' : out.length > 0 ? why(out[0]) : 'no backend takes connections'}`]);
       } else if (out.length > 0) {
         const more = out.length > 1 ? `, and ${count(out.length - 1, 'more backend')}` : '';

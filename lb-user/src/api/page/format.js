@@ -37,6 +37,11 @@ function count(n, what) {
   return `${n} ${what}${n === 1 ? '' : 's'}`;
 }
 
+/** Priorities, or the sorry backend. */
+function tiers(list) {
+  return list.map((tier) => (tier === 'sorry' ? 'the sorry backend' : `priority ${tier}`)).join(' and ') || 'nobody';
+}
+
 /** An event as a sentence, and how it is to be taken. */
 function sentence(event) {
   const who = event.service + (event.backend ? ` ${event.backend}` : '');
@@ -88,6 +93,16 @@ function sentence(event) {
       return ['good', `${who}: drained${event.silent_possible ? ', but for silent flows' : ''}`];
     case 'maintenance':
       return event.set ? ['warn', `${who}: in maintenance, by ${event.set.by}`] : ['good', `${who}: no longer in maintenance`];
+    case 'failover': {
+      const [from, to] = [tiers(event.from), tiers(event.to)];
+      return [event.to.includes('sorry') ? 'bad' : 'warn', `${who}: new connections go to ${to}, no longer to ${from}: ${event.cause}`];
+    }
+    case 'panic':
+      return event.panic
+        ? ['bad', `${who}: panic, all backends are taken for healthy: ${event.cause}`]
+        : ['good', `${who}: no longer in panic: ${event.cause}`];
+    case 'slow_start':
+      return ['note', event.over ? `${who}: has all of its weight` : `${who}: starts slowly`];
     default:
       return ['note', event.kind];
   }

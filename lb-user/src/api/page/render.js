@@ -78,11 +78,14 @@ function backendState(backend) {
     return backend.state === 'down' ? ['bad', 'down'] : ['warn', backend.state];
   }
   if (backend.serving) {
-    return ['good', 'up'];
+    return backend.slow_start ? ['good', `up, ${percent(backend.slow_start)}`] : ['good', 'up'];
   }
   const admin = backend.set && backend.set.admin;
   if (admin) {
     return ['warn', admin.value === 'disable' ? 'disabled' : 'draining'];
+  }
+  if (backend.standby && !backend.unreachable) {
+    return ['note', backend.priority === 'sorry' ? 'sorry' : 'standby'];
   }
   return backend.unreachable ? ['bad', 'unreachable'] : backend.weight === 0 ? ['warn', 'weight 0'] : ['warn', 'not serving'];
 }
@@ -129,7 +132,7 @@ class BackendRow {
     setTone(this.element, tone);
     setTone(this.pill, tone);
     setText(this.pill, word);
-    this.pill.title = `weight ${backend.weight}`;
+    this.pill.title = `weight ${backend.weight}, ${tiers([backend.priority])}`;
     this.fill.style.width = percent(backend.share).replace('<', '');
     setText(this.share, percent(backend.share));
     setText(this.packets, short(rates.of(this.key, 'packets')));
@@ -174,7 +177,9 @@ class ServiceCard {
     this.last = [service, rates];
     const n = service.backends.length;
     const nServing = service.backends.filter((backend) => backend.serving).length;
-    setTone(this.pill, nServing === 0 ? 'bad' : nServing < n ? 'warn' : 'good');
+    const failover = service.failover || {};
+    const isOdd = failover.panic || failover.failed_over || service.backends.some((backend) => !backend.serving && !backend.standby);
+    setTone(this.pill, nServing === 0 ? 'bad' : isOdd ? 'warn' : 'good');
     setText(this.pill, service.state === 'up' ? `up, ${nServing} of ${n}` : 'down');
     setText(this.where, `${endpoint(service.vip, service.port)}/${service.protocol}`);
     setText(this.how, `${service.forward} · ${service.algorithm}`);
@@ -199,6 +204,15 @@ class ServiceCard {
     }
     if (service.dropped > 0) {
       asides.push(`${whole(service.dropped)} packets found no backend`);
+    }
+    const failover = service.failover || {};
+    if (failover.panic) {
+      asides.push(`panic: all backends are taken for healthy: ${failover.cause}`);
+    } else if (failover.failed_over) {
+      asides.push(`new connections go to ${tiers(failover.serving)}: ${failover.cause}`);
+    }
+    if (failover.held) {
+      asides.push(`held at priority ${failover.held.value} until xlb failback`);
     }
     for (const source of service.discovery || []) {
       if (source.last_error) {

@@ -102,6 +102,7 @@ fn rows(view: &View) -> Vec<Row<'static>> {
             let is_serving = backend["serving"] == true;
             let state = match text(&backend["state"]) {
                 "up" if !is_serving && backend["weight"] == 0 => "weight 0",
+                "up" if !is_serving && backend["standby"] == true => "standby",
                 "up" if !is_serving => "no way",
                 state => state,
             };

@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, gue_port, idle, on_down, health_mode, health, backend, dns, file, docker
+               = help: known here are name, vip, port, protocol, algorithm, forward, gue_port, idle, on_down, health_mode, health, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -160,7 +160,7 @@ ttl = 5
             19 | weigth = 1
                | ^^^^^^ did you mean `weight`?
                |
-               = help: known here are address, port, weight
+               = help: known here are address, port, weight, priority
 
             error: unknown key `ttl` in [service.dns]
               --> xlb.toml:22:1

@@ -1,6 +1,7 @@
 //! What is accepted, what it means, and that nothing whatever makes the parser panic.
 
 mod errors;
+mod failover;
 mod health;
 
 use std::fmt::Write as _;
@@ -60,6 +61,12 @@ fn the_minimal_file_takes_every_default() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -77,10 +84,16 @@ fn the_minimal_file_takes_every_default() {
                         Backend {
                             endpoint: 10.0.1.1:80,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                         Backend {
                             endpoint: 10.0.1.2:80,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -138,6 +151,18 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: Some(
+                            Percent(
+                                50,
+                            ),
+                        ),
+                        panic_percent: 30,
+                        slow_start: Some(
+                            30s,
+                        ),
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -170,10 +195,28 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: 10.0.1.1:8080,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                         Backend {
                             endpoint: 10.0.1.2:8080,
                             weight: 2,
+                            tier: Priority(
+                                0,
+                            ),
+                        },
+                        Backend {
+                            endpoint: 10.0.2.1:8080,
+                            weight: 1,
+                            tier: Priority(
+                                1,
+                            ),
+                        },
+                        Backend {
+                            endpoint: 10.0.3.1:8081,
+                            weight: 2,
+                            tier: Sorry,
                         },
                     ],
                     dns: Some(
@@ -240,6 +283,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -264,6 +313,9 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: [2001:db8:1::1]:53,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -280,6 +332,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -315,6 +373,9 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: 10.0.1.3:27015,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -331,6 +392,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -368,6 +435,9 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: 10.0.1.1:443,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -384,6 +454,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -418,10 +494,16 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: 10.0.1.4:5432,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                         Backend {
                             endpoint: 10.0.1.5:5432,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -438,6 +520,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -460,6 +548,9 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: 10.0.1.6:50051,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -476,6 +567,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -510,6 +607,9 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: 10.0.1.7:445,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,
@@ -526,6 +626,12 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
                     health: Checks {
                         mode: All,
                         list: [
@@ -543,6 +649,9 @@ fn the_full_file_says_what_it_shows() {
                         Backend {
                             endpoint: [2001:db8::3]:80,
                             weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
                         },
                     ],
                     dns: None,

@@ -23,6 +23,7 @@ fn backend(host: u8, state: State) -> BackendView {
         flows: 0,
         set: BackendOverrides::default(),
         drain: None,
+        place: crate::failover::Place::default(),
     }
 }
 
@@ -42,6 +43,7 @@ fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
         leaving: Vec::new(),
         drop_base: 0,
         maintenance: None,
+        failover: None,
     }
 }
 
@@ -173,6 +175,38 @@ fn a_source_that_does_not_answer_is_told_once_and_so_is_its_return() {
     );
     assert_eq!(told(true, true), "");
     assert_eq!(told(true, false), r#"{"kind":"discovery","service":"web","source":"dns","stale":false}"#);
+}
+
+#[test]
+fn failover_panic_and_slow_starts_are_told_with_their_cause() {
+    let failover = |serving: &[Tier], panic: bool| {
+        let (serving, cause) = (serving.to_vec(), "priority 0: 0 of 1 healthy".to_owned());
+        Some(FailoverStatus { serving, panic, held: None, cause, failed_over: false })
+    };
+    let with = |failover: Option<FailoverStatus>, tenths: Option<u8>| {
+        let mut snapshot = usual();
+        snapshot.services[0].failover = failover;
+        snapshot.services[0].backends[0].place.tenths = tenths;
+        snapshot
+    };
+    let (first, second) = (&[Tier::Priority(0)][..], &[Tier::Priority(1), Tier::Sorry][..]);
+    let told = |before: Snapshot, now: Snapshot| {
+        let changes = differences(Some(&before), &now);
+        changes.iter().map(|change| serde_json::to_string(change).unwrap()).collect::<String>()
+    };
+    assert_eq!(
+        told(with(failover(first, false), None), with(failover(second, false), None)),
+        r#"{"kind":"failover","service":"web","from":[0],"to":[1,"sorry"],"cause":"priority 0: 0 of 1 healthy"}"#
+    );
+    assert_eq!(
+        told(with(failover(first, false), None), with(failover(second, true), None)),
+        r#"{"kind":"panic","service":"web","panic":true,"cause":"priority 0: 0 of 1 healthy"}"#
+    );
+    assert_eq!(
+        told(with(None, None), with(failover(first, false), Some(3))),
+        r#"{"kind":"slow_start","service":"web","backend":"10.0.0.1:80","over":false}"#
+    );
+    assert_eq!(told(with(None, Some(3)), with(None, Some(4))), "");
 }
 
 #[test]

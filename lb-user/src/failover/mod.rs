@@ -1,0 +1,259 @@
+//! Which of a service's backends take new flows, and with which weight: priorities, failback, a minimum, panic, the sorry backend,
+//! and slow start.
+//!
+//! One pure step between [`assemble`](crate::daemon::assemble), which says what each backend could do, and
+//! [`compile`](crate::compile): who is not to have new flows gets no weight there, and keeps the flows that it has. What was decided
+//! before is a [`Standing`], and time is passed in.
+
+mod choice;
+mod warmth;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use tokio::time::Instant;
+
+pub use choice::Choice;
+
+use crate::compile;
+use crate::config::{self, Config};
+use crate::daemon::Findings;
+use crate::desired::{Backend, Desired, Service, ServiceName};
+use crate::runtime::Admin;
+use choice::{Health, Member};
+use warmth::{FULL, Warmth};
+
+/// Which backends come before which.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tier {
+    /// The lesser number first.
+    Priority(u8),
+    /// The last resort, after all others.
+    Sorry,
+}
+
+impl Default for Tier {
+    fn default() -> Self {
+        Self::Priority(0)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Priority(priority) => write!(f, "priority {priority}"),
+            Self::Sorry => f.write_str("sorry"),
+        }
+    }
+}
+
+/// A number, or `"sorry"`.
+impl Serialize for Tier {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Priority(priority) => serializer.serialize_u8(*priority),
+            Self::Sorry => serializer.serialize_str("sorry"),
+        }
+    }
+}
+
+/// What brings flows back to a tier that is healthy again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Failback {
+    /// Its health.
+    #[default]
+    Auto,
+    /// An operator, or the end of the tier that took over.
+    Manual,
+}
+
+/// How many of a tier's backends must be healthy for it to do without the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Minimum {
+    Count(u16),
+    /// Of all backends of the tier.
+    Percent(u8),
+}
+
+/// What an operator wants of a service in this respect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rules {
+    pub failback: Failback,
+    pub minimum: Option<Minimum>,
+    /// With fewer healthy backends, in percent of all, all are taken for healthy; 0 is never.
+    pub panic_percent: u8,
+    /// How long a backend that comes up takes to its full weight.
+    pub slow_start: Option<Duration>,
+}
+
+/// What was decided about a service, which the next decision follows from.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    pub choice: Choice,
+    pub backends: BTreeMap<SocketAddr, Place>,
+    warmth: Warmth,
+}
+
+/// What was decided about a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    pub tier: Tier,
+    /// Its own, whatever of it is in force.
+    pub weight: u16,
+    /// Its tier takes no new flows at present.
+    pub is_standby: bool,
+    /// How much of its weight is in force, if it starts slowly: 1 to 9.
+    pub tenths: Option<u8>,
+}
+
+/// A service decides otherwise than before.
+#[derive(Debug)]
+pub struct Turn {
+    pub service: ServiceName,
+    pub before: Choice,
+    pub now: Choice,
+    /// The priority that flows stay with until somebody brings them back.
+    pub held: Option<u8>,
+}
+
+/// All services' standings, but of those where there is nothing to decide.
+#[derive(Debug, Default)]
+pub struct Standings {
+    services: BTreeMap<ServiceName, Standing>,
+    next_step: Option<Instant>,
+}
+
+impl Standings {
+    pub fn of(&self, service: &ServiceName) -> Option<&Standing> {
+        self.services.get(service)
+    }
+
+    /// When a backend that starts slowly is to get more.
+    pub fn next_step(&self) -> Option<Instant> {
+        self.next_step
+    }
+
+    /// Gives all backends that start slowly their full weight. Whether there was one.
+    pub fn end_slow_starts(&mut self) -> bool {
+        let ended = self.services.values_mut().map(|standing| standing.warmth.end());
+        ended.fold(false, |any, one| any | one)
+    }
+
+    /// Decides who takes new flows, and leaves the others of `desired` without weight. Yields what was decided otherwise than before.
+    pub fn settle(&mut self, config: &Config, desired: &mut Desired, findings: &Findings, now: Instant) -> Vec<Turn> {
+        let mut before = std::mem::take(&mut self.services);
+        let mut turns = Vec::new();
+        self.next_step = None;
+        for rules in config.services.iter().filter(|service| has_say(service)) {
+            let name = &rules.name;
+            let Some(mut service) = desired.services.get(name).cloned() else { continue };
+            let mut standing = before.remove(name).unwrap_or_else(|| begin(rules, &service, findings));
+            let held = findings.overrides.held(name);
+            let turn = standing.settle(rules, &mut service, desired, findings, held, now);
+            let next_step = rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now));
+            self.next_step = self.next_step.into_iter().chain(next_step).min();
+            turns.extend(turn);
+            desired.services.insert(name.clone(), service);
+            self.services.insert(name.clone(), standing);
+        }
+        turns
+    }
+}
+
+/// Whether there is anything to decide.
+fn has_say(service: &config::Service) -> bool {
+    service.failover != Rules::default() || service.backends.iter().any(|backend| backend.tier != Tier::default())
+}
+
+/// What an earlier daemon had decided, as far as that can be told from whom its program served.
+fn begin(rules: &config::Service, service: &Service, findings: &Findings) -> Standing {
+    let is_adopted = |endpoint: &SocketAddr| findings.adopted_alive.contains(&(rules.name.clone(), *endpoint));
+    let tiers = service.backends.keys().copied().filter(is_adopted).map(|endpoint| rules.tier(endpoint));
+    let first = tiers.min();
+    Standing { choice: Choice { first, tiers: first.into_iter().collect(), ..Choice::default() }, ..Standing::default() }
+}
+
+impl Standing {
+    fn settle(
+        &mut self,
+        rules: &config::Service,
+        service: &mut Service,
+        desired: &Desired,
+        findings: &Findings,
+        held: Option<u8>,
+        now: Instant,
+    ) -> Option<Turn> {
+        let name = &rules.name;
+        let members: BTreeMap<SocketAddr, Member> = service
+            .backends
+            .iter()
+            .map(|(&endpoint, backend)| {
+                let set = findings.overrides.backend(name, endpoint);
+                let is_disabled = set.and_then(|set| set.admin()) == Some(Admin::Disable);
+                (endpoint, member(rules.tier(endpoint), backend, is_disabled, desired, service))
+            })
+            .collect();
+        let all: Vec<Member> = members.values().copied().collect();
+        let choice = choice::choose(&rules.failover, &all, &self.choice, held);
+        let held_now = choice.held(&rules.failover, &all, held);
+        let seen = service.backends.iter().map(|(&endpoint, backend)| (endpoint, backend.alive, backend.is_undecided));
+        self.warmth.observe(seen, rules.failover.slow_start, now);
+        self.backends.clear();
+        for (&endpoint, backend) in &mut service.backends {
+            let member = members[&endpoint];
+            let tenths = rules.failover.slow_start.map_or(FULL, |slow_start| self.warmth.tenths(endpoint, slow_start, now));
+            let is_standby = !choice.tiers.contains(&member.tier);
+            let tenths = Some(tenths).filter(|&tenths| tenths < FULL && !is_standby && backend.weight > 0);
+            self.backends.insert(endpoint, Place { tier: member.tier, weight: backend.weight, is_standby, tenths });
+            if choice.panics && member.is_wanted && member.tier != Tier::Sorry {
+                (backend.alive, backend.is_undecided) = (true, false);
+            }
+            if is_standby {
+                backend.weight = 0;
+            }
+        }
+        self.weigh(service);
+        let before = std::mem::replace(&mut self.choice, choice.clone());
+        let is_other = (&before.tiers, before.panics) != (&choice.tiers, choice.panics) || held_now != held;
+        is_other.then(|| Turn { service: name.clone(), before, now: choice, held: held_now })
+    }
+
+    /// Lessens the weights of those that start slowly. While somebody does, all weights are scaled, or a weight of 1 could not grow
+    /// in steps; else they are as they were written.
+    fn weigh(&self, service: &mut Service) {
+        if self.backends.values().all(|place| place.tenths.is_none()) {
+            return;
+        }
+        let greatest = service.backends.values().map(|backend| backend.weight).max().unwrap_or_default();
+        let scale = (u32::from(u16::MAX) / u32::from(greatest.max(1))).min(u32::from(FULL));
+        for (endpoint, backend) in service.backends.iter_mut().filter(|(_, backend)| backend.weight > 0) {
+            let tenths = self.backends.get(endpoint).and_then(|place| place.tenths).unwrap_or(FULL);
+            let weight = u32::from(backend.weight) * scale * u32::from(tenths) / u32::from(FULL);
+            backend.weight = u16::try_from(weight).unwrap_or(u16::MAX).max(1);
+        }
+    }
+}
+
+fn member(tier: Tier, backend: &Backend, is_disabled: bool, desired: &Desired, service: &Service) -> Member {
+    let is_wanted = backend.weight > 0 && !is_disabled;
+    let if_alive = Backend { weight: 1, alive: true, ..backend.clone() };
+    let is_reachable = compile::serves(desired, service, &if_alive);
+    let health = match () {
+        () if backend.alive && is_reachable => Health::Serves,
+        () if backend.is_undecided => Health::Undecided,
+        () => Health::Out,
+    };
+    Member { tier, health, is_wanted, is_reachable }
+}
+
+/// The tiers in a set, in words.
+pub fn in_words(tiers: &BTreeSet<Tier>) -> String {
+    let tiers: Vec<String> = tiers.iter().map(ToString::to_string).collect();
+    if tiers.is_empty() { "nobody".to_owned() } else { tiers.join(" and ") }
+}
+
+#[cfg(test)]
+mod tests;

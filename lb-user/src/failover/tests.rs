@@ -1,0 +1,392 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::choice::{Health, Member, choose};
+use super::*;
+
+/// Backends such as `0+ 0- 1?`: a priority, or `s` for sorry, and `+` healthy, `-` not, `?` not known, `.` taken out by hand, `x` without
+/// a way.
+fn members(words: &str) -> Vec<Member> {
+    let one = |word: &str| {
+        let (tier, health) = word.split_at(word.len() - 1);
+        let tier = tier.parse().map_or(Tier::Sorry, Tier::Priority);
+        let (health, is_wanted, is_reachable) = match health {
+            "+" => (Health::Serves, true, true),
+            "-" => (Health::Out, true, true),
+            "?" => (Health::Undecided, true, true),
+            "." => (Health::Serves, false, true),
+            _ => (Health::Out, true, false),
+        };
+        Member { tier, health, is_wanted, is_reachable }
+    };
+    words.split_whitespace().map(one).collect()
+}
+
+/// Goes through rounds, separated by `|`, and shows who takes new flows in each; `!` is panic, and `held N` what is held.
+fn course(rules: &Rules, rounds: &str) -> String {
+    let (mut before, mut held) = (Choice::default(), None);
+    let mut shown = Vec::new();
+    for round in rounds.split('|') {
+        // Somebody asks for failback.
+        if let Some(held) = Some(&mut held).filter(|_| round.contains("failback")) {
+            *held = None;
+        }
+        let members = members(&round.replace("failback", ""));
+        let choice = choose(rules, &members, &before, held);
+        held = choice.held(rules, &members, held);
+        let tiers: Vec<String> = choice.tiers.iter().map(|tier| tier.to_string().replace("priority ", "")).collect();
+        let panics = if choice.panics { "!" } else { "" };
+        let holds = held.map(|held| format!(" held {held}")).unwrap_or_default();
+        shown.push(format!("{}{panics}{holds}", tiers.join("+")));
+        before = choice;
+    }
+    shown.join(" | ")
+}
+
+#[test]
+fn the_first_priority_with_a_healthy_backend_takes_new_flows() {
+    let cases = [
+        ("0+ 1+", "0"),
+        ("0- 0+ 1+", "0"),
+        ("0+ 1+ | 0- 1+ | 0+ 1+", "0 | 1 | 0"),
+        ("0+ 1+ 7+ | 0- 1- 7+ | 0- 1+ 7+", "0 | 7 | 1"),
+        // Taken out by hand, or out of reach, is out as well.
+        ("0. 1+", "1"),
+        ("0+ 1+ | 0x 1+", "0 | 1"),
+        // Nobody is left: as it was.
+        ("0+ 1+ | 0- 1+ | 0- 1-", "0 | 1 | 1"),
+        ("0- 1-", "0"),
+        // The number says which is first, not where it begins.
+        ("3+ 5+ | 3- 5+", "3 | 5"),
+    ];
+    for (rounds, expected) in cases {
+        assert_eq!(course(&Rules::default(), rounds), expected, "{rounds}");
+    }
+}
+
+#[test]
+fn at_a_start_a_priority_that_is_not_known_yet_is_waited_for_and_later_it_is_not() {
+    let cases = [
+        ("0? 1+ | 0+ 1+", "0 | 0"),
+        ("0? 1+ | 0- 1+", "0 | 1"),
+        // One that discovery finds does not take flows from those who serve.
+        ("0- 1+ | 0- 0? 1+ | 0- 0+ 1+", "1 | 1 | 0"),
+        ("0? s+ | 0- s+ | 0? s+ | 0+ s+", "0 | sorry | sorry | 0"),
+    ];
+    for (rounds, expected) in cases {
+        assert_eq!(course(&Rules::default(), rounds), expected, "{rounds}");
+    }
+    let manual = Rules { failback: Failback::Manual, ..Rules::default() };
+    assert_eq!(course(&manual, "0? 1+ | 0+ 1+"), "0 | 0", "who is slower to answer is not held against");
+}
+
+#[test]
+fn manual_failback_waits_for_an_operator_or_for_the_end_of_who_took_over() {
+    let manual = Rules { failback: Failback::Manual, ..Rules::default() };
+    let cases = [
+        ("0+ 1+ | 0- 1+ | 0+ 1+ | failback 0+ 1+", "0 | 1 held 1 | 1 held 1 | 0"),
+        ("0+ 1+ | 0- 1+ | 0+ 1+ | 0+ 1-", "0 | 1 held 1 | 1 held 1 | 0"),
+        ("0+ 1+ 2+ | 0- 1+ 2+ | 0- 1- 2+ | 0- 1+ 2+", "0 | 1 held 1 | 2 held 2 | 2 held 2"),
+        // All die: who comes back first has them, the one that held them before others.
+        ("0+ 1+ | 0- 1+ | 0- 1- | 0+ 1-", "0 | 1 held 1 | 1 held 1 | 0"),
+        ("0+ 1+ | 0- 1+ | 0- 1- | 0+ 1+", "0 | 1 held 1 | 1 held 1 | 1 held 1"),
+        // There is nobody to go back to.
+        ("0+ 1+ | 0- 1+ | failback 0- 1+", "0 | 1 held 1 | 1 held 1"),
+        ("0+ 1+ s+ | 0- 1+ s+ | 0- 1- s+ | 0+ 1+ s+", "0 | 1 held 1 | sorry held 1 | 1 held 1"),
+    ];
+    for (rounds, expected) in cases {
+        assert_eq!(course(&manual, rounds), expected, "{rounds}");
+    }
+}
+
+#[test]
+fn below_its_minimum_a_priority_is_helped_by_the_next() {
+    let count = Rules { minimum: Some(Minimum::Count(2)), ..Rules::default() };
+    let half = Rules { minimum: Some(Minimum::Percent(50)), ..Rules::default() };
+    let cases = [
+        (&count, "0+ 0+ 0- 1+ 1+", "0"),
+        (&count, "0+ 0- 0- 1+ 1+", "0+1"),
+        (&count, "0+ 0- 1+ 1- 2+ 2+", "0+1+2"),
+        (&count, "0+ 0- 1- 1- 2+ 2+", "0+2"),
+        (&count, "0- 0- 1+ 1- 2+", "1+2"),
+        (&count, "0+ 0- s+", "0"),
+        (&count, "0+ 0? 1+ | 0+ 0- 1+ | 0+ 0? 1+ | 0+ 0+ 1+", "0 | 0+1 | 0+1 | 0"),
+        (&half, "0+ 0- 1+", "0"),
+        (&half, "0+ 0- 0- 1+", "0+1"),
+        // Who is taken out by hand is missing too.
+        (&half, "0+ 0. 0. 1+", "0+1"),
+    ];
+    for (rules, rounds, expected) in cases {
+        assert_eq!(course(rules, rounds), expected, "{rounds}");
+    }
+    let manual = Rules { failback: Failback::Manual, ..count };
+    assert_eq!(course(&manual, "0+ 0+ 1+ 1+ | 0- 0- 1+ 1+ | 0+ 0+ 1+ 1-"), "0 | 1 held 1 | 0+1 held 1");
+}
+
+#[test]
+fn in_panic_all_priorities_are_taken_for_healthy() {
+    let rules = Rules { panic_percent: 30, ..Rules::default() };
+    let cases = [
+        ("0+ 0- 0- | 0- 0- 0- | 0+ 0- 0-", "0 | 0! | 0"),
+        ("0- 0- 0- 1+ | 0- 0- 0- 1+ 1+", "0+1! | 1"),
+        // What is not known is no reason to panic.
+        ("0? 0? 0?", "0"),
+        ("0? 0- 0-", "0"),
+        // Nor is what somebody took out by hand.
+        ("0. 0. 0. 0+", "0"),
+        ("0- 0- 0- s+ | 0x 0x s+", "0! | sorry"),
+    ];
+    for (rounds, expected) in cases {
+        assert_eq!(course(&rules, rounds), expected, "{rounds}");
+    }
+    assert_eq!(course(&Rules::default(), "0- 0-"), "0", "without a threshold there is no panic");
+}
+
+#[test]
+fn the_sorry_backend_serves_only_while_nobody_else_can() {
+    assert_eq!(course(&Rules::default(), "0+ 1+ s+ | 0- 1- s+ | 0- 1+ s+ | 0. 1. s+"), "0 | sorry | 1 | sorry");
+    assert_eq!(course(&Rules::default(), "0+ s- | 0- s-"), "0 | 0");
+}
+
+fn any_members() -> impl Strategy<Value = Vec<Member>> {
+    let health = prop_oneof![Just(Health::Serves), Just(Health::Out), Just(Health::Undecided)];
+    let tier = prop_oneof![4 => (0u8..4).prop_map(Tier::Priority), 1 => Just(Tier::Sorry)];
+    let member = (tier, health, prop::bool::weighted(0.8)).prop_map(|(tier, health, is_wanted)| Member {
+        tier,
+        health,
+        is_wanted,
+        is_reachable: true,
+    });
+    prop::collection::vec(member, 0..10)
+}
+
+fn any_rules() -> impl Strategy<Value = Rules> {
+    let minimum = prop_oneof![
+        Just(None),
+        (1u16..4).prop_map(|n| Some(Minimum::Count(n))),
+        (1u8..=100).prop_map(|n| Some(Minimum::Percent(n)))
+    ];
+    (any::<bool>(), minimum, prop_oneof![Just(0u8), 0u8..=100]).prop_map(|(manual, minimum, panic_percent)| Rules {
+        failback: if manual { Failback::Manual } else { Failback::Auto },
+        minimum,
+        panic_percent,
+        slow_start: None,
+    })
+}
+
+proptest! {
+    #[test]
+    fn whoever_can_serve_is_found_whatever_was_before(rules in any_rules(), rounds in prop::collection::vec(any_members(), 1..6)) {
+        let (mut before, mut held) = (Choice::default(), None);
+        for members in rounds {
+            let choice = choose(&rules, &members, &before, held);
+            let is_serving = |member: &&Member| member.health == Health::Serves && member.is_wanted;
+            let is_known = members.iter().all(|member| member.health != Health::Undecided);
+            let can: BTreeSet<Tier> = members.iter().filter(is_serving).map(|member| member.tier).collect();
+            if is_known && !can.is_empty() {
+                prop_assert!(choice.panics || !choice.tiers.is_disjoint(&can), "{choice:?}");
+                let others = can.iter().any(|tier| *tier != Tier::Sorry);
+                prop_assert!(!(others && choice.tiers.contains(&Tier::Sorry)), "sorry beside others: {choice:?}");
+            }
+            if is_known && !choice.panics && rules.failback == Failback::Auto && !can.is_empty() {
+                prop_assert_eq!(choice.first, can.first().copied());
+            }
+            held = choice.held(&rules, &members, held);
+            prop_assert!(held.is_none() || rules.failback == Failback::Manual);
+            // What was decided stays decided while nothing changes.
+            let again = choose(&rules, &members, &choice, held);
+            prop_assert_eq!(&again.tiers, &choice.tiers);
+            prop_assert_eq!(again.held(&rules, &members, held), held);
+            before = choice;
+        }
+    }
+}
+
+mod settled {
+    use std::net::IpAddr;
+
+    use lb_common::MacAddr;
+
+    use super::*;
+    use crate::config::parse;
+    use crate::daemon::assemble;
+    use crate::desired::NextHop;
+    use crate::health::State;
+    use crate::nexthop::Way;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A service in its rounds.
+    struct Rounds {
+        config: Config,
+        findings: Findings,
+        standings: Standings,
+        now: Instant,
+        shown: Desired,
+    }
+
+    impl Rounds {
+        /// With these keys, and backends 10.0.0.1 and on with these.
+        fn new(keys: &str, backends: &[&str]) -> Self {
+            let mut text =
+                format!("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"10.200.1.1\"\nport = 80\n{keys}\n");
+            for (n, more) in (1..).zip(backends) {
+                text.push_str(&format!("[[service.backend]]\naddress = \"10.0.0.{n}\"\n{more}\n"));
+            }
+            let config = parse("test.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+            let mut findings = Findings::default();
+            let hop = NextHop {
+                ifindex: 2,
+                source: MacAddr::new([2; 6]),
+                destination: MacAddr::new([4; 6]),
+                takes_redirects: true,
+                ..NextHop::NOWHERE
+            };
+            for n in 1..=9u8 {
+                findings.last_ways.insert(IpAddr::from([10, 0, 0, n]), Way { hop, gateway: None });
+            }
+            Self { config, findings, standings: Standings::default(), now: Instant::now(), shown: Desired::default() }
+        }
+
+        fn check(&mut self, n: u8, state: State) {
+            self.findings.health.insert(("web".into(), SocketAddr::from(([10, 0, 0, n], 80))), state);
+        }
+
+        fn all(mut self, state: State) -> Self {
+            (1..=9).for_each(|n| self.check(n, state));
+            self
+        }
+
+        /// The weights in force, in the order of addresses.
+        fn weights(&mut self) -> Vec<u16> {
+            let mut desired = assemble(&self.config, &self.findings);
+            for turn in self.standings.settle(&self.config, &mut desired, &self.findings, self.now) {
+                self.findings.overrides.hold(&turn.service, turn.held, 1);
+            }
+            self.shown = desired;
+            self.shown.services["web"].backends.values().map(|backend| backend.weight).collect()
+        }
+
+        /// Lets time pass from step to step; the weights after each.
+        fn steps(&mut self) -> Vec<Vec<u16>> {
+            let mut steps = Vec::new();
+            while let Some(next) = self.standings.next_step() {
+                assert!(next > self.now, "time goes on");
+                self.now = next;
+                steps.push(self.weights());
+            }
+            steps
+        }
+    }
+
+    #[test]
+    fn a_standby_has_no_weight_and_shows_its_own() {
+        let mut rounds = Rounds::new("", &["weight = 3", "priority = 1\nweight = 5"]).all(State::Up);
+        assert_eq!(rounds.weights(), [3, 0]);
+        let standing = rounds.standings.of(&"web".into()).unwrap();
+        let standby = standing.backends[&SocketAddr::from(([10, 0, 0, 2], 80))];
+        assert_eq!((standby.weight, standby.is_standby, standby.tier), (5, true, Tier::Priority(1)));
+        rounds.check(1, State::Down);
+        assert_eq!(rounds.weights(), [0, 5]);
+    }
+
+    #[test]
+    fn a_service_without_any_of_this_has_no_standing() {
+        let mut rounds = Rounds::new("", &["", "weight = 2"]).all(State::Up);
+        assert_eq!(rounds.weights(), [1, 2]);
+        assert!(rounds.standings.of(&"web".into()).is_none() && rounds.standings.next_step().is_none());
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_served_goes_on_while_nothing_is_known() {
+        let mut rounds = Rounds::new("[service.sorry]\naddress = \"10.0.0.9\"", &["", "priority = 1"]);
+        rounds.findings.adopted_alive.insert(("web".into(), SocketAddr::from(([10, 0, 0, 2], 80))));
+        assert_eq!(rounds.weights(), [0, 1, 0]);
+        // Without one, the first is waited for.
+        rounds.findings.adopted_alive.clear();
+        rounds.standings = Standings::default();
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [1, 0, 0]);
+    }
+
+    #[test]
+    fn in_panic_the_dead_serve_but_for_those_taken_out_by_hand() {
+        let mut rounds = Rounds::new("panic = \"50%\"", &["", "", "weight = 0"]).all(State::Down);
+        assert_eq!(rounds.weights(), [1, 1, 0]);
+        let alive: Vec<bool> = rounds.shown.services["web"].backends.values().map(|backend| backend.alive).collect();
+        assert_eq!(alive, [true, true, false]);
+    }
+
+    #[test]
+    fn maintenance_leaves_the_sorry_backend_and_holds_what_was_held() {
+        let mut rounds =
+            Rounds::new("failback = \"manual\"\n[service.sorry]\naddress = \"10.0.0.9\"", &["", "priority = 1"]).all(State::Up);
+        rounds.check(1, State::Down);
+        assert_eq!(rounds.weights(), [0, 1, 0]);
+        assert_eq!(rounds.findings.overrides.held(&"web".into()), Some(1));
+        rounds.check(1, State::Up);
+        assert_eq!(rounds.weights(), [0, 1, 0]);
+        rounds.findings.overrides.hold(&"web".into(), None, 2);
+        assert_eq!(rounds.weights(), [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_backend_that_comes_up_gets_its_weight_in_ten_steps_and_shares_are_exact_after() {
+        let mut rounds = Rounds::new("slow_start = \"9s\"", &["weight = 2", "weight = 3"]).all(State::Up);
+        assert_eq!(rounds.weights(), [2, 3], "not at the daemon's start");
+        rounds.check(2, State::Down);
+        assert_eq!(rounds.weights(), [2, 3]);
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [20, 3]);
+        let began = rounds.now;
+        let expected: Vec<Vec<u16>> = (2..=9).map(|tenths| vec![20, 3 * tenths]).chain([vec![2, 3]]).collect();
+        assert_eq!(rounds.steps(), expected);
+        let took = rounds.now - began;
+        assert!(took >= 9 * SECOND && took < 10 * SECOND, "{took:?}");
+    }
+
+    #[test]
+    fn only_who_was_down_or_came_to_others_starts_slowly() {
+        let slow = "slow_start = \"10s\"";
+        // Coming up one by one at a start, as checks answer.
+        let mut rounds = Rounds::new(slow, &["", ""]);
+        rounds.weights();
+        rounds.check(1, State::Up);
+        assert_eq!(rounds.weights(), [1, 1]);
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [1, 1]);
+        // A third is added.
+        let three = Rounds::new(slow, &["", "", ""]);
+        rounds.config = three.config;
+        rounds.weights();
+        rounds.check(3, State::Up);
+        assert_eq!(rounds.weights(), [10, 10, 1]);
+        // It dies and comes back half way: from the start again.
+        rounds.now += 5 * SECOND;
+        assert_eq!(rounds.weights(), [10, 10, 5]);
+        rounds.check(3, State::Down);
+        assert_eq!(rounds.weights(), [1, 1, 1]);
+        rounds.check(3, State::Up);
+        assert_eq!(rounds.weights(), [10, 10, 1]);
+        assert!(rounds.standings.end_slow_starts() && !rounds.standings.end_slow_starts());
+        assert_eq!(rounds.weights(), [1, 1, 1]);
+        // All die; the first to come back is alone, and the second is not.
+        (1..=3).for_each(|n| rounds.check(n, State::Down));
+        rounds.weights();
+        rounds.check(1, State::Up);
+        assert_eq!(rounds.weights(), [1, 1, 1]);
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [10, 1, 10]);
+    }
+
+    #[test]
+    fn great_weights_are_scaled_as_far_as_they_fit() {
+        let mut rounds = Rounds::new("slow_start = \"10s\"", &["weight = 30000", "weight = 1", "weight = 65535"]).all(State::Up);
+        rounds.weights();
+        rounds.check(2, State::Down);
+        rounds.weights();
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [30000, 1, 65535]);
+    }
+}
