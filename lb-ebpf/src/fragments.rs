@@ -17,7 +17,8 @@ use crate::{forward as stage, reply, select, service};
 /// How long fragments of one packet may be apart: as long as Linux waits for them, 30 s.
 const LIFETIME: Tick = 28;
 
-/// What a network header says of a packet's fragmentation. Words, for the same reason as in [`Parsed`].
+/// What a network header says of a packet's fragmentation. Words, for an enumeration is copied in pieces that no access on the
+/// stack may be split into.
 #[derive(Clone, Copy)]
 pub struct Fragment {
     /// What the fragments of one packet have in common.

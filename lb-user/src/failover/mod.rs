@@ -2,7 +2,7 @@
 //! and slow start.
 //!
 //! One pure step between [`assemble`](crate::daemon::assemble), which says what each backend could do, and
-//! [`compile`](crate::compile): who is not to have new flows gets no weight there, and keeps the flows that it has. What was decided
+//! [`compile`]: who is not to have new flows gets no weight there, and keeps the flows that it has. What was decided
 //! before is a [`Standing`], and time is passed in.
 
 mod choice;
