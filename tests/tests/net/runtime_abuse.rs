@@ -197,6 +197,7 @@ fn every_route_that_is_described_answers_as_described() -> Result<()> {
             // Only where failback is manual is there anything to bring back.
             let service = if path.ends_with("/failback") { "pair" } else { "web" };
             let place = path.replace("{service}", service).replace("{backend}", "10.2.0.10");
+            let place = place + &query(operation);
             let method = method.to_uppercase();
             if path == "/api/v1/events" {
                 let mut stream = scene.connect()?;
@@ -226,6 +227,15 @@ fn every_route_that_is_described_answers_as_described() -> Result<()> {
         }
     }
     scene.daemon.stop()
+}
+
+/// What an operation's query has to have, by the examples of its description.
+fn query(operation: &Value) -> String {
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    let needed = parameters.filter(|parameter| parameter["in"] == "query" && parameter["required"] == true);
+    let pair = |parameter: &Value| Some(format!("{}={}", parameter["name"].as_str()?, parameter["example"].as_str()?));
+    let pairs: Vec<String> = needed.filter_map(pair).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
 /// The least that a schema asks for.
