@@ -29,7 +29,7 @@ pub fn pass_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
         forward::DSR => stage::direct(packet, env, backend),
         _ => Err(Verdict::NoBackend),
     };
-    Some(count::<F>(env, backend_id, parsed, sent))
+    Some(stage::count::<F>(env, backend_id, parsed, sent))
 }
 
 /// The same to a NAT backend. `None` if it may be from one.
@@ -38,7 +38,7 @@ pub fn pass_on_translated<F: Family>(packet: &mut impl Packet, env: &impl Env, p
     let Some(quoted) = quoted::<F>(packet, parsed) else { return Some(Verdict::NotService) };
     let (backend, id) = owner::<F>(env, parsed, &quoted)?;
     let sent = translate::<F>(packet, env, backend, parsed, &quoted);
-    Some(count::<F>(env, id, parsed, sent))
+    Some(stage::count::<F>(env, id, parsed, sent))
 }
 
 /// The backend that the quoted packet came from, if its sender is a VIP, and the one who is told.
@@ -50,14 +50,6 @@ fn owner<'e, F: Family>(env: &'e impl Env, parsed: &Parsed<F>, quoted: &Parsed<F
     let settings = env.settings();
     let (service, id) = service::find::<F>(env, settings, quoted.flow.vip, quoted.flow.listener())?;
     Some(select::backend::<F, true>(env, settings, service, id, quoted))
-}
-
-#[inline(always)]
-fn count<F: Family>(env: &impl Env, id: BackendId, parsed: &Parsed<F>, sent: Result<Verdict, Verdict>) -> Verdict {
-    if sent.is_ok() {
-        env.count_backend(id, parsed.l3 as u32 + parsed.ip_len, false);
-    }
-    sent.unwrap_or_else(|verdict| verdict)
 }
 
 /// The packet that an error is about.

@@ -32,6 +32,15 @@ pub fn send<F: Family, const PLAIN: bool>(
     }
 }
 
+/// Counts a packet towards the backend that it was sent to, if it was; its verdict.
+#[inline(always)]
+pub fn count<F: Family>(env: &impl Env, id: BackendId, parsed: &Parsed<F>, sent: Result<Verdict, Verdict>) -> Verdict {
+    if sent.is_ok() {
+        env.count_backend(id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn());
+    }
+    sent.unwrap_or_else(|verdict| verdict)
+}
+
 /// Direct server return: only the link-layer addresses change, and not the TTL, for the packet has reached its destination's network.
 #[inline(always)]
 pub fn direct(packet: &mut impl Packet, env: &impl Env, backend: &Backend) -> Result<Verdict, Verdict> {

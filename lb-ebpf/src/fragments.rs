@@ -120,10 +120,7 @@ pub fn follow<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Pars
         return is_not_reply.then(|| parse::judge(env, &parsed.flow, Verdict::Fragment));
     }
     let sent = stage::send::<F, false>(packet, env, settings, backend, id, parsed);
-    if sent.is_ok() {
-        env.count_backend(id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn());
-    }
-    Some(sent.unwrap_or_else(|verdict| verdict))
+    Some(stage::count::<F>(env, id, parsed, sent))
 }
 
 /// Restores a fragment of a NAT backend's reply: the first as any reply, the others after it.

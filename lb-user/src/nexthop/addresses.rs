@@ -53,17 +53,16 @@ impl Addresses {
 
 /// On a link between two, `IFA_ADDRESS` is the other end's.
 fn own_address(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
+    let local = |attribute: &AddressAttribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
-    });
-    let address = || {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
     };
-    local.or_else(address)
+    let any = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    };
+    let attributes = || message.attributes.iter();
+    attributes().find_map(local).or_else(|| attributes().find_map(any))
 }
 
 #[cfg(test)]

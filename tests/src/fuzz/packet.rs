@@ -4,10 +4,11 @@ use lb_common::Verdict;
 use lb_common::decap::Outcome;
 use lb_common::verdict::Class;
 use lb_user::desired::Forward;
+use lb_user::explain::Frame;
 
 use crate::path::decap;
 use crate::path::fixture::{self, Interfaces};
-use crate::path::host::{Frame, Host};
+use crate::path::host::Host;
 use crate::path::judge::{carries, see};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
