@@ -94,6 +94,13 @@ impl Entry {
         State::from_bits(self.0 >> CLOCK_BITS)
     }
 
+    /// Whose active flow it is: its backend's, until it has ended; [`BackendId::NONE`] if it has, or if there is none. No branch.
+    #[inline(always)]
+    pub const fn active(self) -> BackendId {
+        let is_closing = (self.0 >> (CLOCK_BITS + 2)) as u16 & 1;
+        BackendId(self.backend().0 & is_closing.wrapping_sub(1))
+    }
+
     /// Ticks since its last packet. One of the near future is of now: who looks has read the clock before the entry, and another
     /// CPU's packet, or all that a sweep takes, may lie between.
     #[inline(always)]
@@ -216,6 +223,9 @@ mod tests {
             assert!(!entry.is_empty());
         }
         assert!(!Entry::new(0, BackendId(0), State::Opening, 0).is_empty());
+        let active = |state| Entry::new(5, B, state, 9).active();
+        assert_eq!([State::Opening, State::Guessed, State::Established].map(active), [B; 3]);
+        assert!(active(State::Closing).is_none() && Entry::default().active().is_none());
     }
 
     #[test]

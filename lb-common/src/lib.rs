@@ -18,10 +18,13 @@ pub mod directory;
 pub mod flow;
 pub mod hash;
 pub mod limits;
+pub mod load;
 #[cfg(feature = "alloc")]
 pub mod maglev;
 pub mod records;
 pub mod slot;
+#[cfg(feature = "alloc")]
+pub mod turns;
 pub mod verdict;
 
 pub use addr::{Addr, Be16, Be32, LinkAddresses, MacAddr, PortProtocol};

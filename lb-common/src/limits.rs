@@ -18,6 +18,13 @@ pub const BACKENDS: u32 = 65_535;
 /// Records in the `BACKENDS` map, ids counted from 1. 64 B each: 4 MiB.
 pub const BACKEND_RECORDS: u32 = BACKENDS + 1;
 
+/// SYNs whose time is known until they are answered, for services that go by response time. A power of two. 8 B each: 512 KiB. Of two
+/// in one place the later one counts.
+pub const HANDSHAKES: u32 = 1 << 16;
+
+/// Slots that are looked at for a new flow's backend, where the least busy one is wanted: with as many backends or fewer, all.
+pub const CHOICES: u32 = 8;
+
 /// CPUs that count, each in a copy of its own: 16 B for traffic and 8 B for connections of each backend id, 1.5 MiB a CPU, and
 /// 128 KiB for the drops of services. The verifier lets a program address no more than 512 MiB of a map.
 pub const CPUS: u32 = 511;

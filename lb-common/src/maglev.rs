@@ -5,13 +5,11 @@
 //! every flow's new slot is known from its old one; and the permutation is a keyed bijection of the slot's bits instead of
 //! `offset + j * skip`, which needs the prime and makes the permutations of different backends resemble each other.
 
-use alloc::collections::BinaryHeap;
-use alloc::vec;
-use alloc::vec::Vec;
-use core::cmp::Reverse;
-
 use crate::hash::avalanche;
 use crate::limits::{REGION_BITS_MAX, REGION_BITS_MIN, SLOTS_PER_BACKEND};
+use crate::turns::Turns;
+use alloc::vec;
+use alloc::vec::Vec;
 
 /// One backend that may own slots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -49,7 +47,8 @@ pub fn populate(candidates: &[Candidate], bits: u32) -> Vec<u16> {
         .map(|(index, candidate)| Claimant::new(index as u16, candidate, bits))
         .collect();
     claimants.sort_unstable_by_key(|claimant| claimant.identity);
-    let mut turns = Turns::new(&claimants);
+    let weights: Vec<u16> = claimants.iter().map(|claimant| claimant.weight).collect();
+    let mut turns = Turns::at_the_end_of_each_period(&weights);
     if !claimants.is_empty() {
         for _ in 0..n_slots {
             claimants[turns.next()].claim(&mut owners);
@@ -134,51 +133,6 @@ impl Permutation {
         x ^= x >> self.shift;
         x = x.wrapping_mul(self.multiply[1]) & self.mask;
         x ^ x >> self.shift
-    }
-}
-
-/// Whose turn it is. Equal weights simply alternate.
-///
-/// With different weights, the n-th turn of a claimant is due at time n / weight: after any number of turns each
-/// has had its share to within one.
-enum Turns {
-    Alternate { next: usize, n_claimants: usize },
-    ByDueTime(BinaryHeap<Reverse<(u64, usize, u64)>>),
-}
-
-impl Turns {
-    /// Fixed-point one: large enough that the rounding of a period adds up to less than one turn over the largest region.
-    const UNIT: u64 = 1 << 40;
-
-    fn new(claimants: &[Claimant]) -> Self {
-        let equal = claimants.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-        if equal {
-            return Self::Alternate { next: 0, n_claimants: claimants.len() };
-        }
-        let first_turns = claimants.iter().enumerate().map(|(i, claimant)| {
-            let period = Self::UNIT / u64::from(claimant.weight);
-            Reverse((period, i, period))
-        });
-        Self::ByDueTime(first_turns.collect())
-    }
-
-    /// Index of the claimant whose turn it is. There must be one.
-    fn next(&mut self) -> usize {
-        match self {
-            Self::Alternate { next, n_claimants } => {
-                let turn = *next;
-                *next = (turn + 1) % *n_claimants;
-                turn
-            }
-            Self::ByDueTime(heap) => match heap.peek_mut() {
-                Some(mut first) => {
-                    let Reverse((due, claimant, period)) = *first;
-                    *first = Reverse((due + period, claimant, period));
-                    claimant
-                }
-                None => 0,
-            },
-        }
     }
 }
 

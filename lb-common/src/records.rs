@@ -14,7 +14,7 @@ use crate::hash::HashKeys;
 use crate::slot::Region;
 
 /// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
@@ -64,16 +64,46 @@ pub struct Service {
     pub region: Region,
     /// How long a silent flow is taken for alive, at most [`flow::IDLE_MAX`](crate::flow::IDLE_MAX).
     pub idle: Tick,
-    pub pad: [u32; 7],
+    /// One of [`choice`]. If it is not [`choice::SLOT`], none of its slots is at rest: every flow is on record.
+    pub choice: u32,
+    /// Its first slots, as many as this, name backends in the order of their turns; 0 if backends take no turns.
+    pub n_turns: u32,
+    /// For [`choice::BOUNDED`], the share of all active flows that a backend may have for each unit of its weight, in 2^-20.
+    pub bound: u32,
+    /// Of a client's address, the bits that [`service_flags::IP_HASH`] goes by.
+    pub client_mask: Addr,
 }
 
 const _: () = assert!(size_of::<Service>() == 64);
 
 pub mod service_flags {
-    /// The slot depends on the client's address alone.
+    /// The slot depends on the client's address alone, as far as the mask has it.
     pub const IP_HASH: u32 = 1;
     /// Recorded flows stay with a backend that is down.
     pub const KEEP: u32 = 2;
+    /// All flows are recorded, but not for long: one without a record may be from before, and belongs where its slot says.
+    pub const LEARNING: u32 = 4;
+}
+
+/// The bits of the fraction in a service's `bound`.
+pub const BOUND_SHIFT: u32 = 20;
+
+/// Who gets a new flow.
+pub mod choice {
+    /// The current backend of the slot that its hash leads to.
+    pub const SLOT: u32 = 0;
+    /// The slot's current backend, or the next slot's, that has not more than its share of flows.
+    pub const BOUNDED: u32 = 1;
+    /// One turn after the other, of which each backend has one.
+    pub const ROUND_ROBIN: u32 = 2;
+    /// The same, of which each backend has as many as its weight says.
+    pub const WEIGHTED_ROUND_ROBIN: u32 = 3;
+    /// Any turn.
+    pub const RANDOM: u32 = 4;
+    /// Of some turns in a row the one whose backend has the fewest active flows for its weight.
+    pub const LEAST_CONNECTIONS: u32 = 5;
+    /// Likewise, each flow counted for as long as its backend takes to answer.
+    pub const LEAST_RESPONSE_TIME: u32 = 6;
 }
 
 /// A backend of one service. The id is the index in the `BACKENDS` map; 0 is none.
@@ -103,7 +133,8 @@ pub struct Backend {
     pub source: Addr,
     /// The checksum of a tunnel's IPv4 header without length and type of service, and the tunnel's own length counted in.
     pub outer_checksum: u16,
-    pub pad: [u8; 2],
+    /// For algorithms that go by load; 0 if it takes no new flows.
+    pub weight: u16,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);

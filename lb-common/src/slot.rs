@@ -87,6 +87,12 @@ impl Region {
         32 - (self.0 >> 32) as u32
     }
 
+    /// Of a slot's number within the region, the bits that count.
+    #[inline(always)]
+    pub const fn mask(self) -> u32 {
+        u32::MAX >> ((self.0 >> 32) as u32 & 31)
+    }
+
     /// The index of the slot that a hash leads to.
     #[inline(always)]
     pub const fn slot(self, hash: FlowHash) -> u32 {

@@ -2,10 +2,12 @@
 
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
+use lb_common::load::{Handshake, Load, Response};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
-use crate::flow::Question;
+use crate::choose::NewFlow;
+use crate::flow::{Question, Recorded};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
@@ -24,6 +26,10 @@ pub trait Env {
     /// The backend of a flow whose slot is not at rest: [`flow::answer`](crate::flow::answer), by whatever way the machine likes
     /// best.
     fn flow_backend(&self, question: Question) -> BackendId;
+    /// The backend on record, or the slot's: [`flow::record`](crate::flow::record), likewise.
+    fn record_flow(&self, question: Question) -> Recorded;
+    /// The backend of a new flow: [`choose::answer`](crate::choose::answer), likewise.
+    fn new_backend(&self, flow: NewFlow) -> BackendId;
     /// The coarse time.
     fn now(&self) -> Tick;
     /// An entry of the flow table. Upper bits of either number do not count.
@@ -43,6 +49,23 @@ pub trait Env {
     fn note_flow(&self, id: BackendId, now: Tick);
     /// Counts what became of a flow that was not on record.
     fn count_flow(&self, event: FlowEvent);
+
+    /// How busy a backend is.
+    fn load(&self, id: BackendId) -> Load;
+    /// Active flows of a service, as [`Load`] counts those of a backend.
+    fn active(&self, service: u16) -> u64;
+    /// Changes the number of active flows of a backend and of its service by 1 or -1 (as wrapping numbers have it).
+    fn add_active(&self, id: BackendId, service: u16, change: u64);
+    fn set_response(&self, id: BackendId, response: Response);
+    /// The SYN that was noted last where this tag leads.
+    fn handshake(&self, tag: u32) -> Handshake;
+    fn note_handshake(&self, tag: u32, handshake: Handshake);
+    /// The number of a service's next turn, which is taken by this.
+    fn take_turn(&self, service: u16) -> u32;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// The precise time, in units of 1,024 ns.
+    fn micros(&self) -> u32;
 
     /// Counts a packet's verdict. Once a packet.
     fn count(&self, verdict: Verdict);

@@ -58,6 +58,8 @@ pub trait Family: Sized {
     fn flow_hash(keys: &HashKeys, flow: &Flow<Self>) -> FlowHash;
     /// Over the client's address alone.
     fn client_hash(keys: &HashKeys, client: Self::Address) -> FlowHash;
+    /// The bits of an address that a mask has.
+    fn masked(address: Self::Address, mask: &Addr) -> Self::Address;
 
     /// Exchanges an address in the IP header, adapting the header's own checksum, if it has one, by `delta`.
     fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: Self::Address, delta: Delta) -> Result<(), Verdict>;

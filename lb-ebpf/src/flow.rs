@@ -7,16 +7,21 @@
 //! | not recorded, slot learning | `settled` if that may be kept, else `current`; recorded |
 //! | not recorded, slot tracked | `current`; recorded |
 //!
+//! Of a service whose algorithm goes by more than the hash, no slot is at rest, and a new flow has its backend [chosen](crate::choose)
+//! instead of `current`.
+//!
 //! User space says when a slot comes to rest, and for that it is told when flows were seen last that would move then.
 
 use lb_common::flow::{self, Entry, Place, State, Tick};
-use lb_common::records::{Service, Settings, backend_flags, service_flags};
+use lb_common::load::Handshake;
+use lb_common::records::{Service, Settings, backend_flags, choice, service_flags};
 use lb_common::{BackendId, Slot};
 
+use crate::choose::NewFlow;
 use crate::env::{Env, FlowEvent};
 use crate::family::Family;
 use crate::parse::Parsed;
-use crate::transport::tcp_flags;
+use crate::transport::{UDP, tcp_flags};
 
 /// A packet of a flow whose slot is not at rest. Words only, five of them: a BPF function takes no more.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +35,8 @@ pub struct Question {
     pub tcp_flags: u8,
     /// The packet is only told of: nothing is recorded.
     pub is_quoted: bool,
+    /// The slot's current backend was chosen for this flow.
+    pub is_chosen: bool,
 }
 
 /// The flow's backend, recorded; [`BackendId::NONE`] if nobody may have it.
@@ -44,13 +51,67 @@ pub fn backend<F: Family, const QUOTED: bool>(
 ) -> BackendId {
     let keys = &settings.hash_keys;
     let place = Place::new(F::flow_hash(keys, &parsed.flow), service, keys);
-    env.flow_backend(Question { place, slot, slot_index, service, tcp_flags: parsed.tcp_flags, is_quoted: QUOTED })
+    let question =
+        Question { place, slot, slot_index, service, tcp_flags: parsed.tcp_flags, is_quoted: QUOTED, is_chosen: false };
+    env.flow_backend(question)
 }
 
 /// Answers a question, and records the answer.
 #[inline(always)]
 pub fn answer(env: &impl Env, question: Question) -> BackendId {
-    let Question { place: Place { bucket, tag }, slot, slot_index, service: service_id, tcp_flags, is_quoted } = question;
+    let recorded = env.record_flow(question);
+    if !recorded.is_to_choose {
+        return count(env, recorded);
+    }
+    let Question { place, slot, slot_index, service, .. } = question;
+    let id = env.new_backend(NewFlow { service, slot_index, tag: place.tag });
+    count(env, env.record_flow(Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question }))
+}
+
+/// Counts whose active flow it is now; the flow's backend.
+#[inline(always)]
+fn count(env: &impl Env, Recorded { id, change, .. }: Recorded) -> BackendId {
+    if change.from != change.to {
+        if !change.from.is_none() {
+            env.add_active(change.from, env.backend(change.from).service, u64::MAX);
+        }
+        if !change.to.is_none() {
+            env.add_active(change.to, env.backend(change.to).service, 1);
+        }
+    }
+    id
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Recorded {
+    /// The flow's backend; [`BackendId::NONE`] if nobody may have it.
+    pub id: BackendId,
+    /// A backend has to be chosen first, and the question asked again.
+    pub is_to_choose: bool,
+    pub change: Change,
+}
+
+/// Who had an active flow before, and who has one now, by one change of the table; [`BackendId::NONE`] is nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    pub from: BackendId,
+    pub to: BackendId,
+}
+
+impl Recorded {
+    const TO_CHOOSE: Self = Self { is_to_choose: true, ..Self::unchanged(BackendId::NONE) };
+
+    const fn unchanged(id: BackendId) -> Self {
+        Self { id, is_to_choose: false, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
+    }
+}
+
+/// The backend that the record or the slot says, recorded.
+#[inline(always)]
+pub fn record(env: &impl Env, question: Question) -> Recorded {
+    let Question { place: Place { bucket, tag }, slot, slot_index, service: service_id, tcp_flags, is_quoted, is_chosen } =
+        question;
     let service: &Service = env.service(service_id);
     let now = env.now();
     let is_syn = tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
@@ -61,14 +122,20 @@ pub fn answer(env: &impl Env, question: Question) -> BackendId {
         is_kept && backend.service == service_id
     };
     let is_new = is_syn && !found.is_some_and(|found| matches!(found.entry.state(), State::Opening));
-    let chosen = match found {
-        _ if is_new => slot.current(),
-        Some(found) if may_keep(found.entry.backend()) => found.entry.backend(),
-        _ if may_keep(slot.settled()) => slot.settled(),
-        _ => slot.current(),
+    let kept = match found {
+        _ if is_new => None,
+        Some(found) if may_keep(found.entry.backend()) => Some(found.entry.backend()),
+        _ => Some(slot.settled()).filter(|&settled| may_keep(settled)),
     };
+    // Of a connection that began unseen the hash tells at least where all nodes send it.
+    let may_choose = service.choice != choice::SLOT && !is_chosen && !is_quoted;
+    let is_first_datagram = service.listens.protocol == UDP && service.flags & service_flags::LEARNING == 0;
+    if kept.is_none() && may_choose && (is_syn || is_first_datagram) {
+        return Recorded::TO_CHOOSE;
+    }
+    let chosen = kept.unwrap_or(slot.current());
     if chosen.is_none() || is_quoted {
-        return chosen;
+        return Recorded::unchanged(chosen);
     }
     let state = match found {
         _ if is_syn => State::Opening,
@@ -77,17 +144,40 @@ pub fn answer(env: &impl Env, question: Question) -> BackendId {
         None => State::Guessed,
     };
     let entry = Entry::new(tag, chosen, state, now);
-    match found {
+    let change = match found {
         // A flow's record changes once a tick, not with every packet. What else is to be noted was noted then.
-        Some(found) if found.entry == entry => return chosen,
-        Some(found) => drop(env.replace_flow(bucket, found, entry)),
+        Some(found) if found.entry == entry => return Recorded::unchanged(chosen),
+        Some(found) => {
+            let is_answered = matches!(found.entry.state(), State::Opening) && !is_syn;
+            if is_answered && service.choice == choice::LEAST_RESPONSE_TIME {
+                note_response(env, tag, chosen, now);
+            }
+            replace(env, bucket, found, entry)
+        }
         None => insert(env, bucket, entry, now, service.idle),
-    }
+    };
     if chosen != slot.current() {
         env.note_elsewhere(slot_index, now);
     }
     env.note_flow(chosen, now);
-    chosen
+    Recorded { id: chosen, is_to_choose: false, change: change.unwrap_or_default() }
+}
+
+/// Notes how long the backend of a flow has taken to answer, if the flow's SYN was seen.
+#[inline(always)]
+fn note_response(env: &impl Env, tag: u32, id: BackendId, now: Tick) {
+    let handshake = env.handshake(tag);
+    if handshake.is_of(tag) {
+        env.note_handshake(tag, Handshake::default());
+        env.set_response(id, env.load(id).response.with(handshake.duration(env.micros()), now));
+    }
+}
+
+/// Replaces an entry. `None` if another CPU was faster.
+#[inline(always)]
+fn replace(env: &impl Env, bucket: u32, old: flow::Found, new: Entry) -> Option<Change> {
+    let change = Change { from: old.entry.active(), to: new.active() };
+    env.replace_flow(bucket, old, new).then_some(change)
 }
 
 /// The state of a recorded flow after one more packet that neither opens nor ends it.
@@ -101,16 +191,16 @@ fn confirmed(entry: Entry, now: Tick) -> State {
 }
 
 #[inline(always)]
-fn insert(env: &impl Env, bucket: u32, entry: Entry, now: Tick, idle: Tick) {
+fn insert(env: &impl Env, bucket: u32, entry: Entry, now: Tick, idle: Tick) -> Option<Change> {
     let victim = || flow::victim(|position| env.flow_entry(bucket, position), entry.tag(), now, idle);
     let displaced = victim();
-    if !env.replace_flow(bucket, displaced, entry) {
-        // Another CPU was faster in this bucket. Its entry will not be the one worth least.
-        env.replace_flow(bucket, victim(), entry);
-    }
+    let change = replace(env, bucket, displaced, entry);
+    // If another CPU was faster in this bucket: its entry will not be the one worth least.
+    let change = change.or_else(|| replace(env, bucket, victim(), entry));
     env.count_flow(match displaced.entry.state() {
         _ if displaced.entry.is_empty() || displaced.entry.age(now) > idle => FlowEvent::Recorded,
         State::Opening | State::Guessed => FlowEvent::EvictedUnconfirmed,
         State::Established | State::Closing => FlowEvent::Evicted,
     });
+    change
 }

@@ -266,6 +266,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn masked(address: Be32, mask: &Addr) -> Be32 {
+        Be32::from_raw(address.raw() & mask.words[3].raw())
+    }
+
+    #[inline(always)]
     fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: Be32, delta: Delta) -> Result<(), Verdict> {
         let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
         match side {

@@ -311,6 +311,12 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn masked(address: [u64; 2], mask: &Addr) -> [u64; 2] {
+        let mask = mask.longs();
+        [address[0] & mask[0], address[1] & mask[1]]
+    }
+
+    #[inline(always)]
     fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: [u64; 2], _: Delta) -> Result<(), Verdict> {
         let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
         // Word by word: see `Addr::longs`.

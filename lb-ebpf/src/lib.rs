@@ -6,7 +6,7 @@
 //! One file a stage, in the order in which a packet meets them:
 //!
 //! ```text
-//! parse  ->  service  ->  select (slot, flow)  ->  forward
+//! parse  ->  service  ->  select (slot, flow, choose)  ->  forward
 //!               |-> echo, errors (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
 //!               |-> fragments (after the first one)
@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod choose;
 pub mod decap;
 mod echo;
 mod env;

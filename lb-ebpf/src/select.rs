@@ -19,7 +19,7 @@ pub fn backend<'e, F: Family, const QUOTED: bool>(
     parsed: &Parsed<F>,
 ) -> (&'e Backend, BackendId) {
     let hash = if service.flags & service_flags::IP_HASH != 0 {
-        F::client_hash(&settings.hash_keys, parsed.flow.client)
+        F::client_hash(&settings.hash_keys, F::masked(parsed.flow.client, &service.client_mask))
     } else {
         F::flow_hash(&settings.hash_keys, &parsed.flow)
     };

@@ -29,6 +29,7 @@ pub struct Service {
     pub port: u16,
     pub protocol: Protocol,
     pub algorithm: Algorithm,
+    pub hashing: Hashing,
     pub forward: Forward,
     /// Where backends take GUE datagrams.
     pub gue_port: u16,
@@ -117,6 +118,44 @@ pub enum Algorithm {
     Maglev,
     /// By the client's address, so that one client stays with one backend.
     IpHash,
+    /// One after the other, whatever their weights.
+    RoundRobin,
+    /// One after the other, in proportion to their weights.
+    WeightedRoundRobin,
+    /// By chance, in proportion to their weights.
+    Random,
+    /// The one with the fewest active connections for its weight.
+    LeastConnections,
+    /// The one whose active connections, each counted for as long as it takes to answer, are the least for its weight.
+    LeastResponseTime,
+}
+
+impl Algorithm {
+    /// Whether the hash of a packet says where it belongs.
+    pub const fn is_hash(self) -> bool {
+        matches!(self, Self::Maglev | Self::IpHash)
+    }
+
+    /// Whether it goes by how busy backends are.
+    pub const fn is_by_load(self) -> bool {
+        matches!(self, Self::LeastConnections | Self::LeastResponseTime)
+    }
+}
+
+/// What can be asked of algorithms that go by a hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hashing {
+    /// Of `ip-hash`, how many bits of a client's address count; all of them if `None`.
+    pub client_prefix: Option<u8>,
+    /// New flows pass by a backend that has more than its share of active ones by this factor, in hundredths.
+    pub max_load: Option<u16>,
+}
+
+impl Service {
+    /// Every flow is on record: where it is follows from more than its hash.
+    pub fn records_all_flows(&self) -> bool {
+        !self.algorithm.is_hash() || self.hashing.max_load.is_some()
+    }
 }
 
 /// What becomes of the flows of a backend that fails its checks.

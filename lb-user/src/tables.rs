@@ -33,11 +33,24 @@ pub struct RegionSlots {
     pub candidates: Vec<(BackendId, Candidate)>,
     /// Of each candidate, whether new flows may go to it.
     pub serving: Vec<bool>,
-    /// The candidate that owns each slot while all serve.
+    pub order: Order,
+    /// Since when every flow is recorded, if so: no slot is at rest.
+    pub records_since: Option<Tick>,
+    /// How many slots it takes until turns begin anew; 0 if candidates take no turns.
+    pub n_turns: u32,
+    /// The candidate that owns each slot; of Maglev, while all serve.
     pub population: Arc<[u16]>,
     pub slots: Arc<[Slot]>,
     /// Slots that are not at rest, by their number.
     pub restless: Arc<[Restless]>,
+}
+
+/// In what order candidates own slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    #[default]
+    Maglev,
+    Turns,
 }
 
 /// How a slot that is not at rest came to be so.
@@ -58,13 +71,28 @@ impl RegionSlots {
     /// No slots, and nothing known.
     pub fn empty(bits: u32) -> Self {
         let (population, slots, restless) = (Arc::default(), Arc::default(), Arc::default());
-        Self { bits, candidates: Vec::new(), serving: Vec::new(), population, slots, restless }
+        Self {
+            bits,
+            candidates: Vec::new(),
+            serving: Vec::new(),
+            order: Order::default(),
+            records_since: None,
+            n_turns: 0,
+            population,
+            slots,
+            restless,
+        }
     }
 
     /// Slots of a running program. What they were made from is not known: the next compilation makes them again.
     pub fn adopted(bits: u32, slots: Arc<[Slot]>, now: Tick) -> Self {
         let restless = rest::adopted(&slots, now);
         Self { slots, restless, ..Self::empty(bits) }
+    }
+
+    /// Whether all flows are recorded since a time from which others may be left.
+    pub fn is_learning(&self, now: Tick, idle: Tick) -> bool {
+        self.records_since.is_some_and(|since| !rest::is_over(since, now, idle))
     }
 
     /// Whether to look again soon whether its slots had flows.
@@ -109,7 +137,7 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// Clears what nothing points to any more, after packets on their way have passed.
     pub retire: Vec<Write>,
-    /// How many slots changed hands, from whom to whom.
+    /// How many slots changed hands, from whom to whom; of turns, nobody asks.
     pub moves: BTreeMap<(BackendId, BackendId), usize>,
 }
 
@@ -190,6 +218,7 @@ fn changed_slots(
         let mut befores = olds.iter().filter_map(|old| old.slots.get(n)).peekable();
         if let Some(before) = befores.peek()
             && before.current() != slot.current()
+            && new.order == Order::Maglev
         {
             *moves.entry((before.current(), slot.current())).or_default() += 1;
         }

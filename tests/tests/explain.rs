@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
+use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::Env;
@@ -61,6 +62,18 @@ impl Records for InMemory<'_> {
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
         self.0.flow_entry(bucket, position)
+    }
+
+    fn load(&self, id: BackendId) -> Load {
+        self.0.load(id)
+    }
+
+    fn active(&self, service: u16) -> u64 {
+        Env::active(self.0, service)
+    }
+
+    fn turn(&self, service: u16) -> u64 {
+        self.0.next_turn(service).into()
     }
 
     fn now(&self) -> Tick {
@@ -186,7 +199,10 @@ fn check_all(world: &World) {
         assert_eq!(explained["verdict"], verdict.label(), "{question:?}\n{explained:#}");
         // One that goes nowhere is counted for nobody.
         let chosen = explained["backend"]["chosen"]["id"].as_u64();
-        if let Some(BackendId(id)) = who {
+        let by_chance = ["random", "least-connections", "least-response-time"].map(Value::from);
+        if explained["backend"]["reason"] == "chosen" && by_chance.contains(&explained["service"]["algorithm"]) {
+            assert!(chosen.is_some() && who.is_some(), "{question:?}\n{explained:#}");
+        } else if let Some(BackendId(id)) = who {
             assert_eq!(chosen, Some(id.into()), "{question:?}\n{explained:#}");
         } else {
             assert!(!matches!(verdict, Verdict::Tx | Verdict::Redirect | Verdict::Routed), "{question:?}\n{explained:#}");

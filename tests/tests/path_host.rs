@@ -1,8 +1,9 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
 use xlb_tests::path::fixture::Interfaces;
-use xlb_tests::path::host::{Frame, Host};
-use xlb_tests::path::{cases, decap};
+use xlb_tests::path::host::Host;
+use xlb_tests::path::packets::{Flags, frame, tcp};
+use xlb_tests::path::{cases, choices, decap};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
@@ -25,7 +26,7 @@ fn every_packet_ends_as_its_case_says() {
 fn packets_come_out_of_tunnels_as_their_cases_say() {
     let ends = decap::ends();
     for case in decap::all() {
-        let mut frame = Frame::new(&case.packet, INTERFACES.inside);
+        let mut frame = lb_user::explain::Frame::new(&case.packet, INTERFACES.inside);
         assert_eq!(lb_ebpf::decap::take_apart(&mut frame, &ends), case.outcome, "{}", case.name);
         assert_eq!(frame.bytes(), case.frame, "{}", case.name);
     }
@@ -41,4 +42,42 @@ fn every_packet_is_counted_once() {
     let totals = host.totals.borrow();
     assert_eq!(totals.received, cases.len() as u64);
     assert_eq!(totals.verdicts.iter().sum::<u64>(), totals.received);
+}
+
+#[test]
+fn new_flows_go_where_the_algorithm_says() {
+    let host = Host::with_fixture(INTERFACES);
+    choices::check(&mut |packet| host.run(packet, INTERFACES.outside));
+    assert!(host.are_loads_right());
+}
+
+#[test]
+fn who_answers_slowly_gets_less_until_it_answers_fast_again() {
+    let host = Host::with_fixture(INTERFACES);
+    let vip = choices::vip(5);
+    let send = |flow: usize, flags| {
+        let source = format!("10.9.1.{}:{}", 1 + flow % 200, 1024 + flow);
+        usize::from(host.run(&frame(&source, &vip, tcp(flags)).bytes(), INTERFACES.outside).frame[33]) - 1
+    };
+    // Each flow takes as long as its backend has it, and then ends.
+    let n_of = |flows: std::ops::Range<usize>, slow: u32| {
+        let mut counts = [0usize; 3];
+        for flow in flows {
+            let backend = send(flow, Flags::Syn);
+            counts[backend] += 1;
+            host.micros.set(host.micros.get() + if backend == 2 { slow } else { 1_000 });
+            send(flow, Flags::Ack);
+            send(flow, Flags::Fin);
+            host.now.set(host.micros.get() >> 20);
+        }
+        counts
+    };
+    let equal = n_of(0..800, 1_000);
+    assert!(equal[2] > equal[1] && equal[1] > equal[0], "{equal:?}");
+    let slow = n_of(1000..9000, 100_000);
+    assert!(slow[2] > 0 && slow[2] < 80, "a hundred times slower, tried now and then: {slow:?}");
+    // Half a minute in which nobody asks, and it is tried again.
+    host.micros.set(host.micros.get() + 30 * 1024 * 1024);
+    let again = n_of(30_000..30_800, 1_000);
+    assert!(again[2] > again[1] && again[1] > again[0], "{again:?}");
 }

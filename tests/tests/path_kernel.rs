@@ -15,7 +15,7 @@ use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
 use lb_user::maps::{self, Sizes};
 use xlb_tests::frames::Sender;
 use xlb_tests::path::kernel::{self, Kernel, action};
-use xlb_tests::path::{cases, decap};
+use xlb_tests::path::{Outcome, cases, choices, decap};
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond half of that, the next feature may be one too many.
@@ -50,6 +50,16 @@ fn every_packet_ends_in_the_kernel_as_its_case_says() {
 #[ignore = "needs root and the BPF object; run by cargo xtask test"]
 fn every_packet_ends_so_with_all_that_stands_in_for_what_older_kernels_lack() {
     check_all_cases(&Kernel::as_for(maps::substitute::OLDEST).unwrap());
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn new_flows_go_in_the_kernel_where_the_algorithm_says() {
+    let kernel = Kernel::new().unwrap();
+    choices::check(&mut |packet| {
+        let ran = kernel.run(packet, kernel.interfaces.outside).unwrap();
+        Outcome { verdict: ran.verdict, frame: ran.frame }
+    });
 }
 
 #[test]

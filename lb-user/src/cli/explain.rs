@@ -167,6 +167,9 @@ fn slot_lines(slot: &Value) -> [String; 2] {
     let owners = match (slot["at_rest"] == true, &slot["settled"]) {
         (true, _) if current.is_null() => "nobody's".to_owned(),
         (true, _) => format!("at rest: {}", named(current)),
+        (false, Value::Null) if slot["all_recorded"] == true => {
+            format!("all flows are recorded; one that began unseen is for {}", named(current))
+        }
         (false, Value::Null) => format!("not at rest: current {}, settled nobody", named(current)),
         (false, settled) => format!("not at rest: current {}, settled {}", named(current), named(settled)),
     };

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use lb_common::checksum::{self, Delta};
 use lb_common::directory::{self, Filled};
-use lb_common::records::{self, backend_flags, forward, service_flags, settings_flags};
+use lb_common::records::{self, backend_flags, choice, forward, service_flags, settings_flags};
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
 
 pub use layout::{Layout, Region, Role};
 pub use rest::{Quiet, Sightings};
 
-use crate::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Service, ServiceName};
+use crate::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Service, ServiceName};
 use crate::tables::{Endpoint, FilledDirectory, RegionSlots, Tables};
 
 /// IANA protocol numbers.
@@ -123,26 +123,60 @@ fn add_service(
     })?;
     let region_before = previous.services.get(&service_id).map(Region::of);
     let slots_before = region_before.and_then(|region| Some((previous.regions.get(&region.first_line)?, region)));
-    let slots = slots::assign(service.port, &owners, region, slots_before, service.idle, sightings);
+    let slots = slots::assign(service, &owners, region, slots_before, sightings);
     keep_leaving(tables, layout, previous, sightings, name, service, &slots);
-    tables.regions.insert(region.first_line, slots);
-    let mut flags = match service.algorithm {
-        Algorithm::Maglev => 0,
-        Algorithm::IpHash => service_flags::IP_HASH,
-    };
-    if service.on_down == OnDown::Keep {
-        flags |= service_flags::KEEP;
-    }
+    let by_client = u32::from(service.algorithm == Algorithm::IpHash) * service_flags::IP_HASH;
+    let keep = u32::from(service.on_down == OnDown::Keep) * service_flags::KEEP;
+    let learning = u32::from(slots.is_learning(sightings.now(), service.idle)) * service_flags::LEARNING;
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
-        flags,
+        flags: by_client | keep | learning,
         region: region.in_record(),
         idle: service.idle,
-        ..Default::default()
+        choice: choice(service),
+        n_turns: slots.n_turns,
+        bound: bound(service.hashing, &owners),
+        client_mask: client_mask(service),
     };
+    tables.regions.insert(region.first_line, slots);
     tables.services.insert(service_id, record);
     Ok(())
+}
+
+/// What the packet path calls a service's algorithm.
+fn choice(service: &Service) -> u32 {
+    match service.algorithm {
+        Algorithm::Maglev | Algorithm::IpHash if service.hashing.max_load.is_some() => choice::BOUNDED,
+        Algorithm::Maglev | Algorithm::IpHash => choice::SLOT,
+        Algorithm::RoundRobin => choice::ROUND_ROBIN,
+        Algorithm::WeightedRoundRobin => choice::WEIGHTED_ROUND_ROBIN,
+        Algorithm::Random => choice::RANDOM,
+        Algorithm::LeastConnections => choice::LEAST_CONNECTIONS,
+        Algorithm::LeastResponseTime => choice::LEAST_RESPONSE_TIME,
+    }
+}
+
+/// The share of all active flows that a backend may have for each unit of its weight, rounded up.
+fn bound(hashing: Hashing, owners: &[slots::Owner]) -> u32 {
+    let Some(max_load) = hashing.max_load else { return 0 };
+    let weights: u64 = owners.iter().filter(|owner| owner.serves).map(|owner| u64::from(owner.weight)).sum();
+    let share = (u64::from(max_load) << records::BOUND_SHIFT).div_ceil(100 * weights.max(1));
+    u32::try_from(share).unwrap_or(u32::MAX)
+}
+
+fn client_mask(service: &Service) -> Addr {
+    let prefix = service.hashing.client_prefix;
+    match service.vip {
+        IpAddr::V4(_) => {
+            let host_bits = 32 - u32::from(prefix.unwrap_or(32).min(32));
+            IpAddr::V4(u32::MAX.checked_shl(host_bits).unwrap_or(0).into()).into()
+        }
+        IpAddr::V6(_) => {
+            let host_bits = 128 - u32::from(prefix.unwrap_or(128).min(128));
+            IpAddr::V6(u128::MAX.checked_shl(host_bits).unwrap_or(0).into()).into()
+        }
+    }
 }
 
 /// Keeps the records of backends that left for as long as flows may be on them, as they were when they left.
@@ -225,6 +259,9 @@ fn backend_record(
     };
     if can_serve(desired, service, backend) {
         record.flags |= backend_flags::ALIVE;
+    }
+    if service.algorithm.is_by_load() || service.hashing.max_load.is_some() {
+        record.weight = backend.weight;
     }
     if let Some(hop) = backend.next_hop {
         record.ifindex = hop.ifindex;

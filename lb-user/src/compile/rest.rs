@@ -9,6 +9,10 @@
 //! A slot that moves again before it is at rest only changes its `current`: flows without a record are still those from
 //! before the first move.
 //!
+//! Of a service that has every flow on record no slot rests: those that would are tracked, and once it has been so for `idle` they
+//! may change hands at any time. When it is no longer such a service, any of
+//! its flows may be anywhere, as if all slots had just moved.
+//!
 //! One whose owner never got a packet has no flows to be learnt. That can only be told once new flows go elsewhere, so it
 //! leaves rest too, and is back there at the next look.
 
@@ -68,15 +72,19 @@ pub fn is_over(then: Tick, now: Tick, idle: Tick) -> bool {
 pub fn slots(
     owners: impl ExactSizeIterator<Item = BackendId>,
     region: Region,
+    is_stateful: bool,
     previous: Option<(&RegionSlots, Region)>,
     idle: Tick,
     sightings: &impl Sightings,
 ) -> (Arc<[Slot]>, Arc<[Restless]>) {
+    let quiet = |owner| if is_stateful { Slot::new(owner, BackendId::NONE) } else { Slot::at_rest(owner) };
     let Some((before, region_before)) = previous else {
-        return (owners.map(Slot::at_rest).collect(), Arc::default());
+        return (owners.map(quiet).collect(), Arc::default());
     };
+    let was_stateful = before.records_since.is_some();
     let growth = region.bits.saturating_sub(region_before.bits);
     let now = sightings.now();
+    let is_learning = before.is_learning(now, idle);
     let mut used = BTreeMap::new();
     let mut is_used = |id: BackendId| *used.entry(id).or_insert_with(|| sightings.is_used(id));
     let mut restless = Vec::new();
@@ -93,10 +101,22 @@ pub fn slots(
                 let line = region_before.first_line + number_before / SLOTS_PER_LINE;
                 stand(**earlier, before, current, sightings.elsewhere(line), idle, now)
             }
-            None if before == current || before.is_none() => None,
-            None => Some(Restless { number: 0, settled: before, left_rest: now, moved: now, is_unproven: !is_used(before) }),
+            None if before.is_none() => None,
+            // Who is not on record has ended.
+            None if was_stateful && is_stateful && !is_learning && !current.is_none() => None,
+            None if was_stateful && !is_stateful => {
+                Some(Restless { number: 0, settled: before, left_rest: now, moved: now, is_unproven: false })
+            }
+            None if before == current => None,
+            None => Some(Restless {
+                number: 0,
+                settled: before,
+                left_rest: now,
+                moved: now,
+                is_unproven: !was_stateful && !is_used(before),
+            }),
         };
-        let Some(standing) = standing else { return Slot::at_rest(current) };
+        let Some(standing) = standing else { return quiet(current) };
         restless.push(Restless { number: number as u32, ..standing });
         encode(current, &standing, idle, now)
     });
@@ -173,7 +193,7 @@ mod tests {
         let mut region: Option<RegionSlots> = None;
         for &(now, owner, elsewhere, expected) in history {
             let previous = region.as_ref().map(|region| (region, REGION));
-            let (slots, restless) = slots([owner].into_iter(), REGION, previous, IDLE, &Seen { now, elsewhere });
+            let (slots, restless) = slots([owner].into_iter(), REGION, false, previous, IDLE, &Seen { now, elsewhere });
             assert_eq!(slots[0], expected, "at {now}");
             assert_eq!(restless.is_empty(), slots[0].is_at_rest(), "at {now}");
             region = Some(RegionSlots { slots, restless, ..RegionSlots::empty(0) });
@@ -239,11 +259,11 @@ mod tests {
     fn slots_of_a_region_that_grows_inherit_where_their_flows_are() {
         let owners = [A, B].into_iter();
         let small = Region { first_line: 0, bits: 1 };
-        let (slots_before, _) = slots(owners, small, None, IDLE, &Quiet(0));
+        let (slots_before, _) = slots(owners, small, false, None, IDLE, &Quiet(0));
         let before = RegionSlots { slots: slots_before, ..RegionSlots::empty(1) };
         let grown = Region { first_line: 1, bits: 2 };
         let seen = Seen { now: 500, elsewhere: 0 };
-        let (after, restless) = slots([A, C, B, A].into_iter(), grown, Some((&before, small)), IDLE, &seen);
+        let (after, restless) = slots([A, C, B, A].into_iter(), grown, false, Some((&before, small)), IDLE, &seen);
         assert_eq!(after[..], [Slot::at_rest(A), Slot::new(C, A), Slot::at_rest(B), Slot::new(A, B)]);
         assert_eq!(restless.iter().map(|slot| (slot.number, slot.settled)).collect::<Vec<_>>(), [(1, A), (3, B)]);
     }

@@ -11,7 +11,18 @@ const INGRESS: u32 = 2;
 fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backend)) -> Service {
     let (protocol, algorithm) = (Protocol::Tcp, Algorithm::Maglev);
     let (gue_port, idle, on_down) = (6080, 800, OnDown::Remap);
-    Service { vip, port, protocol, algorithm, forward, gue_port, idle, on_down, backends: BTreeMap::from([backend]) }
+    Service {
+        vip,
+        port,
+        protocol,
+        algorithm,
+        hashing: Hashing::default(),
+        forward,
+        gue_port,
+        idle,
+        on_down,
+        backends: BTreeMap::from([backend]),
+    }
 }
 
 fn desired(service: Service) -> Desired {

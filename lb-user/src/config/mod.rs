@@ -29,7 +29,7 @@ use std::time::Duration;
 use lb_common::limits;
 use toml::de::DeTable;
 
-use crate::desired::{Algorithm, Forward, OnDown, Protocol, ServiceName};
+use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName};
 use crate::discovery::{Kind, Source};
 use crate::failover::{Rules as FailoverRules, Tier};
 use crate::health::Checks;
@@ -143,6 +143,7 @@ pub struct Service {
     pub port: u16,
     pub protocol: Protocol,
     pub algorithm: Algorithm,
+    pub hashing: Hashing,
     pub forward: Forward,
     pub gue_port: u16,
     /// How long a silent flow is taken for alive.

@@ -9,16 +9,28 @@ use toml::de::DeValue;
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
 use super::{Backend, Service, discovery, failover, health, values};
-use crate::desired::{Algorithm, Forward, OnDown, Protocol};
+use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol};
 use crate::failover::{Rules as FailoverRules, Tier};
 use crate::health::{Check, Checks, Mode, Probe};
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-const ALGORITHMS: [(&str, Algorithm); 2] = [("maglev", Algorithm::Maglev), ("ip-hash", Algorithm::IpHash)];
+const ALGORITHMS: [(&str, Algorithm); 7] = [
+    ("maglev", Algorithm::Maglev),
+    ("ip-hash", Algorithm::IpHash),
+    ("round-robin", Algorithm::RoundRobin),
+    ("weighted-round-robin", Algorithm::WeightedRoundRobin),
+    ("random", Algorithm::Random),
+    ("least-connections", Algorithm::LeastConnections),
+    ("least-response-time", Algorithm::LeastResponseTime),
+];
 const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
 const FORWARDS: [(&str, Forward); 4] =
     [("dsr", Forward::Dsr), ("nat", Forward::Nat), ("ipip", Forward::Ipip), ("gue", Forward::Gue)];
 const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
+
+/// Of `max_load`, in hundredths: less than the average cannot be had, and far more is no bound.
+const LOAD_MIN: u16 = 100;
+const LOAD_MAX: u16 = 10_000;
 
 /// IANA's port for GUE.
 const GUE_PORT: u16 = 6080;
@@ -37,6 +49,7 @@ pub(super) struct ServiceDraft {
     pub(super) forward: Option<Forward>,
     gue_port: Option<u16>,
     algorithm: Option<Algorithm>,
+    hashing: Option<Hashing>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
     failover: Option<FailoverRules>,
@@ -63,6 +76,8 @@ impl ServiceDraft {
         let port = section.required("port", help, problems, |value| values::number_u16(value, 0));
         let protocol = section.or("protocol", Protocol::Tcp, problems, |value| values::one_of(value, &PROTOCOLS));
         let algorithm = section.or("algorithm", Algorithm::default(), problems, |value| values::one_of(value, &ALGORITHMS));
+        let family = vip.as_ref().map(|vip| vip.value.is_ipv4());
+        let hashing = hashing(&mut section, algorithm.as_ref().map(|algorithm| algorithm.value), family, problems);
         let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
         let gue_port = gue_port(&mut section, forward.as_ref().map(|forward| forward.value), problems);
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
@@ -104,6 +119,7 @@ impl ServiceDraft {
             forward: rules.forward,
             gue_port,
             algorithm: algorithm.map(|algorithm| algorithm.value),
+            hashing,
             idle: idle.map(|idle| idle.value),
             on_down: on_down.map(|on_down| on_down.value),
             failover,
@@ -123,6 +139,7 @@ impl ServiceDraft {
             port: listens.port,
             protocol: listens.protocol,
             algorithm: self.algorithm?,
+            hashing: self.hashing?,
             forward: self.forward?,
             gue_port: self.gue_port?,
             idle: self.idle?,
@@ -135,6 +152,33 @@ impl ServiceDraft {
             docker,
         })
     }
+}
+
+/// What only algorithms have that go by a hash. `is_v4` is the VIP's family, if it has one.
+fn hashing(
+    section: &mut Section<'_>,
+    algorithm: Option<Algorithm>,
+    is_v4: Option<bool>,
+    problems: &mut Problems,
+) -> Option<Hashing> {
+    let len_max = if is_v4 == Some(true) { 32 } else { 128 };
+    let prefix = section.or("client_prefix", None, problems, |value| values::integer(value, 1, len_max).map(Some));
+    let max_load = section.or("max_load", None, problems, |value| values::hundredths(value, LOAD_MIN, LOAD_MAX).map(Some));
+    let (prefix, max_load) = (prefix?, max_load?);
+    if prefix.value.is_some() && algorithm.is_some_and(|algorithm| algorithm != Algorithm::IpHash) {
+        let help = "remove `client_prefix`, or use `algorithm = \"ip-hash\"`";
+        problems.push(Problem::new("part of an address that nothing goes by", prefix.span, "only ip-hash has it").help(help));
+        return None;
+    }
+    if max_load.value.is_some() && algorithm.is_some_and(|algorithm| !algorithm.is_hash()) {
+        let help = "remove `max_load`, or use `algorithm = \"maglev\"` or \"ip-hash\"";
+        problems.push(
+            Problem::new("a bound for a hash that is not used", max_load.span, "only maglev and ip-hash have it").help(help),
+        );
+        return None;
+    }
+    let client_prefix = prefix.value.map(|len| u8::try_from(len).unwrap_or(u8::MAX));
+    Some(Hashing { client_prefix, max_load: max_load.value })
 }
 
 fn gue_port(section: &mut Section<'_>, forward: Option<Forward>, problems: &mut Problems) -> Option<u16> {

@@ -53,6 +53,21 @@ pub(super) fn number_u16(value: &DeValue<'_>, min: u16) -> Result<u16, Fault> {
     integer(value, min.into(), u16::MAX.into()).map(|number| u16::try_from(number).unwrap_or(u16::MAX))
 }
 
+/// A number within `min..=max` hundredths, in hundredths.
+pub(super) fn hundredths(value: &DeValue<'_>, min: u16, max: u16) -> Result<u16, Fault> {
+    let bounds = format!("from {} to {}", f64::from(min) / 100.0, f64::from(max) / 100.0);
+    let help = format!("write a number {bounds}, without quotes, with two decimals at most");
+    let text = value.as_integer().map(|number| number.as_str()).or(value.as_float().map(|number| number.as_str()));
+    let Some(text) = text else { return Err(expected("a number", value, help)) };
+    let number = text.replace('_', "").parse::<f64>().unwrap_or(f64::NAN) * 100.0;
+    let is_whole = (number - number.round()).abs() < 1e-6;
+    if is_whole && (f64::from(min)..=f64::from(max)).contains(&number) {
+        Ok(number.round() as u16)
+    } else {
+        Err(expected(&format!("a number {bounds}"), value, help))
+    }
+}
+
 /// One word of a fixed choice.
 pub(super) fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Result<T, Fault> {
     let words = || choices.iter().map(|(word, _)| *word);

@@ -195,6 +195,7 @@ fn assemble_service(service: &config::Service, weights: discovery::Backends, fin
         port: service.port,
         protocol: service.protocol,
         algorithm: service.algorithm,
+        hashing: service.hashing,
         forward: service.forward,
         gue_port: service.gue_port,
         idle: ticks(service.idle),

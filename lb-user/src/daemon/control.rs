@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::BackendId;
+use lb_common::records::{self, service_flags};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -324,8 +325,10 @@ impl Control {
         }
         self.tables = tables;
         self.doubted.clear();
-        let is_restless =
-            self.layout.is_anyone_leaving() || self.tables.regions.values().any(|region| !region.restless.is_empty());
+        let is_learning = |service: &records::Service| service.flags & service_flags::LEARNING != 0;
+        let is_restless = self.layout.is_anyone_leaving()
+            || self.tables.regions.values().any(|region| !region.restless.is_empty())
+            || self.tables.services.values().any(is_learning);
         let is_unproven = self.tables.regions.values().any(RegionSlots::is_any_unproven);
         self.unproven_since = is_unproven.then(Instant::now);
         let settle = if is_unproven { PROVE } else { SETTLE };

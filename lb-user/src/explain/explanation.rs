@@ -1,11 +1,11 @@
 //! A trail, told by names: what `GET /api/v1/explain` answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lb_common::flow::{Entry, State as FlowState, TICK_SHIFT, Tick};
-use lb_common::records::{self, forward, service_flags};
+use lb_common::records::{self, choice, forward, service_flags};
 use lb_common::verdict::{Class, Verdict};
-use lb_common::{BackendId, Be16};
+use lb_common::{Addr, BackendId, Be16};
 use serde::Serialize;
 
 use super::question::{Question, Senseless};
@@ -83,6 +83,8 @@ pub struct SlotFound {
     /// What the number follows from.
     pub hashed_by: &'static str,
     pub at_rest: bool,
+    /// Every flow of the service is on record; the slot counts only for one that is not.
+    pub all_recorded: bool,
     /// Where new flows go.
     pub current: Option<BackendFound>,
     /// Where flows without a record belong, while the slot is learning.
@@ -140,6 +142,7 @@ pub struct Chosen {
 pub enum Reason {
     AtRest,
     NewConnection,
+    Chosen,
     OnRecord,
     Settled,
     Current,
@@ -230,10 +233,12 @@ impl<N: Names> Teller<'_, N> {
             number: index.wrapping_sub(service.region.first()),
             of: 1u32.checked_shl(service.region.bits()).unwrap_or(u32::MAX),
             hashed_by: match algorithm(&service) {
-                Algorithm::Maglev => "the client's address and both ports",
+                Algorithm::IpHash if service.client_mask != all_bits(&service) => "the client's network alone",
                 Algorithm::IpHash => "the client's address alone",
+                _ => "the client's address and both ports",
             },
             at_rest: slot.is_at_rest(),
+            all_recorded: service.choice != choice::SLOT,
             current: self.backend(slot.current()),
             settled: self.backend(slot.settled()),
         }
@@ -253,9 +258,14 @@ impl<N: Names> Teller<'_, N> {
         let entry = self.trail.flow.and_then(|flow| flow.entry);
         let is_repeated = entry.is_some_and(|entry| entry.state() == FlowState::Opening);
         let refused = entry.filter(|entry| entry.backend() != id).and_then(|entry| self.backend(entry.backend()));
+        let service = self.trail.service.map(|(_, record)| record).unwrap_or_default();
+        let is_opening = is_syn || service.listens.protocol == Protocol::Udp.number();
+        let algorithm = algorithm(&service);
         let reason = match entry {
             _ if id.is_none() => Reason::Nobody,
+            None if is_opening && service.choice != choice::SLOT => Reason::Chosen,
             _ if slot.is_at_rest() => Reason::AtRest,
+            _ if is_syn && !is_repeated && service.choice != choice::SLOT => Reason::Chosen,
             _ if is_syn && !is_repeated => Reason::NewConnection,
             Some(entry) if entry.backend() == id => Reason::OnRecord,
             _ if slot.settled() == id => Reason::Settled,
@@ -263,6 +273,7 @@ impl<N: Names> Teller<'_, N> {
         };
         let why = match (reason, refused) {
             (Reason::NewConnection, _) => "a SYN opens a connection, which goes to the slot's current backend".to_owned(),
+            (Reason::Chosen, _) => chosen_by(algorithm).to_owned(),
             (Reason::AtRest, _) => "the slot is at rest: all its flows are there".to_owned(),
             (Reason::Nobody, _) => "no backend of the service may take it; xlb status has the check of each".to_owned(),
             (Reason::OnRecord, _) => "the flow is on record there".to_owned(),
@@ -328,7 +339,37 @@ fn endpoint(backend: &BackendFound) -> SocketAddr {
 }
 
 fn algorithm(service: &records::Service) -> Algorithm {
-    if service.flags & service_flags::IP_HASH == 0 { Algorithm::Maglev } else { Algorithm::IpHash }
+    match service.choice {
+        choice::ROUND_ROBIN => Algorithm::RoundRobin,
+        choice::WEIGHTED_ROUND_ROBIN => Algorithm::WeightedRoundRobin,
+        choice::RANDOM => Algorithm::Random,
+        choice::LEAST_CONNECTIONS => Algorithm::LeastConnections,
+        choice::LEAST_RESPONSE_TIME => Algorithm::LeastResponseTime,
+        _ if service.flags & service_flags::IP_HASH != 0 => Algorithm::IpHash,
+        _ => Algorithm::Maglev,
+    }
+}
+
+/// Why a new flow of a service with all flows on record goes where it does.
+fn chosen_by(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Maglev | Algorithm::IpHash => {
+            "a new flow: the first on its way through the slots that has less than its share of flows"
+        }
+        Algorithm::RoundRobin | Algorithm::WeightedRoundRobin => "a new flow: it has the next turn",
+        Algorithm::Random => "a new flow: any may have it by chance, and this is one of them",
+        Algorithm::LeastConnections => "a new flow: it has the fewest active ones for its weight, of some that chance offers",
+        Algorithm::LeastResponseTime => "a new flow: it would answer the soonest for its weight, of some that chance offers",
+    }
+}
+
+/// The mask of a whole address.
+fn all_bits(service: &records::Service) -> Addr {
+    let mask = match IpAddr::from(service.vip) {
+        IpAddr::V4(_) => Ipv4Addr::BROADCAST.into(),
+        IpAddr::V6(_) => IpAddr::V6(u128::MAX.into()),
+    };
+    mask.into()
 }
 
 fn class(verdict: Verdict) -> &'static str {

@@ -5,9 +5,11 @@ use std::cell::{Cell, OnceCell};
 
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
+use lb_common::load::{Handshake, Load, Response};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, Slot, Verdict};
-use lb_ebpf::flow::Question;
+use lb_ebpf::choose::NewFlow;
+use lb_ebpf::flow::{Question, Recorded};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 
 use super::frame::Frame;
@@ -25,6 +27,11 @@ pub trait Records {
     fn link(&self, ifindex: u32) -> Option<Link>;
     /// Of either number, upper bits do not count.
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
+    fn load(&self, id: BackendId) -> Load;
+    /// Active flows of a service.
+    fn active(&self, service: u16) -> u64;
+    /// The number of a service's next turn.
+    fn turn(&self, service: u16) -> u64;
     fn now(&self) -> Tick;
 }
 
@@ -170,6 +177,49 @@ impl<R: Records> Env for Witness<'_, R> {
         let chosen = lb_ebpf::flow::answer(self, question);
         self.flow.set(Some(FlowSeen { entry, recorded: self.recorded.get() }));
         chosen
+    }
+
+    fn record_flow(&self, question: Question) -> Recorded {
+        lb_ebpf::flow::record(self, question)
+    }
+
+    /// Who was asked for on the way has no part in it: the slot that the hash leads to is the packet's.
+    fn new_backend(&self, flow: NewFlow) -> BackendId {
+        let slot = self.slot.get();
+        let chosen = lb_ebpf::choose::answer(self, flow);
+        self.slot.set(slot);
+        chosen
+    }
+
+    fn load(&self, id: BackendId) -> Load {
+        self.records.load(id)
+    }
+
+    fn active(&self, service: u16) -> u64 {
+        self.records.active(service)
+    }
+
+    fn add_active(&self, _id: BackendId, _service: u16, _change: u64) {}
+
+    fn set_response(&self, _id: BackendId, _response: Response) {}
+
+    fn handshake(&self, _tag: u32) -> Handshake {
+        Handshake::default()
+    }
+
+    fn note_handshake(&self, _tag: u32, _handshake: Handshake) {}
+
+    fn take_turn(&self, service: u16) -> u32 {
+        self.records.turn(service) as u32
+    }
+
+    /// What chance would have it cannot be told: this is one of its answers.
+    fn random(&self) -> u32 {
+        0
+    }
+
+    fn micros(&self) -> u32 {
+        0
     }
 
     fn now(&self) -> Tick {

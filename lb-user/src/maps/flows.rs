@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::Ebpf;
 use lb_common::BackendId;
-use lb_common::flow::{ENTRIES, Entry, IDLE_MAX, State, Tick};
+use lb_common::flow::{ENTRIES, Entry, State, Tick};
 use serde::Serialize;
 
 use super::mapped::Mapped;
@@ -45,6 +45,12 @@ pub struct Sweep {
     pub by_backend: BTreeMap<BackendId, u64>,
 }
 
+/// Whether a flow on record is so no more for the packet path, or shows itself no more though it has never been answered.
+fn is_over(entry: Entry, now: Tick, idle: Tick) -> bool {
+    let silent_for_at_most = if matches!(entry.state(), State::Opening) { OPENING_FOR.min(idle) } else { idle };
+    entry.age(now) > silent_for_at_most
+}
+
 /// Whether a flow on record may still be going on.
 fn may_be_alive(entry: Entry, now: Tick, idle: Tick) -> bool {
     let silent_for_at_most = match entry.state() {
@@ -60,19 +66,24 @@ impl FlowTable {
         Ok(Self { entries: Mapped::take(ebpf, &shape::flows(sizes.n_flows), pins)? })
     }
 
-    /// Removes flows that have been silent for longer than any may be, before the packet path's clock takes them for young again,
-    /// and counts the others. `idle` is how long a backend's silent flows are taken for alive.
-    pub fn sweep(&self, now: Tick, idle: impl Fn(BackendId) -> Tick) -> Sweep {
+    /// Removes flows that are over, long before the packet path's clock takes them for young again, and counts the others; how many
+    /// of them are active on each backend, by id, is the second result. `idle` is how long a backend's silent flows are taken for
+    /// alive, and `take_off` is told of each active flow that was removed.
+    pub(super) fn sweep(&self, now: Tick, idle: impl Fn(BackendId) -> Tick, take_off: impl Fn(BackendId)) -> (Sweep, Vec<u64>) {
         let mut census = Census { capacity: self.entries.len() as u64, ..Census::default() };
         let idle: Vec<Tick> = (0..=u16::MAX).map(|id| idle(BackendId(id))).collect();
         let mut counts = vec![0u64; idle.len()];
+        let mut active = vec![0u64; idle.len()];
         for index in 0..self.entries.len() as u32 {
             let entry = Entry::from_raw(self.entries.load_long(index));
             if entry.is_empty() {
                 continue;
             }
-            if entry.age(now) > IDLE_MAX {
-                self.entries.clear_long(index, entry.raw());
+            let id = usize::from(entry.backend().0);
+            if is_over(entry, now, idle[id]) && self.entries.clear_long(index, entry.raw()) {
+                if !entry.active().is_none() {
+                    take_off(entry.backend());
+                }
                 continue;
             }
             *match entry.state() {
@@ -81,11 +92,11 @@ impl FlowTable {
                 State::Established => &mut census.established,
                 State::Closing => &mut census.closing,
             } += 1;
-            let id = usize::from(entry.backend().0);
+            active[id] += u64::from(!entry.active().is_none());
             counts[id] += u64::from(may_be_alive(entry, now, idle[id]));
         }
         let by_backend = (0..=u16::MAX).zip(counts).filter(|&(_, n)| n > 0).map(|(id, n)| (BackendId(id), n)).collect();
-        Sweep { census, by_backend }
+        (Sweep { census, by_backend }, active)
     }
 
     /// One entry. Of either number, upper bits do not count.

@@ -151,11 +151,16 @@ impl<T: Record> Mapped<T> {
         self.long(index).map_or(0, |long| long.load(Ordering::Acquire))
     }
 
-    /// Clears a 64-bit word, unless it is another by now. This is what one may do who does not own the table.
-    pub fn clear_long(&self, index: u32, seen: u64) {
+    /// Clears a 64-bit word, unless it is another by now: then the packet path was faster. This is what one may do who does not own
+    /// the table.
+    pub fn clear_long(&self, index: u32, seen: u64) -> bool {
+        self.long(index).is_some_and(|long| long.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    /// Adds to a 64-bit word, which wraps. The packet path may do so too.
+    pub fn add_long(&self, index: u32, change: u64) {
         if let Some(long) = self.long(index) {
-            // If the packet path was faster, the entry is in use again.
-            let _ = long.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed);
+            long.fetch_add(change, Ordering::AcqRel);
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod counters;
 mod flows;
+mod loads;
 mod mapped;
 mod read;
 pub mod shape;
@@ -25,6 +26,7 @@ use lb_common::{BackendId, Slot, limits};
 
 pub use counters::Counters;
 pub use flows::{Census, FlowTable, Sweep};
+pub use loads::Loads;
 use mapped::Mapped;
 pub use shape::Sizes;
 
@@ -69,6 +71,7 @@ pub struct KernelMaps {
     backends: Mapped<Backend>,
     links: Mapped<Link>,
     pub flows: FlowTable,
+    pub loads: Loads,
     /// The packet path's own.
     _fragments: Mapped<u64>,
     slots_seen: Mapped<Tick>,
@@ -132,6 +135,7 @@ impl KernelMaps {
             settings: Mapped::take(ebpf, &shape::SETTINGS, pins)?,
             slots: Mapped::take(ebpf, &shape::slots(sizes.n_slots), pins)?,
             flows: FlowTable::take(ebpf, sizes, pins)?,
+            loads: Loads::take(ebpf, pins)?,
             _fragments: Mapped::take(ebpf, &shape::FRAGMENTS, pins)?,
             slots_seen: Mapped::take(ebpf, &shape::slots_seen(sizes.n_slots), pins)?,
             backends_seen: Mapped::take(ebpf, &shape::BACKENDS_SEEN, pins)?,
@@ -220,6 +224,15 @@ impl KernelMaps {
             services: services.map(|(id, service)| (id as u16, service)).collect(),
             backends: backends.map(|(id, backend)| (BackendId(id as u16), backend)).collect(),
         }
+    }
+
+    /// Removes flows from the table that are over, and counts the others. `idle` is how long a backend's silent flows are taken for
+    /// alive.
+    pub fn sweep(&self, now: Tick, idle: impl Fn(BackendId) -> Tick) -> Sweep {
+        let service_of = |id: BackendId| self.backends.read(usize::from(id.0)).unwrap_or_default().service;
+        let (sweep, active) = self.flows.sweep(now, idle, |id| self.loads.take_off(id, service_of(id)));
+        self.loads.set_right(&active, service_of);
+        sweep
     }
 
     /// The slots of a region.

@@ -2,6 +2,7 @@
 
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
+use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot};
 
@@ -39,6 +40,18 @@ impl Records for KernelMaps {
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
         self.flows.entry(bucket, position)
+    }
+
+    fn load(&self, id: BackendId) -> Load {
+        self.loads.backend(id)
+    }
+
+    fn active(&self, service: u16) -> u64 {
+        self.loads.active(service)
+    }
+
+    fn turn(&self, service: u16) -> u64 {
+        self.loads.turn(service)
     }
 
     fn now(&self) -> Tick {

@@ -6,6 +6,7 @@ use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Tota
 use lb_common::directory::Bucket;
 use lb_common::flow::Tick;
 use lb_common::limits;
+use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
 
 use crate::config::Limits;
@@ -77,6 +78,10 @@ pub const SERVICES: Shape = Shape::table::<Service>("SERVICES", limits::SERVICE_
 pub const BACKENDS: Shape = Shape::table::<Backend>("BACKENDS", limits::BACKEND_RECORDS);
 pub const BACKENDS_SEEN: Shape = Shape::table::<Tick>("BACKENDS_SEEN", limits::BACKEND_RECORDS);
 pub const FRAGMENTS: Shape = Shape::table::<u64>("FRAGMENTS", limits::FRAGMENTS);
+pub const BACKEND_LOADS: Shape = Shape::table::<Load>("BACKEND_LOADS", limits::BACKEND_RECORDS);
+pub const SERVICE_LOADS: Shape = Shape::table::<u64>("SERVICE_LOADS", limits::SERVICE_RECORDS);
+pub const TURNS: Shape = Shape::table::<u64>("TURNS", limits::SERVICE_RECORDS);
+pub const HANDSHAKES: Shape = Shape::table::<u64>("HANDSHAKES", limits::HANDSHAKES);
 pub const LINKS: Shape = Shape::table::<Link>("LINKS", limits::LINKS);
 
 /// As many slots as the configuration says.
@@ -110,7 +115,8 @@ pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     let Sizes { n_slots, n_flows } = sizes;
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
     let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];
-    tables.into_iter().chain(memory).chain(counters(n_cpus))
+    let loads = [BACKEND_LOADS, SERVICE_LOADS, TURNS, HANDSHAKES];
+    tables.into_iter().chain(memory).chain(loads).chain(counters(n_cpus))
 }
 
 #[cfg(test)]

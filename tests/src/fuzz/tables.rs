@@ -8,7 +8,7 @@ use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::{BackendId, MacAddr, Slot};
 use lb_ebpf::{Env, Route};
 use lb_user::compile::{Layout, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service, ServiceName};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service, ServiceName};
 use lb_user::tables::{FilledDirectory, RegionSlots, Tables, Write, diff};
 
 use super::bytes::Bytes;
@@ -123,6 +123,7 @@ fn service(bytes: &mut Bytes<'_>) -> Service {
         port: bytes.one_of(&[80, 443, 0]),
         protocol: bytes.one_of(&[Protocol::Tcp, Protocol::Udp]),
         algorithm: bytes.one_of(&[Algorithm::Maglev, Algorithm::IpHash]),
+        hashing: Hashing::default(),
         forward: bytes.one_of(&[Forward::Dsr, Forward::Nat]),
         gue_port: 6080,
         idle: fixture::IDLE,

@@ -8,9 +8,10 @@ use lb_common::hash::HashKeys;
 use lb_common::{LinkAddresses, MacAddr};
 use lb_ebpf::{Route, RouteQuery};
 use lb_user::compile::{CompileError, Layout, Quiet, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::{Plan, Tables, diff};
 
+use super::choices;
 use super::packets::Mac;
 
 /// The router that clients are behind.
@@ -77,6 +78,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             port: vip.port(),
             protocol,
             algorithm: Algorithm::Maglev,
+            hashing: Hashing::default(),
             forward,
             gue_port: 6080,
             idle: IDLE,
@@ -116,6 +118,13 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     services.insert("spread".into(), service("10.200.1.7:80", Tcp, Dsr, &many));
     let by_client = Service { algorithm: Algorithm::IpHash, ..service("10.200.1.8:80", Tcp, Dsr, &many) };
     services.insert("by-client".into(), by_client);
+    for (n, (algorithm, hashing)) in (1..).zip(choices::ALGORITHMS) {
+        let backends: Vec<String> = (1..=choices::WEIGHTS.len()).map(|host| format!("10.0.{}.{host}:8080", 10 + n)).collect();
+        let backends: Vec<_> = backends.iter().map(|endpoint| (endpoint.as_str(), Some(far))).collect();
+        let mut service = Service { algorithm, hashing, ..service(&choices::vip(n), Tcp, Nat, &backends) };
+        service.backends.values_mut().zip(choices::WEIGHTS).for_each(|(backend, weight)| backend.weight = weight);
+        services.insert(format!("chosen-{n}").into(), service);
+    }
     Desired { services, ingress: BTreeSet::from([interfaces.outside]) }
 }
 

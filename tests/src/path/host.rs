@@ -3,112 +3,23 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use lb_common::checksum::Sum;
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
 use lb_common::flow::{self, Place, Tick};
-use lb_common::hash::HashKeys;
+use lb_common::hash::{HashKeys, avalanche};
 use lb_common::limits;
+use lb_common::load::{Handshake, Load, Response};
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
-use lb_ebpf::flow::Question;
-use lb_ebpf::{Env, FlowEvent, Packet, Part, Route, RouteQuery, Wire};
+use lb_ebpf::choose::NewFlow;
+use lb_ebpf::flow::{Question, Recorded};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 use lb_user::compile::Sightings;
+use lb_user::explain::Frame;
 use lb_user::tables::{FilledDirectory, Plan, Write};
 
 use super::Outcome;
 use super::fixture::{self, Interfaces};
-
-/// What drivers leave in front of a frame, as XDP asks them to.
-const HEADROOM: usize = 256;
-
-/// A frame in a buffer aligned as headers need it, with an ingress interface.
-pub struct Frame {
-    words: Vec<u64>,
-    len: usize,
-    ingress: u32,
-}
-
-impl Frame {
-    pub fn new(bytes: &[u8], ingress: u32) -> Self {
-        let words = bytes
-            .chunks(8)
-            .map(|chunk| {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                u64::from_ne_bytes(word)
-            })
-            .collect();
-        Self { words, len: bytes.len(), ingress }
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        &zerocopy::IntoBytes::as_bytes(self.words.as_slice())[..self.len]
-    }
-}
-
-impl Packet for Frame {
-    fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
-        let bytes = self.bytes().get(offset..offset.checked_add(size_of::<T>())?)?;
-        Some(T::ref_from_bytes(bytes).expect("headers stand at even offsets"))
-    }
-
-    fn get_mut<T: Wire>(&mut self, offset: usize) -> Option<&mut T> {
-        let len = self.len;
-        let bytes = &mut zerocopy::IntoBytes::as_mut_bytes(self.words.as_mut_slice())[..len];
-        let bytes = bytes.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
-        Some(T::mut_from_bytes(bytes).expect("headers stand at even offsets"))
-    }
-
-    fn has_len(&self, len: usize) -> bool {
-        len <= self.len
-    }
-
-    fn sum(&self, offset: usize, len: usize) -> Option<Sum> {
-        let mut sum = Sum::default();
-        let words = self.bytes().get(offset..offset + len)?.chunks_exact(4);
-        words.for_each(|word| sum.add(u32::from_ne_bytes(word.try_into().expect("four bytes"))));
-        Some(sum)
-    }
-
-    fn has_linear_len(&self, len: usize) -> bool {
-        len <= self.len
-    }
-
-    fn unrelated(&self, offset: usize) -> usize {
-        offset
-    }
-
-    fn forgotten(&self, number: usize) -> usize {
-        number
-    }
-
-    fn grow(&mut self, by: usize) -> bool {
-        if by > HEADROOM {
-            return false;
-        }
-        *self = Self::new(&[&vec![0; by], self.bytes()].concat(), self.ingress);
-        true
-    }
-
-    fn shrink(&mut self, by: usize) -> bool {
-        *self = Self::new(&self.bytes()[by..], self.ingress);
-        true
-    }
-
-    fn cut(&mut self, len: usize) -> bool {
-        *self = Self::new(&self.bytes()[..len], self.ingress);
-        true
-    }
-
-    fn take_apart(&mut self, env: &impl Env, part: Part) -> Option<Verdict> {
-        lb_ebpf::part(self, env, part)
-    }
-
-    fn ingress(&self) -> u32 {
-        self.ingress
-    }
-}
 
 /// The kernel's routing table, as a test wants it.
 pub type Routes = Box<dyn Fn(&RouteQuery) -> Route>;
@@ -129,6 +40,13 @@ pub struct Host {
     fragments: Vec<Cell<flow::Entry>>,
     /// What the clock shows.
     pub now: Cell<Tick>,
+    /// What the precise clock shows, in units of 1,024 ns.
+    pub micros: Cell<u32>,
+    loads: RefCell<BTreeMap<BackendId, Load>>,
+    service_loads: RefCell<BTreeMap<u16, u64>>,
+    turns: RefCell<BTreeMap<u16, u32>>,
+    handshakes: RefCell<BTreeMap<u32, Handshake>>,
+    random: Cell<u64>,
     elsewhere: RefCell<BTreeMap<u32, Tick>>,
     seen: RefCell<BTreeMap<BackendId, Tick>>,
     pub flow_events: Cell<FlowEvents>,
@@ -154,6 +72,12 @@ impl Host {
             flows: vec![Cell::default(); fixture::N_FLOWS as usize],
             fragments: vec![Cell::default(); limits::FRAGMENTS as usize],
             now: Cell::default(),
+            micros: Cell::default(),
+            loads: RefCell::default(),
+            service_loads: RefCell::default(),
+            turns: RefCell::default(),
+            handshakes: RefCell::default(),
+            random: Cell::default(),
             elsewhere: RefCell::default(),
             seen: RefCell::default(),
             flow_events: Cell::default(),
@@ -208,6 +132,23 @@ impl Host {
     /// Loses all flows on record.
     pub fn forget_flows(&mut self) {
         self.flows.iter().for_each(|entry| entry.set(flow::Entry::default()));
+        self.loads.borrow_mut().values_mut().for_each(|load| load.active = 0);
+        self.service_loads.borrow_mut().clear();
+    }
+
+    /// The number of a service's next turn, which stays the next.
+    pub fn next_turn(&self, service: u16) -> u32 {
+        self.turns.borrow().get(&service).copied().unwrap_or_default()
+    }
+
+    /// Whether each backend counts for as many active flows as it has on record.
+    pub fn are_loads_right(&self) -> bool {
+        let mut active = BTreeMap::<BackendId, u64>::new();
+        let entries = self.flows.iter().map(Cell::get).filter(|entry| !entry.active().is_none());
+        entries.for_each(|entry| *active.entry(entry.backend()).or_default() += 1);
+        let loads = self.loads.borrow();
+        let is_right = |(id, load): (&BackendId, &Load)| load.active == active.get(id).copied().unwrap_or_default();
+        loads.iter().all(is_right) && active.keys().all(|id| loads.contains_key(id))
     }
 
     /// Where the last packet was redirected to, if it was.
@@ -221,13 +162,6 @@ impl Host {
 
     pub fn service_drops(&self, id: u16) -> u64 {
         self.service_drops.borrow().get(&id).copied().unwrap_or_default()
-    }
-}
-
-impl Host {
-    fn flow_index(&self, bucket: u32, position: usize) -> usize {
-        let n_buckets = self.flows.len() / flow::ENTRIES;
-        (bucket as usize % n_buckets) * flow::ENTRIES + position
     }
 }
 
@@ -250,9 +184,10 @@ impl Sightings for Host {
     }
 }
 
-fn fragment_index(bucket: u32, position: usize) -> usize {
-    let n_buckets = limits::FRAGMENTS as usize / flow::ENTRIES;
-    (bucket as usize % n_buckets) * flow::ENTRIES + position
+/// An entry of a table of buckets, of which there are a power of two.
+fn entry(table: &[Cell<flow::Entry>], bucket: u32, position: usize) -> &Cell<flow::Entry> {
+    let n_buckets = table.len() / flow::ENTRIES;
+    &table[(bucket as usize % n_buckets) * flow::ENTRIES + position]
 }
 
 fn replace(place: &Cell<flow::Entry>, seen: flow::Entry, new: flow::Entry) -> bool {
@@ -304,16 +239,70 @@ impl Env for Host {
         lb_ebpf::flow::answer(self, question)
     }
 
+    fn record_flow(&self, question: Question) -> Recorded {
+        lb_ebpf::flow::record(self, question)
+    }
+
+    fn new_backend(&self, flow: NewFlow) -> BackendId {
+        lb_ebpf::choose::answer(self, flow)
+    }
+
+    fn load(&self, id: BackendId) -> Load {
+        self.loads.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    fn active(&self, service: u16) -> u64 {
+        self.service_loads.borrow().get(&service).copied().unwrap_or_default()
+    }
+
+    fn add_active(&self, id: BackendId, service: u16, change: u64) {
+        let mut loads = self.loads.borrow_mut();
+        let active = &mut loads.entry(id).or_default().active;
+        *active = active.wrapping_add(change);
+        let mut services = self.service_loads.borrow_mut();
+        let active = services.entry(service).or_default();
+        *active = active.wrapping_add(change);
+    }
+
+    fn set_response(&self, id: BackendId, response: Response) {
+        self.loads.borrow_mut().entry(id).or_default().response = response;
+    }
+
+    fn handshake(&self, tag: u32) -> Handshake {
+        self.handshakes.borrow().get(&(tag % limits::HANDSHAKES)).copied().unwrap_or_default()
+    }
+
+    fn note_handshake(&self, tag: u32, handshake: Handshake) {
+        self.handshakes.borrow_mut().insert(tag % limits::HANDSHAKES, handshake);
+    }
+
+    fn take_turn(&self, service: u16) -> u32 {
+        let mut turns = self.turns.borrow_mut();
+        let next = turns.entry(service).or_default();
+        *next += 1;
+        *next - 1
+    }
+
+    /// The same numbers in every run.
+    fn random(&self) -> u32 {
+        self.random.set(self.random.get() + 1);
+        avalanche(self.random.get()) as u32
+    }
+
+    fn micros(&self) -> u32 {
+        self.micros.get()
+    }
+
     fn now(&self) -> Tick {
         self.now.get()
     }
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
-        self.flows[self.flow_index(bucket, position)].get()
+        entry(&self.flows, bucket, position).get()
     }
 
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        replace(&self.flows[self.flow_index(bucket, old.position)], old.entry, new)
+        replace(entry(&self.flows, bucket, old.position), old.entry, new)
     }
 
     fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
@@ -321,11 +310,11 @@ impl Env for Host {
     }
 
     fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
-        self.fragments[fragment_index(bucket, position)].get()
+        entry(&self.fragments, bucket, position).get()
     }
 
     fn replace_fragment(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        replace(&self.fragments[fragment_index(bucket, old.position)], old.entry, new)
+        replace(entry(&self.fragments, bucket, old.position), old.entry, new)
     }
 
     fn note_elsewhere(&self, slot_index: u32, now: Tick) {

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test's support stops the test when a case is wrong")]
 
 pub mod cases;
+pub mod choices;
 pub mod decap;
 pub mod fixture;
 pub mod host;

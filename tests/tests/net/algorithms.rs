@@ -1,9 +1,10 @@
 //! Who gets which flow.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xlb_tests::{Backend, Daemon, Network, http};
+use xlb_tests::{Backend, Connections, Daemon, Network, http};
 
 use super::support::{Service, tally, url, vip};
 
@@ -45,5 +46,80 @@ fn weights_decide_the_shares() -> Result<()> {
     // 1,000 flows at one quarter: 250 +- 13.7; five standard deviations.
     ensure!(share("backend0").abs_diff(250) < 69 && share("backend1").abs_diff(750) < 69, "{tally:?}");
     ensure!(share("backend2") == 0, "a weight of 0 takes no new flows: {tally:?}");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn turns_are_kept_to_the_connection() -> Result<()> {
+    let network = Network::dsr(3, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let weights = ["weight = 1", "weight = 2", "weight = 5"];
+    let service = |algorithm| {
+        let service = Service::new("web", vip(), 80).with("algorithm", algorithm);
+        network.backends.iter().zip(weights).fold(service, |service, (host, weight)| service.backend(host.v4, weight)).toml()
+    };
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(service("round-robin")).start()?;
+    let client = &network.client.netns;
+    let counts = |n| -> Result<Vec<usize>> { Ok(tally(http::names(client, &url(vip(), 80), n)?).into_values().collect()) };
+    let counted = counts(30)?;
+    ensure!(counted == [10, 10, 10], "{counted:?}");
+    daemon.reload(service("weighted-round-robin"))?;
+    let counted = counts(80)?;
+    ensure!(counted == [10, 20, 50], "{counted:?}");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn who_has_many_connections_gets_no_more_of_them() -> Result<()> {
+    let network = Network::dsr(3, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let client = &network.client.netns;
+    let hold = |n| Connections::open(client, (vip(), 80).into(), n, Duration::from_millis(20), Duration::from_secs(2));
+    let one = Service::new("web", vip(), 80).with("algorithm", "least-connections").backends(&network.backends[..1], true).toml();
+    let all = Service::new("web", vip(), 80).with("algorithm", "least-connections").backends(&network.backends, true).toml();
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(one).start()?;
+    let first = hold(40)?;
+    daemon.reload(all)?;
+    super::support::wait_serving(&daemon, "web", 3)?;
+    let second = hold(60)?;
+    ensure!(!second.names().contains_key("backend0"), "it has 40, the others got {:?}", second.names());
+    ensure!(second.names().values().all(|&n| n.abs_diff(30) <= 2), "{:?}", second.names());
+    let broken = first.close()?;
+    ensure!(broken.is_empty(), "{broken:?}");
+    let third = hold(30)?;
+    let of_the_first = third.names().get("backend0").copied().unwrap_or_default();
+    ensure!(of_the_first >= 27, "all of its 40 have ended: {:?}", third.names());
+    ensure!(second.close()?.is_empty() && third.close()?.is_empty());
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn another_algorithm_breaks_no_connection() -> Result<()> {
+    let network = Network::dsr(5, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let service = |algorithm, n: usize| {
+        Service::new("web", vip(), 80).with("algorithm", algorithm).backends(&network.backends[..n], true).toml()
+    };
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(service("maglev", 5)).start()?;
+    let client = &network.client.netns;
+    let mut held = Vec::new();
+    let algorithms =
+        ["maglev", "round-robin", "least-connections", "random", "least-response-time", "weighted-round-robin", "maglev"];
+    for (n, algorithm) in algorithms.into_iter().enumerate() {
+        daemon.reload(service(algorithm, 4 + n % 2))?;
+        held.push(Connections::open(client, (vip(), 80).into(), 50, Duration::from_millis(20), Duration::from_secs(2))?);
+    }
+    let before: Vec<u64> = held.iter().map(Connections::exchanges).collect();
+    xlb_tests::until(super::support::LIMIT, "all to be in use", || {
+        let are_in_use = held.iter().zip(&before).all(|(held, before)| held.exchanges() > before + 500);
+        Ok(are_in_use.then_some(()))
+    })?;
+    for (held, algorithm) in held.into_iter().zip(algorithms) {
+        let broken = held.close()?;
+        ensure!(broken.is_empty(), "begun under {algorithm}: {broken:?}");
+    }
     daemon.stop()
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use lb_common::{LinkAddresses, MacAddr, Verdict};
 use lb_ebpf::Route;
 use lb_user::compile::Layout;
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service, ServiceName};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service, ServiceName};
 use lb_user::tables::{Tables, diff};
 use proptest::prelude::*;
 use xlb_tests::path::fixture::{self, GATEWAY, OURS};
@@ -70,6 +70,7 @@ impl Kind {
             port: if self.every_port { 0 } else { 80 },
             protocol: self.protocol,
             algorithm: self.algorithm,
+            hashing: Hashing::default(),
             forward: self.forward,
             gue_port: 6080,
             idle: fixture::IDLE,

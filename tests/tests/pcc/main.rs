@@ -34,6 +34,7 @@ fn check(setting: &Setting, steps: &[Step]) -> Result<(), TestCaseError> {
     N_FLOWS.fetch_add(world.n_flows, Ordering::Relaxed);
     N_PACKETS.fetch_add(world.n_packets, Ordering::Relaxed);
     N_CHANGES.fetch_add(world.n_changes, Ordering::Relaxed);
+    prop_assert!(world.are_loads_right(), "each backend counts for the flows that it has on record");
     prop_assert_eq!(world.evicted(), 0, "the flow table is large enough for all flows");
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::flow::Tick;
 use lb_common::{BackendId, MacAddr};
 use lb_user::compile::{Layout, Region, compile};
-use lb_user::desired::{Backend, Desired, Forward, NextHop, Protocol, Service};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, Protocol, Service};
 use lb_user::tables::{RegionSlots, Tables, Write, diff};
 use xlb_tests::path::fixture::{self, OURS};
 use xlb_tests::path::host::Host;
@@ -97,6 +97,10 @@ impl World {
         world
     }
 
+    pub fn are_loads_right(&self) -> bool {
+        self.host.are_loads_right()
+    }
+
     pub fn evicted(&self) -> u64 {
         self.host.flow_events.get().evicted
     }
@@ -117,6 +121,10 @@ impl World {
             Step::Down(host) => self.go_down(host),
             Step::Up(host) => self.change(host, |state| (state.alive, state.is_known) = (true, true)),
             Step::Reach(host) => self.change(host, |state| state.is_reached = true),
+            Step::Algorithm(algorithm, max_load) if self.setting.algorithm != Algorithm::IpHash => {
+                (self.setting.algorithm, self.setting.max_load) = (algorithm, max_load);
+            }
+            Step::Algorithm(..) => return Ok(()),
             Step::Restart => self.restart(),
             Step::Wait(ticks) => self.wait(ticks),
             Step::Open { client, is_acknowledged } => return self.open(client, is_acknowledged),
@@ -183,6 +191,7 @@ impl World {
                 port,
                 protocol,
                 algorithm: self.setting.algorithm,
+                hashing: Hashing { max_load: self.setting.max_load, ..Hashing::default() },
                 forward: Forward::Dsr,
                 gue_port: 6080,
                 idle: idle(protocol),

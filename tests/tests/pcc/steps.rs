@@ -15,6 +15,8 @@ pub const IDLE: [Tick; 2] = [100, 20];
 pub struct Setting {
     pub is_v4: bool,
     pub algorithm: Algorithm,
+    /// Of algorithms that go by a hash, the factor by which a backend may have more than its share, in hundredths.
+    pub max_load: Option<u16>,
     pub on_down: OnDown,
     /// Weights of those who are there at first.
     pub weights: Vec<u16>,
@@ -32,6 +34,9 @@ pub enum Step {
     Up(u8),
     /// The way to it is found.
     Reach(u8),
+    /// The services have another algorithm, if what they go by is not the client's address: with another hash, all flows would be
+    /// elsewhere.
+    Algorithm(Algorithm, Option<u16>),
     /// A new daemon takes over what this one left.
     Restart,
     Wait(Tick),
@@ -54,10 +59,27 @@ pub enum Step {
 }
 
 pub fn setting() -> impl Strategy<Value = Setting> {
-    let algorithm = prop_oneof![3 => Just(Algorithm::Maglev), 1 => Just(Algorithm::IpHash)];
+    let algorithm = prop_oneof![2 => Just(Algorithm::Maglev), 1 => Just(Algorithm::IpHash), 1 => by_connection()];
     let on_down = prop_oneof![3 => Just(OnDown::Remap), 1 => Just(OnDown::Keep)];
-    (any::<bool>(), algorithm, on_down, prop::collection::vec(1u16..3, 1..9))
-        .prop_map(|(is_v4, algorithm, on_down, weights)| Setting { is_v4, algorithm, on_down, weights, forgets: false })
+    let weights = prop::collection::vec(1u16..3, 1..9);
+    (any::<bool>(), algorithm, max_load(), on_down, weights).prop_map(|(is_v4, algorithm, max_load, on_down, weights)| Setting {
+        is_v4,
+        algorithm,
+        max_load,
+        on_down,
+        weights,
+        forgets: false,
+    })
+}
+
+/// Any that does not go by the client's address alone.
+fn by_connection() -> impl Strategy<Value = Algorithm> {
+    use Algorithm::{LeastConnections, LeastResponseTime, Maglev, Random, RoundRobin, WeightedRoundRobin};
+    prop::sample::select(vec![Maglev, RoundRobin, WeightedRoundRobin, Random, LeastConnections, LeastResponseTime])
+}
+
+fn max_load() -> impl Strategy<Value = Option<u16>> {
+    prop_oneof![4 => Just(None), 1 => Just(Some(125))]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -70,6 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => host().prop_map(Step::Down),
         3 => host().prop_map(Step::Up),
         3 => host().prop_map(Step::Reach),
+        1 => (by_connection(), max_load()).prop_map(|(algorithm, max_load)| Step::Algorithm(algorithm, max_load)),
         1 => Just(Step::Restart),
         6 => prop_oneof![0..3u32, 10..30u32, 60..130u32].prop_map(Step::Wait),
         8 => (any::<u8>(), any::<bool>()).prop_map(|(client, is_acknowledged)| Step::Open { client, is_acknowledged }),

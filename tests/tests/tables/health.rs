@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lb_common::{BackendId, MacAddr, Slot};
 use lb_user::compile::Layout;
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::Tables;
 use proptest::prelude::*;
 use xlb_tests::path::fixture;
@@ -36,6 +36,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         port: 80,
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
+        hashing: Hashing::default(),
         forward: Forward::Dsr,
         gue_port: 6080,
         idle: fixture::IDLE,

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use lb_common::limits;
 use lb_user::compile::{CompileError, Layout};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, OnDown, Protocol, Service, ServiceName};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, OnDown, Protocol, Service, ServiceName};
 use lb_user::tables::Tables;
 use xlb_tests::path::fixture;
 
@@ -17,6 +17,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         port: 80,
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
+        hashing: Hashing::default(),
         forward,
         gue_port: 6080,
         idle: fixture::IDLE,

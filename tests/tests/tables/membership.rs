@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{BackendId, MacAddr};
 use lb_user::compile::{CompileError, Layout};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::Tables;
 use proptest::prelude::*;
 use xlb_tests::path::fixture;
@@ -34,6 +34,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         port,
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
+        hashing: Hashing::default(),
         forward: Forward::Nat,
         gue_port: 6080,
         idle: fixture::IDLE,

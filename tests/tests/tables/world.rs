@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::MacAddr;
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service, ServiceName};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service, ServiceName};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use xlb_tests::path::fixture;
@@ -201,6 +201,7 @@ impl Spec {
             port: self.port,
             protocol: self.protocol,
             algorithm: self.algorithm,
+            hashing: Hashing::default(),
             forward: self.forward,
             gue_port: 6080,
             idle: fixture::IDLE,

@@ -99,6 +99,7 @@ fn paths<'a>(empty: &'a Xdp, plain: &'a Xdp, with_nat: &'a Xdp, moved: &'a Xdp, 
     let ours = |name, packet, budget_ns| line(name, plain, packet, Some(budget_ns));
     let nat = |name, packet, budget_ns| line(name, with_nat, packet, Some(budget_ns));
     let moved = |name, packet, budget_ns| Path { is_steady: false, ..line(name, moved, packet, Some(budget_ns)) };
+    let stateful = |name, packet| Path { is_steady: false, ..line(name, plain, packet, Some([35.0, 160.0, f64::INFINITY])) };
     let (backend, port) = xlb::nat_backend();
     vec![
         line("empty program (should be 0)", empty, tcp_v4(false), None),
@@ -115,6 +116,9 @@ fn paths<'a>(empty: &'a Xdp, plain: &'a Xdp, with_nat: &'a Xdp, moved: &'a Xdp, 
         moved("dsr, slots that moved: tcp4", tcp_v4(false), [35.0, 160.0, f64::INFINITY]),
         moved("dsr, slots that moved: tcp4 syn", tcp_v4(true), [35.0, 160.0, f64::INFINITY]),
         moved("dsr, slots that moved: tcp6", tcp_v6(), [40.0, 165.0, f64::INFINITY]),
+        stateful("dsr, round-robin: tcp4", tcp_v4_to(xlb::PORT_ROUND_ROBIN, false)),
+        stateful("dsr, round-robin: tcp4 syn", tcp_v4_to(xlb::PORT_ROUND_ROBIN, true)),
+        stateful("dsr, least-connections: tcp4 syn", tcp_v4_to(xlb::PORT_LEAST_CONNECTIONS, true)),
         // The kernel's routing table is asked for each, and costs what it costs.
         line("nat reply: tcp4", with_nat, reply_v4(backend, port), None),
         ours("not a vip", other_v4(), [12.0, 12.0, 12.0]),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use lb_common::MacAddr;
 use lb_common::hash::HashKeys;
 use lb_user::compile::{Layout, Quiet, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
+use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::maps::{self, Sizes};
 use lb_user::tables::{Tables, diff};
 
@@ -20,6 +20,8 @@ use super::packets::{CLIENT_V4, PORT, VIP_V4, VIP_V6};
 const N_BACKENDS: u16 = 100;
 /// Ports of the VIPs for services other than DSR by Maglev, which is on [`PORT`].
 pub const PORT_IP_HASH: u16 = 81;
+pub const PORT_ROUND_ROBIN: u16 = 86;
+pub const PORT_LEAST_CONNECTIONS: u16 = 87;
 pub const PORT_NAT: u16 = 82;
 pub const PORT_IPIP: u16 = 83;
 pub const PORT_GUE: u16 = 84;
@@ -80,7 +82,7 @@ pub fn nat_backend() -> ([u8; 4], u16) {
 }
 
 fn desired(options: Options) -> Desired {
-    use Algorithm::{IpHash, Maglev};
+    use Algorithm::{IpHash, LeastConnections, Maglev, RoundRobin};
     use Forward::{Dsr, Gue, Ipip, Nat};
     use Protocol::{Tcp, Udp};
     let (v4, v6) = (IpAddr::from(VIP_V4), IpAddr::from(VIP_V6));
@@ -89,6 +91,8 @@ fn desired(options: Options) -> Desired {
         ("dsr-udp", service(v4, PORT, Udp, Maglev, Dsr)),
         ("dsr-v6", service(v6, PORT, Tcp, Maglev, Dsr)),
         ("ip-hash", service(v4, PORT_IP_HASH, Tcp, IpHash, Dsr)),
+        ("round-robin", service(v4, PORT_ROUND_ROBIN, Tcp, RoundRobin, Dsr)),
+        ("least-connections", service(v4, PORT_LEAST_CONNECTIONS, Tcp, LeastConnections, Dsr)),
         ("ipip", service(v4, PORT_IPIP, Tcp, Maglev, Ipip)),
         ("ipip-v6", service(v6, PORT_IPIP, Tcp, Maglev, Ipip)),
         ("gue", service(v4, PORT_GUE, Tcp, Maglev, Gue)),
@@ -123,7 +127,18 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         )
     });
     let (gue_port, idle, on_down) = (6080, 800, OnDown::Remap);
-    Service { vip, port, protocol, algorithm, forward, gue_port, idle, on_down, backends: backends.collect() }
+    Service {
+        vip,
+        port,
+        protocol,
+        algorithm,
+        hashing: Hashing::default(),
+        forward,
+        gue_port,
+        idle,
+        on_down,
+        backends: backends.collect(),
+    }
 }
 
 /// The reply path asks the kernel for the way to the client: out of an interface of a network namespace of this process's own.

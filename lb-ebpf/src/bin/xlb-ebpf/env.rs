@@ -6,13 +6,17 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action,
     xdp_md,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_redirect};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::limits;
+use lb_common::load::{Handshake, Load, Response};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
-use lb_ebpf::flow::Question;
+use lb_ebpf::choose::NewFlow;
+use lb_ebpf::flow::{Change, Question, Recorded};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 
 use crate::maps::{self, Table};
@@ -81,9 +85,22 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn flow_backend(&self, question: Question) -> BackendId {
-        let Question { place, slot, slot_index, service, tcp_flags, is_quoted } = question;
-        let service_flags = u32::from(service) | u32::from(tcp_flags) << 16 | u32::from(is_quoted) << 24;
-        BackendId(masked(xlb_flow(place.bucket, place.tag, slot.raw(), slot_index, service_flags)))
+        let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
+        BackendId(masked(xlb_flow(place.bucket, place.tag, slot, question.slot_index, service_flags)))
+    }
+
+    #[inline(always)]
+    fn record_flow(&self, question: Question) -> Recorded {
+        let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
+        let recorded = xlb_flow_record(place.bucket, place.tag, slot, question.slot_index, service_flags);
+        let backend = |shift: u32| BackendId(masked((recorded >> shift) as u32));
+        let change = Change { from: backend(16), to: backend(32) };
+        Recorded { id: backend(0), is_to_choose: recorded >> 48 != 0, change }
+    }
+
+    #[inline(always)]
+    fn new_backend(&self, flow: NewFlow) -> BackendId {
+        BackendId(masked(xlb_choose(flow.service.into(), flow.slot_index, flow.tag)))
     }
 
     #[inline(always)]
@@ -141,6 +158,67 @@ impl Env for Kernel {
                 FlowEvent::Evicted => events.evicted += 1,
             }
         });
+    }
+
+    #[inline(always)]
+    fn load(&self, id: BackendId) -> Load {
+        // SAFETY: within the map; each word of it is right by itself.
+        unsafe { maps::backend_load(id).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn active(&self, service: u16) -> u64 {
+        // SAFETY: within the map and aligned; all CPUs change it by atomic operations.
+        unsafe { maps::service_load(service).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn add_active(&self, id: BackendId, service: u16, change: u64) {
+        add(maps::backend_load(id).cast(), change);
+        add(maps::service_load(service), change);
+    }
+
+    #[inline(always)]
+    fn set_response(&self, id: BackendId, response: Response) {
+        // SAFETY: within the map; whoever comes last is right.
+        unsafe { (&raw mut (*maps::backend_load(id)).response).write_volatile(response) };
+    }
+
+    #[inline(always)]
+    fn handshake(&self, tag: u32) -> Handshake {
+        // SAFETY: within the map; a word is read as a whole.
+        Handshake::from_raw(unsafe { maps::handshake(tag).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn note_handshake(&self, tag: u32, handshake: Handshake) {
+        // SAFETY: within the map; a word is written as a whole.
+        unsafe { maps::handshake(tag).write_volatile(handshake.raw()) };
+    }
+
+    #[inline(always)]
+    fn take_turn(&self, service: u16) -> u32 {
+        let turns = maps::turn(service);
+        for _ in 0..TURN_TRIES {
+            // SAFETY: within the map; a word is read as a whole.
+            let turn = unsafe { turns.read_volatile() };
+            if exchange(turns, turn, turn.wrapping_add(1)) {
+                return turn as u32;
+            }
+        }
+        self.random()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes no pointers.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn micros(&self) -> u32 {
+        // SAFETY: takes no pointers.
+        (unsafe { bpf_ktime_get_ns() } >> 10) as u32
     }
 
     #[inline(always)]
@@ -207,20 +285,60 @@ impl Env for Kernel {
 }
 
 /// [`flow::answer`](lb_ebpf::flow::answer) as a global function. The verifier looks at such a one by itself, once: inlined, its
-/// ways through a bucket would be multiplied by all the ways that lead there, beyond a million instructions.
+/// ways would be multiplied by all the ways that lead there, beyond a million instructions.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
-    let question = Question {
+    let question = question(bucket, tag, slot, slot_index, service_flags);
+    u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+}
+
+/// [`flow::record`](lb_ebpf::flow::record) as a global function, and the next one too: called one after the other, they share the
+/// stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_flow_record(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u64 {
+    let question = question(bucket, tag, slot, slot_index, service_flags);
+    let Recorded { id, is_to_choose, change } = lb_ebpf::flow::record(&Kernel::new(core::ptr::null_mut()), question);
+    u64::from(id.0) | u64::from(change.from.0) << 16 | u64::from(change.to.0) << 32 | u64::from(is_to_choose) << 48
+}
+
+/// [`choose::answer`](lb_ebpf::choose::answer) as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_choose(service: u32, slot_index: u32, tag: u32) -> u32 {
+    let env = Kernel::new(core::ptr::null_mut());
+    u32::from(lb_ebpf::choose::answer(&env, NewFlow { service: service as u16, slot_index, tag }).0)
+}
+
+/// A question's service and flags in a word, as the next function reads it.
+#[inline(always)]
+fn service_flags(question: Question) -> u32 {
+    let Question { service, tcp_flags, is_quoted, is_chosen, .. } = question;
+    let is_quoted_or_chosen = u32::from(is_quoted) * IS_QUOTED | u32::from(is_chosen) * IS_CHOSEN;
+    u32::from(service) | u32::from(tcp_flags) << 16 | is_quoted_or_chosen
+}
+
+/// A question from the words of a global function, of which there can be five.
+#[inline(always)]
+fn question(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> Question {
+    Question {
         place: Place { bucket, tag },
         slot: Slot::from_raw(slot),
         slot_index,
         service: service_flags as u16,
         tcp_flags: (service_flags >> 16) as u8,
-        is_quoted: service_flags >> 24 != 0,
-    };
-    u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+        is_quoted: service_flags & IS_QUOTED != 0,
+        is_chosen: service_flags & IS_CHOSEN != 0,
+    }
 }
+
+/// In a word with a service and TCP flags.
+const IS_QUOTED: u32 = 1 << 24;
+const IS_CHOSEN: u32 = 1 << 25;
+
+/// After as many other CPUs, a turn is left to chance.
+const TURN_TRIES: u32 = 4;
 
 /// [`fragments::answer`](lb_ebpf::fragments::answer) as a global function, for the same reason.
 #[unsafe(no_mangle)]
@@ -240,16 +358,29 @@ fn masked(result: u32) -> u16 {
     result as u16
 }
 
-/// Replaces a word of a map, unless somebody else did since it was seen.
+/// Replaces an entry, unless somebody else did since it was seen.
 #[inline(always)]
 fn replace(word: *mut u64, seen: flow::Entry, new: flow::Entry) -> bool {
-    let mut found = seen.raw();
+    exchange(word, seen.raw(), new.raw())
+}
+
+/// Adds to a number that other CPUs change too.
+#[inline(always)]
+fn add(number: *mut u64, change: u64) {
+    // SAFETY: the number is within the map and aligned to 8.
+    unsafe { asm!("lock *(u64 *)({number} + 0) += {change}", number = in(reg) number, change = in(reg) change) };
+}
+
+/// Replaces a word of a map, unless somebody else did since it was seen.
+#[inline(always)]
+fn exchange(word: *mut u64, seen: u64, new: u64) -> bool {
+    let mut found = seen;
     // SAFETY: the word is within the map and aligned to 8. BPF's compare-and-exchange (Linux 5.12) expects what was seen in r0,
     // and leaves there what it found.
     unsafe {
-        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new.raw(), inout("r0") found);
+        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") found);
     }
-    found == seen.raw()
+    found == seen
 }
 
 /// Stores a time, if it is another: many CPUs read that line.

@@ -9,6 +9,7 @@ use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::limits;
+use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot};
 
@@ -91,6 +92,10 @@ tables! {
     FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
     BACKENDS_SEEN: Tick, ".bss.BACKENDS_SEEN";
+    BACKEND_LOADS: Load, ".bss.BACKEND_LOADS";
+    SERVICE_LOADS: u64, ".bss.SERVICE_LOADS";
+    TURNS: u64, ".bss.TURNS";
+    HANDSHAKES: u64, ".bss.HANDSHAKES";
     FLOW_EVENTS: FlowEvents, ".bss.FLOW_EVENTS";
     TOTALS: Totals, ".bss.TOTALS";
     BACKEND_TRAFFIC: TrafficByBackend, ".bss.BACKEND_TRAFFIC";
@@ -134,13 +139,43 @@ pub fn slot(index: u32) -> Option<Slot> {
 #[inline(always)]
 pub fn slot_seen(slot_index: u32) -> Option<*mut Tick> {
     let n_lines = constant!(N_SLOTS) / limits::SLOTS_PER_LINE;
-    SLOTS_SEEN.below(slot_index / limits::SLOTS_PER_LINE, n_lines).map(|seen| (&raw const *seen).cast_mut())
+    SLOTS_SEEN.below(slot_index / limits::SLOTS_PER_LINE, n_lines).map(own)
 }
 
 /// When a flow on record was last sent to this backend.
 #[inline(always)]
 pub fn backend_seen(id: BackendId) -> *mut Tick {
-    (&raw const *BACKENDS_SEEN.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0))).cast_mut()
+    own(BACKENDS_SEEN.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0)))
+}
+
+/// A backend's load.
+#[inline(always)]
+pub fn backend_load(id: BackendId) -> *mut Load {
+    own(BACKEND_LOADS.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0)))
+}
+
+/// Active flows of a service.
+#[inline(always)]
+pub fn service_load(id: u16) -> *mut u64 {
+    own(SERVICE_LOADS.at::<{ limits::SERVICE_RECORDS }>(u32::from(id)))
+}
+
+/// The number of a service's next turn.
+#[inline(always)]
+pub fn turn(service: u16) -> *mut u64 {
+    own(TURNS.at::<{ limits::SERVICE_RECORDS }>(u32::from(service)))
+}
+
+/// Of a tag, the lower bits count.
+#[inline(always)]
+pub fn handshake(tag: u32) -> *mut u64 {
+    own(HANDSHAKES.at::<{ limits::HANDSHAKES }>(tag))
+}
+
+/// The address of what the packet path writes itself.
+#[inline(always)]
+fn own<T>(record: &'static T) -> *mut T {
+    (&raw const *record).cast_mut()
 }
 
 /// Upper bits of either number do not count.

@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, forward, gue_port, idle, on_down, health_mode, health, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, health_mode, health, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -619,7 +619,7 @@ address = "10.0.1.1"
              --> xlb.toml:9:13
               |
             9 | algorithm = "maglv"
-              |             ^^^^^^^ expected one of maglev, ip-hash, found the string "maglv"
+              |             ^^^^^^^ expected one of maglev, ip-hash, round-robin, weighted-round-robin, random, least-connections, least-response-time, found the string "maglv"
               |
               = help: did you mean "maglev"?
 
@@ -2241,4 +2241,65 @@ docker.labels = \"web\"
 
             error: xlb.toml: 7 problems"#]],
     );
+}
+
+#[test]
+fn what_only_hashes_have_is_refused_elsewhere_and_out_of_bounds() {
+    let service = |keys: &str| {
+        format!("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.1\"\nport = 80\n{keys}\n[[service.backend]]\naddress = \"10.0.1.1\"\n")
+    };
+    check(
+        &service("algorithm = \"random\"\nmax_load = 1.5"),
+        expect![[r#"
+            error: a bound for a hash that is not used
+             --> xlb.toml:8:12
+              |
+            8 | max_load = 1.5
+              |            ^^^ only maglev and ip-hash have it
+              |
+              = help: remove `max_load`, or use `algorithm = "maglev"` or "ip-hash"
+
+            error: xlb.toml: 1 problem"#]],
+    );
+    check(
+        &service("client_prefix = 24\nmax_load = 0.5"),
+        expect![[r#"
+            error: invalid `max_load` in [[service]]
+             --> xlb.toml:8:12
+              |
+            8 | max_load = 0.5
+              |            ^^^ expected a number from 1 to 100, found the number 0.5
+              |
+              = help: write a number from 1 to 100, without quotes, with two decimals at most
+
+            error: xlb.toml: 1 problem"#]],
+    );
+    check(&service("algorithm = \"ip-hash\"\nclient_prefix = 64\nmax_load = \"2\""), expect![[r#"
+        error: invalid `client_prefix` in [[service]]
+         --> xlb.toml:8:17
+          |
+        8 | client_prefix = 64
+          |                 ^^ expected a whole number from 1 to 32, found the number 64
+          |
+          = help: write a whole number from 1 to 32, without quotes
+
+        error: invalid `max_load` in [[service]]
+         --> xlb.toml:9:12
+          |
+        9 | max_load = "2"
+          |            ^^^ expected a number, found the string "2"
+          |
+          = help: write a number from 1 to 100, without quotes, with two decimals at most
+
+        error: xlb.toml: 2 problems"#]]);
+    check(&service("client_prefix = 24"), expect![[r#"
+        error: part of an address that nothing goes by
+         --> xlb.toml:7:17
+          |
+        7 | client_prefix = 24
+          |                 ^^ only ip-hash has it
+          |
+          = help: remove `client_prefix`, or use `algorithm = "ip-hash"`
+
+        error: xlb.toml: 1 problem"#]]);
 }

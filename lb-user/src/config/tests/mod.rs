@@ -57,6 +57,10 @@ fn the_minimal_file_takes_every_default() {
                     port: 80,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 900s,
@@ -147,6 +151,12 @@ fn the_full_file_says_what_it_shows() {
                     port: 80,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: Some(
+                            125,
+                        ),
+                    },
                     forward: Nat,
                     gue_port: 6080,
                     idle: 900s,
@@ -279,6 +289,12 @@ fn the_full_file_says_what_it_shows() {
                     port: 53,
                     protocol: Udp,
                     algorithm: IpHash,
+                    hashing: Hashing {
+                        client_prefix: Some(
+                            56,
+                        ),
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 10s,
@@ -328,6 +344,10 @@ fn the_full_file_says_what_it_shows() {
                     port: 27015,
                     protocol: Udp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 10s,
@@ -388,6 +408,10 @@ fn the_full_file_says_what_it_shows() {
                     port: 443,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 900s,
@@ -450,6 +474,10 @@ fn the_full_file_says_what_it_shows() {
                     port: 5432,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 900s,
@@ -516,6 +544,10 @@ fn the_full_file_says_what_it_shows() {
                     port: 50051,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 900s,
@@ -563,6 +595,10 @@ fn the_full_file_says_what_it_shows() {
                     port: 445,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Dsr,
                     gue_port: 6080,
                     idle: 900s,
@@ -622,6 +658,10 @@ fn the_full_file_says_what_it_shows() {
                     port: 80,
                     protocol: Tcp,
                     algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
                     forward: Gue,
                     gue_port: 6080,
                     idle: 900s,

@@ -120,7 +120,7 @@ impl Control {
             return;
         }
         let idle = idle_by_backend(&self.layout, &self.desired);
-        self.counted.sweep = self.maps.flows.sweep(maps::now(), |id| idle.get(&id).copied().unwrap_or(IDLE_MAX));
+        self.counted.sweep = self.maps.sweep(maps::now(), |id| idle.get(&id).copied().unwrap_or(IDLE_MAX));
         self.counted.at = Instant::now();
     }
 
