@@ -12,6 +12,7 @@ mod events;
 mod explain;
 mod faces;
 mod failover;
+mod faults_disk;
 mod fragments;
 mod nat;
 mod page;
