@@ -12,6 +12,7 @@ mod followers;
 pub(crate) mod host;
 mod ledger;
 pub mod preview;
+mod pulse;
 mod report;
 mod secret;
 mod supervisor;
@@ -97,6 +98,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     rights::give_up_in_main();
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&control.in_words());
+    tokio::spawn(pulse::watch());
     let mut file = File { datapath: &mut datapath, path: &config_path };
     serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
     supervisor.stopping();

@@ -13,6 +13,8 @@ mod explain;
 mod faces;
 mod failover;
 mod faults_disk;
+mod faults_health;
+mod faults_process;
 mod fragments;
 mod nat;
 mod page;
