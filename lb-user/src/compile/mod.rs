@@ -49,6 +49,16 @@ pub enum CompileError {
     SharedNatBackend { first: ServiceName, second: ServiceName, backend: SocketAddr },
 }
 
+impl CompileError {
+    /// The service that the capacity ran out at.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::TooManyBackends { service, .. } | Self::OutOfSlots { service, .. } => Some(service),
+            Self::TooManyServices { .. } | Self::Directory { .. } | Self::SharedNatBackend { .. } => None,
+        }
+    }
+}
+
 /// The tables for `desired`, reusing what did not change of `previous`, and the ids that they use.
 ///
 /// # Errors

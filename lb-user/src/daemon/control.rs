@@ -1,6 +1,7 @@
 //! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
 
 mod explain;
+mod room;
 mod runtime;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,7 @@ pub struct Control {
     /// Backends that DSR cannot reach, as it was said.
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
     refused: RefusedHosts,
+    held_back: room::HeldBack,
     /// Whether the tables were written at least once.
     is_settled: bool,
 }
@@ -134,6 +136,7 @@ pub struct Start {
 impl Control {
     pub fn new(start: Start) -> Self {
         let Start { config, config_text, findings, followers, maps, layout, tables, ledger } = start;
+        let held_back = room::HeldBack::new(findings.discovered.clone());
         Self {
             config,
             config_text,
@@ -157,6 +160,7 @@ impl Control {
             host: host::Watch::default(),
             behind_gateways: BTreeMap::new(),
             refused: RefusedHosts::default(),
+            held_back,
             is_settled: false,
         }
     }
@@ -181,6 +185,7 @@ impl Control {
         if !self.followers.watches(service, *source) {
             return;
         }
+        self.held_back.release(service, &mut self.findings.discovered);
         let by_source = self.findings.discovered.entry(service.clone()).or_default();
         report::discovered(&discovered, by_source.get(source));
         by_source.insert(*source, discovered.backends);
@@ -241,7 +246,8 @@ impl Control {
     pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let done = self.write_links().and(self.try_reconcile(since));
         self.ledger.note_outcome(done.as_ref().err());
-        let is_half_done = !self.doubted.is_empty() || self.unwritten_links.is_some();
+        // Whatever the reason: what is due waits for it, or the loop would do nothing but fail.
+        let is_half_done = done.is_err() || !self.doubted.is_empty() || self.unwritten_links.is_some();
         self.retry_at = is_half_done.then(|| Instant::now() + RETRY);
         done
     }
@@ -255,6 +261,7 @@ impl Control {
     }
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
+        self.held_back.release_due(&mut self.findings.discovered, Instant::now());
         let mut desired = assemble(&self.config, &self.findings);
         self.settle(&mut desired);
         self.refused.look(&self.config, &self.findings);
@@ -267,6 +274,12 @@ impl Control {
         }
         if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
             let done = self.bring_about(&desired, since);
+            if let Err(ControlError::Compile(error)) = &done
+                && self.held_back.hold(error, &mut self.findings.discovered, Instant::now())
+            {
+                self.refused.is_known = false;
+                return self.try_reconcile(since);
+            }
             if let Err(ControlError::Compile(error)) = &done
                 && self.standings.end_slow_starts()
             {
@@ -282,6 +295,7 @@ impl Control {
             self.desired = desired;
             self.is_settled = true;
         }
+        self.held_back.note_done(&self.config, &self.findings.discovered);
         Ok(())
     }
 
@@ -360,7 +374,8 @@ impl Control {
     /// When something is to be tried again, or waits to be cleared.
     pub fn next_due(&self) -> Option<Instant> {
         let retiring = self.retiring.as_ref().map(|retiring| retiring.due);
-        self.retry_at.or([retiring, self.settle_at, self.standings.next_step()].into_iter().flatten().min())
+        self.retry_at
+            .or([retiring, self.settle_at, self.standings.next_step(), self.held_back.next_due()].into_iter().flatten().min())
     }
 
     /// Clears what no packet can reach any more. While it is in doubt what they can reach, nothing.
@@ -479,6 +494,7 @@ impl Control {
         let n_refused = self.refused.count(service, status.source);
         status.n_refused += n_refused;
         status.n_hosts = status.n_hosts.saturating_sub(n_refused);
+        self.held_back.tell(service, &mut status);
         status
     }
 

@@ -44,7 +44,7 @@ use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::rights;
 use crate::status::{Interface, Snapshot};
 use crate::tables::Tables;
-use control::{Control, Start};
+use control::{Control, ControlError, Start};
 use desk::{Desk, Event};
 use followers::Followers;
 use supervisor::Supervisor;
@@ -172,6 +172,7 @@ async fn serve(
     file: &mut File<'_>,
     supervisor: &mut Supervisor,
 ) {
+    let mut complaint = Complaint::default();
     loop {
         supervisor.beat(Instant::now());
         let due = control.next_due();
@@ -219,11 +220,30 @@ async fn serve(
         };
         take_in_the_rest(control, inbox);
         desk.follow(control);
-        if let Err(error) = control.reconcile(since) {
-            error!(error = chain(&error), "the tables are not what they should be");
-        }
+        complaint.note(control.reconcile(since));
         desk.note_held(control);
         inbox.changed.notify_one();
+        // However much comes before: who asks how things stand is answered.
+        if let Ok(inquiry) = inbox.inquiries.try_recv() {
+            answer(inquiry, control, desk);
+        }
+    }
+}
+
+/// What is wrong with the tables, said once however often it is tried.
+#[derive(Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    fn note(&mut self, done: Result<(), ControlError>) {
+        let error = done.err().map(|error| chain(&error));
+        if error != self.0 {
+            match &error {
+                Some(error) => error!(error, "the tables are not what they should be"),
+                None => info!("the tables are what they should be again"),
+            }
+        }
+        self.0 = error;
     }
 }
 

@@ -12,6 +12,7 @@ mod events;
 mod explain;
 mod faces;
 mod failover;
+mod faults_discovery;
 mod faults_disk;
 mod faults_health;
 mod faults_process;
