@@ -83,6 +83,8 @@ pub struct Control {
     counted: runtime::Counted,
     ledger: Ledger,
     interfaces: Vec<Interface>,
+    /// Interfaces that the program should run on and does not, with the reason.
+    lost: BTreeMap<String, String>,
     host: host::Watch,
     /// Backends that DSR cannot reach, as it was said.
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
@@ -157,6 +159,7 @@ impl Control {
             counted: runtime::Counted::new(),
             ledger,
             interfaces: Vec::new(),
+            lost: BTreeMap::new(),
             host: host::Watch::default(),
             behind_gateways: BTreeMap::new(),
             refused: RefusedHosts::default(),
@@ -203,6 +206,11 @@ impl Control {
         self.followers.set_redirect_mode(mode);
         self.findings.ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
         self.interfaces = interfaces;
+    }
+
+    /// Interfaces that the program should run on and does not, with the reason.
+    pub fn note_lost(&mut self, lost: BTreeMap<String, String>) {
+        self.lost = lost;
     }
 
     /// A reload is over; if it was refused, for this reason.
@@ -420,6 +428,7 @@ impl Control {
             });
         Snapshot {
             interfaces: self.interfaces.clone(),
+            interfaces_lost: self.lost.clone(),
             services,
             sums: self.ledger.sums.clone(),
             is_ready,

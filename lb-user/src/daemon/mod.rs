@@ -10,6 +10,7 @@ mod control;
 mod desk;
 mod followers;
 pub(crate) mod host;
+mod interfaces;
 mod ledger;
 pub mod preview;
 mod pulse;
@@ -47,6 +48,7 @@ use crate::tables::Tables;
 use control::{Control, ControlError, Start};
 use desk::{Desk, Event};
 use followers::Followers;
+use interfaces::Interfaces;
 use supervisor::Supervisor;
 
 /// Messages that may wait for the control loop. Senders wait beyond that, and try again what is then newer.
@@ -173,6 +175,7 @@ async fn serve(
     supervisor: &mut Supervisor,
 ) {
     let mut complaint = Complaint::default();
+    let mut interfaces = Interfaces::new();
     loop {
         supervisor.beat(Instant::now());
         let due = control.next_due();
@@ -197,6 +200,9 @@ async fn serve(
             }
             Some(changes) = inbox.next_hops.recv() => {
                 let now = Instant::now();
+                if changes.redirects.is_some() {
+                    interfaces.note_change();
+                }
                 control.note_next_hops(changes);
                 Some(now)
             }
@@ -207,6 +213,14 @@ async fn serve(
             }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 control.finish_retirement();
+                None
+            }
+            () = sleep_until(interfaces.next_look()) => {
+                if !interfaces.look(&control.config().xdp.clone(), file.datapath).await {
+                    continue;
+                }
+                control.note_lost(interfaces.lost());
+                set_interfaces(control, file.datapath);
                 None
             }
             event = desk.next() => {
@@ -361,6 +375,11 @@ async fn attach_all(datapath: &mut Datapath, interfaces: &[&String], mode: Mode)
 /// Ends cleanly: takes the program off, or leaves it running as it is.
 fn shut_down(datapath: Datapath, on_exit: OnExit) {
     match on_exit {
+        OnExit::Keep if !datapath.is_pinned() => {
+            error!(
+                "the pins are gone, or their BPF file system is: the program ends with this process, and with it the balancing"
+            );
+        }
         OnExit::Keep => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
         OnExit::Detach => match datapath.shut_down() {
             Ok(()) => info!("detached"),
