@@ -90,6 +90,8 @@ pub struct Control {
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
     refused: RefusedHosts,
     held_back: room::HeldBack,
+    /// Checks and watches are as the configuration wants them.
+    is_followed: bool,
     /// Whether the tables were written at least once.
     is_settled: bool,
 }
@@ -164,6 +166,7 @@ impl Control {
             behind_gateways: BTreeMap::new(),
             refused: RefusedHosts::default(),
             held_back,
+            is_followed: false,
             is_settled: false,
         }
     }
@@ -280,7 +283,8 @@ impl Control {
         if is_time {
             self.count_flows();
         }
-        if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
+        let is_other = desired != self.desired || !self.is_followed;
+        if is_other || is_time || !self.is_settled || !self.doubted.is_empty() {
             let done = self.bring_about(&desired, since);
             if let Err(ControlError::Compile(error)) = &done
                 && self.held_back.hold(error, &mut self.findings.discovered, Instant::now())
@@ -296,9 +300,13 @@ impl Control {
                 return self.try_reconcile(since);
             }
             done?;
-            self.findings.retain(&desired);
-            self.findings.forget_sources(&self.config);
-            self.followers.follow(&self.config, &desired, addresses(&desired));
+            // Most changes are of health, and leave all as they were.
+            if !desired.has_backends_of(&self.desired) || !self.is_followed {
+                self.findings.retain(&desired);
+                self.findings.forget_sources(&self.config);
+                self.followers.follow(&self.config, &desired, addresses(&desired));
+                self.is_followed = true;
+            }
             self.host.look(&desired, &self.interfaces);
             self.desired = desired;
             self.is_settled = true;
