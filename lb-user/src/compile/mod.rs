@@ -314,9 +314,10 @@ fn refuse_shared_nat_backends(desired: &Desired) -> Result<(), CompileError> {
     Ok(())
 }
 
-/// What a slot's owner is called, for logs: the reverse of the layout.
-pub fn names(layout: &Layout) -> BTreeMap<BackendId, (ServiceName, SocketAddr)> {
-    layout.backends().map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect()
+/// What these are called, for logs: the reverse of the layout.
+pub fn names(layout: &Layout, ids: &BTreeSet<BackendId>) -> BTreeMap<BackendId, (ServiceName, SocketAddr)> {
+    let named = layout.backends().filter(|(.., id)| ids.contains(id));
+    named.map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect()
 }
 
 #[cfg(test)]

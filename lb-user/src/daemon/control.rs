@@ -339,7 +339,9 @@ impl Control {
         let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.seen())?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
         let plan = diff_in_doubt(&befores, &tables);
-        let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();
+        let concerned = plan.backends();
+        let mut names: Names = compile::names(&self.layout, &concerned);
+        names.extend(compile::names(&layout, &concerned));
         // An outgrown region rests too, and leaves no record to be cleared. What a failed round has put to rest waits for this one.
         let rests_more = layout.n_resting() > if self.doubted.is_empty() { self.layout.n_resting() } else { 0 };
         self.layout = layout;

@@ -25,6 +25,7 @@ mod reload;
 mod restart;
 mod runtime;
 mod runtime_abuse;
+mod scale;
 mod side_by_side;
 mod standby;
 mod strangers;
