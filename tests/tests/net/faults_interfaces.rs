@@ -11,13 +11,16 @@ use super::support::{LIMIT, Service, url, vip, wait_answer, wait_serving};
 struct Scene {
     network: Network,
     _backends: Vec<Backend>,
+    /// Of the balancer's interface.
+    mac: [u8; 6],
 }
 
 impl Scene {
     fn new() -> Result<Self> {
         let network = Network::dsr(2, &[vip()])?;
         let backends = Backend::start_all(&network, 80, &[vip()])?;
-        Ok(Self { network, _backends: backends })
+        let mac = network.lb.netns.mac("eth0")?;
+        Ok(Self { network, _backends: backends, mac })
     }
 
     fn daemon(&self) -> xlb_tests::daemon::Builder {
@@ -43,10 +46,17 @@ impl Scene {
     fn make_interface_again(&mut self) -> Result<()> {
         let router = self.network.router.as_ref().context("a router")?.netns.clone();
         let lb = self.lb();
-        self.network.world.veth((&lb, "eth0"), (&router, "lb"))?;
+        // Under another name until its other end has a program: before, what XDP sends out of it would vanish.
+        self.network.world.veth((&lb, "new0"), (&router, "lb"))?;
         router.ip(&["link set lb master br0"])?;
         self.network.world.pass_all(&router, "lb")?;
-        lb.ip(&["addr add 10.2.0.2/24 dev eth0", "route add default via 10.2.0.1"])
+        // With the address that it had: who knew it by another would not ask again for a while.
+        let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
+        lb.ip(&["link set new0 down".into(), format!("link set new0 address {mac}"), "link set new0 name eth0".into()])?;
+        lb.ip(&["link set eth0 up"])?;
+        lb.ip(&["addr add 10.2.0.2/24 dev eth0", "route add default via 10.2.0.1"])?;
+        // The router asks nobody for the new link-layer address, for it has the old one; who asks it is believed.
+        lb.run("ping -n -c 1 -W 5 10.2.0.1").map(drop)
     }
 }
 
