@@ -21,6 +21,17 @@ pub struct Desired {
     pub ingress: BTreeSet<u32>,
 }
 
+impl Desired {
+    /// Whether it has the same services with the same backends, whatever is known of them.
+    pub fn has_backends_of(&self, other: &Self) -> bool {
+        let pairs = self.services.iter().zip(&other.services);
+        let is_same = |((name, service), (other_name, other)): ((_, &Service), (_, &Service))| {
+            name == other_name && service.backends.keys().eq(other.backends.keys())
+        };
+        self.services.len() == other.services.len() && pairs.into_iter().all(is_same)
+    }
+}
+
 /// One VIP, port and protocol, and those who serve it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {

@@ -20,6 +20,8 @@ use crate::{discovery, health};
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub interfaces: Vec<Interface>,
+    /// Those that the program should run on and does not, with the reason.
+    pub interfaces_lost: BTreeMap<String, String>,
     pub services: Vec<ServiceView>,
     pub sums: Sums,
     /// The maps hold what should hold, and every backend has been heard of.
@@ -123,6 +125,9 @@ pub struct Status {
     pub version: &'static str,
     pub ready: bool,
     pub interfaces: Vec<Interface>,
+    /// Those that the program should run on and does not, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub interfaces_lost: BTreeMap<String, String>,
     pub services: Vec<ServiceStatus>,
     pub packets: PacketTotals,
     pub flows: FlowsStatus,
@@ -270,6 +275,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             ready: snapshot.is_ready,
             interfaces: snapshot.interfaces.clone(),
+            interfaces_lost: snapshot.interfaces_lost.clone(),
             services: services?,
             packets: packet_totals(&totals),
             flows: flows_status(snapshot.flows, &counters.flow_events()),

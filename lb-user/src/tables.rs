@@ -145,6 +145,12 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.retire.is_empty()
     }
+
+    /// Backends that win or lose slots, or whose records are cleared.
+    pub fn backends(&self) -> BTreeSet<BackendId> {
+        let cleared = self.retire.iter().filter_map(|write| if let Write::Backend(id, _) = write { Some(*id) } else { None });
+        self.moves.keys().flat_map(|(from, to)| [*from, *to]).chain(cleared).collect()
+    }
 }
 
 /// The plan that leads from `old` to `new`.

@@ -103,6 +103,12 @@ impl Builder {
         self
     }
 
+    /// Where its socket and its state will be.
+    #[must_use]
+    pub fn own_directory(&self) -> &Path {
+        &self.pin.own
+    }
+
     /// Writes the configuration, starts `xlb run`, and waits until it is ready.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! the file is moved away by logrotate.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
-use tracing::error;
+use tracing::{error, info};
 
 /// Lines that may wait for the disk.
 const N_WAITING: usize = 1024;
@@ -145,10 +145,15 @@ fn write_all(path: &Path, lines: &Receiver<Entry>, counts: &Counts) {
     for entry in lines {
         let written = serde_json::to_vec(&entry).map_err(io::Error::from).and_then(|mut line| {
             line.push(b'\n');
+            // What a full disk left of an earlier line must not spoil this one too.
+            if is_failing && is_torn(path) {
+                line.insert(0, b'\n');
+            }
             add(path, &line)
         });
         match written {
-            Ok(()) => is_failing = false,
+            Ok(()) if std::mem::take(&mut is_failing) => info!(path = %path.display(), "the audit log can be written again"),
+            Ok(()) => {}
             Err(error) => {
                 counts.lost.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut is_failing, true) {
@@ -157,6 +162,21 @@ fn write_all(path: &Path, lines: &Receiver<Entry>, counts: &Counts) {
             }
         }
     }
+}
+
+/// Whether the file ends within a line.
+fn is_torn(path: &Path) -> bool {
+    let last = || -> io::Result<Option<u8>> {
+        let mut file = fs::File::open(path)?;
+        if file.seek(SeekFrom::End(0))? == 0 {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        Ok(Some(last[0]))
+    };
+    last().is_ok_and(|last| last.is_some_and(|last| last != b'\n'))
 }
 
 /// One write, so that lines stay whole whoever else adds some.

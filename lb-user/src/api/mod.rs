@@ -172,8 +172,9 @@ async fn health(State(source): State<Source>) -> Result<impl IntoResponse, Unava
     let snapshot = source.snapshot().await?;
     let is_down = |service: &&crate::status::ServiceView| !service.backends.iter().any(|backend| backend.serves);
     let down: Vec<&str> = snapshot.services.iter().filter(is_down).map(|service| &*service.name).collect();
-    let status = if down.is_empty() { "ok" } else { "degraded" };
-    Ok(Json(json!({ "status": status, "ready": snapshot.is_ready, "services_down": down })))
+    let lost: Vec<&String> = snapshot.interfaces_lost.keys().collect();
+    let status = if down.is_empty() && lost.is_empty() { "ok" } else { "degraded" };
+    Ok(Json(json!({ "status": status, "ready": snapshot.is_ready, "services_down": down, "interfaces_lost": lost })))
 }
 
 /// 200 if the control loop answers.

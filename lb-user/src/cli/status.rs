@@ -32,6 +32,9 @@ fn tables(status: &Value) -> String {
         "packets: {} received = {} forwarded + {} passed to the host + {} dropped\n",
         packets["received"], packets["forwarded"], packets["passed"], packets["dropped"]
     ));
+    for (interface, reason) in status["interfaces_lost"].as_object().into_iter().flatten() {
+        out.push_str(&format!("not on interface {interface}: {}\n", text(reason)));
+    }
     if let Some(trouble) = status["runtime"]["trouble"].as_str() {
         out.push_str(&format!("what is set at runtime would not survive a restart: {trouble}\n"));
     }

@@ -60,6 +60,11 @@ impl<K: Ord + Clone> Ids<K> {
         });
     }
 
+    /// One key goes, and leaves its id to rest.
+    pub fn release(&mut self, key: &K) {
+        self.resting.extend(self.assigned.remove(key));
+    }
+
     /// Ids that rest are free from now on.
     pub fn recycle(&mut self) {
         self.free.extend(self.resting.drain(..));

@@ -98,18 +98,24 @@ impl Layout {
             desired.services.iter().map(|(name, service)| (name.clone(), service.role())).collect();
         let before = std::mem::replace(&mut self.roles, roles);
         let stays = |name: &ServiceName| before.get(name).is_some_and(|role| self.roles.get(name) == Some(role));
-        self.services.retain(stays);
         let vips: BTreeSet<IpAddr> = desired.services.values().map(|service| service.vip).collect();
         self.vips.retain(|vip| vips.contains(vip));
-        let has = |name: &ServiceName, endpoint: &SocketAddr| {
+        // Most changes are of health, and leave all services as they were.
+        let is_same = before == self.roles;
+        if !is_same {
+            self.services.retain(stays);
+            self.backends.retain(|(name, _)| stays(name));
+        }
+        let is_wanted = |name: &ServiceName, endpoint: &SocketAddr| {
             desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint))
         };
-        self.backends.retain(|(name, _)| stays(name));
-        self.leaving.retain(|(name, endpoint), _| stays(name) && !has(name, endpoint));
-        for ((name, endpoint), _) in self.backends.iter().filter(|((name, endpoint), _)| !has(name, endpoint)) {
+        self.leaving.retain(|(name, endpoint), _| stays(name) && !is_wanted(name, endpoint));
+        let mut is_wanted_next = in_order(desired);
+        for ((name, endpoint), _) in self.backends.iter().filter(|((name, endpoint), _)| !is_wanted_next(name, endpoint)) {
             self.leaving.entry((name.clone(), *endpoint)).or_insert(now);
         }
-        self.members.retain(|name, endpoint| stays(name) && has(name, endpoint));
+        let mut is_wanted_next = in_order(desired);
+        self.members.retain(|name, endpoint| is_wanted_next(name, endpoint) && (is_same || stays(name)));
         self.reserved_regions.retain(|name, _| stays(name));
         let (kept, gone): (BTreeMap<ServiceName, Region>, BTreeMap<ServiceName, Region>) =
             std::mem::take(&mut self.regions).into_iter().partition(|(name, _)| stays(name));
@@ -139,7 +145,7 @@ impl Layout {
     pub fn release(&mut self, service: &ServiceName, endpoint: SocketAddr) {
         let key = (service.clone(), endpoint);
         self.leaving.remove(&key);
-        self.backends.retain(|assigned| *assigned != key);
+        self.backends.release(&key);
     }
 
     /// Lets what rests be given away again: no packet can have an old id in its hands any more.
@@ -268,6 +274,16 @@ impl Layout {
     pub fn adopt_backend(&mut self, service: &ServiceName, endpoint: SocketAddr, id: BackendId, serves: bool) {
         self.members.adopt(service, endpoint, if serves { Standing::Proven } else { Standing::Founder });
         self.backends.adopt((service.clone(), endpoint), id.0);
+    }
+}
+
+/// Whether `desired` has a backend, asked in their order: without looking up each of tens of thousands.
+fn in_order(desired: &Desired) -> impl FnMut(&ServiceName, &SocketAddr) -> bool {
+    let all = desired.services.iter().flat_map(|(name, service)| service.backends.keys().map(move |endpoint| (name, endpoint)));
+    let mut wanted = all.peekable();
+    move |name, endpoint| {
+        while wanted.next_if(|wanted| *wanted < (name, endpoint)).is_some() {}
+        wanted.peek() == Some(&(name, endpoint))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::desired::ServiceName;
 
 /// Members of all services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Members(BTreeMap<(ServiceName, SocketAddr), Standing>);
+pub struct Members(BTreeMap<ServiceName, BTreeMap<SocketAddr, Standing>>);
 
 /// Why a backend is a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,31 +26,33 @@ pub enum Standing {
 }
 
 impl Members {
-    /// Forgets who left: one that comes back has to prove itself again.
-    pub fn retain(&mut self, stays: impl Fn(&ServiceName, &SocketAddr) -> bool) {
-        self.0.retain(|(name, endpoint), _| stays(name, endpoint));
+    /// Forgets who left: one that comes back has to prove itself again. Asks in their order.
+    pub fn retain(&mut self, mut stays: impl FnMut(&ServiceName, &SocketAddr) -> bool) {
+        self.0.retain(|name, members| {
+            members.retain(|endpoint, _| stays(name, endpoint));
+            !members.is_empty()
+        });
     }
 
     /// Makes members of those who may be, of all the backends that a service has, each with whether it can serve now.
     pub fn admit(&mut self, service: &ServiceName, backends: impl Iterator<Item = (SocketAddr, bool)> + Clone) {
-        let key = |endpoint| (service.clone(), endpoint);
-        let is_proven = |(endpoint, _)| self.0.get(&key(endpoint)) == Some(&Standing::Proven);
-        let is_begun = backends.clone().any(is_proven);
+        let members = self.0.entry(service.clone()).or_default();
+        let is_begun = backends.clone().any(|(endpoint, _)| members.get(&endpoint) == Some(&Standing::Proven));
         for (endpoint, can_serve) in backends {
             if can_serve {
-                self.0.insert(key(endpoint), Standing::Proven);
+                members.insert(endpoint, Standing::Proven);
             } else if !is_begun {
-                self.0.entry(key(endpoint)).or_insert(Standing::Founder);
+                members.entry(endpoint).or_insert(Standing::Founder);
             }
         }
     }
 
     /// Takes over a backend of a running program.
     pub fn adopt(&mut self, service: &ServiceName, endpoint: SocketAddr, standing: Standing) {
-        self.0.insert((service.clone(), endpoint), standing);
+        self.0.entry(service.clone()).or_default().insert(endpoint, standing);
     }
 
     pub fn contains(&self, service: &ServiceName, endpoint: SocketAddr) -> bool {
-        self.0.contains_key(&(service.clone(), endpoint))
+        self.0.get(service).is_some_and(|members| members.contains_key(&endpoint))
     }
 }

@@ -49,6 +49,16 @@ pub enum CompileError {
     SharedNatBackend { first: ServiceName, second: ServiceName, backend: SocketAddr },
 }
 
+impl CompileError {
+    /// The service that the capacity ran out at.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::TooManyBackends { service, .. } | Self::OutOfSlots { service, .. } => Some(service),
+            Self::TooManyServices { .. } | Self::Directory { .. } | Self::SharedNatBackend { .. } => None,
+        }
+    }
+}
+
 /// The tables for `desired`, reusing what did not change of `previous`, and the ids that they use.
 ///
 /// # Errors
@@ -341,9 +351,10 @@ fn refuse_shared_nat_backends(desired: &Desired) -> Result<(), CompileError> {
     Ok(())
 }
 
-/// What a slot's owner is called, for logs: the reverse of the layout.
-pub fn names(layout: &Layout) -> BTreeMap<BackendId, (ServiceName, SocketAddr)> {
-    layout.backends().map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect()
+/// What these are called, for logs: the reverse of the layout.
+pub fn names(layout: &Layout, ids: &BTreeSet<BackendId>) -> BTreeMap<BackendId, (ServiceName, SocketAddr)> {
+    let named = layout.backends().filter(|(.., id)| ids.contains(id));
+    named.map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
 
 mod explain;
+mod room;
 mod runtime;
 
 use std::collections::BTreeMap;
@@ -83,10 +84,15 @@ pub struct Control {
     counted: runtime::Counted,
     ledger: Ledger,
     interfaces: Vec<Interface>,
+    /// Interfaces that the program should run on and does not, with the reason.
+    lost: BTreeMap<String, String>,
     host: host::Watch,
     /// Backends that DSR cannot reach, as it was said.
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
     refused: RefusedHosts,
+    held_back: room::HeldBack,
+    /// Checks and watches are as the configuration wants them.
+    is_followed: bool,
     /// Whether the tables were written at least once.
     is_settled: bool,
 }
@@ -135,6 +141,7 @@ pub struct Start {
 impl Control {
     pub fn new(start: Start) -> Self {
         let Start { config, config_text, findings, followers, maps, layout, tables, ledger } = start;
+        let held_back = room::HeldBack::new(findings.discovered.clone());
         Self {
             config,
             config_text,
@@ -155,9 +162,12 @@ impl Control {
             counted: runtime::Counted::new(),
             ledger,
             interfaces: Vec::new(),
+            lost: BTreeMap::new(),
             host: host::Watch::default(),
             behind_gateways: BTreeMap::new(),
             refused: RefusedHosts::default(),
+            held_back,
+            is_followed: false,
             is_settled: false,
         }
     }
@@ -182,6 +192,7 @@ impl Control {
         if !self.followers.watches(service, *source) {
             return;
         }
+        self.held_back.release(service, &mut self.findings.discovered);
         let by_source = self.findings.discovered.entry(service.clone()).or_default();
         report::discovered(&discovered, by_source.get(source));
         by_source.insert(*source, discovered.backends);
@@ -199,6 +210,11 @@ impl Control {
         self.followers.set_redirect_mode(mode);
         self.findings.ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
         self.interfaces = interfaces;
+    }
+
+    /// Interfaces that the program should run on and does not, with the reason.
+    pub fn note_lost(&mut self, lost: BTreeMap<String, String>) {
+        self.lost = lost;
     }
 
     /// A reload is over; if it was refused, for this reason.
@@ -242,7 +258,8 @@ impl Control {
     pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
         let done = self.write_links().and(self.try_reconcile(since));
         self.ledger.note_outcome(done.as_ref().err());
-        let is_half_done = !self.doubted.is_empty() || self.unwritten_links.is_some();
+        // Whatever the reason: what is due waits for it, or the loop would do nothing but fail.
+        let is_half_done = done.is_err() || !self.doubted.is_empty() || self.unwritten_links.is_some();
         self.retry_at = is_half_done.then(|| Instant::now() + RETRY);
         done
     }
@@ -256,6 +273,7 @@ impl Control {
     }
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
+        self.held_back.release_due(&mut self.findings.discovered, Instant::now());
         let mut desired = assemble(&self.config, &self.findings);
         self.settle(&mut desired);
         self.refused.look(&self.config, &self.findings);
@@ -266,8 +284,15 @@ impl Control {
         if is_time {
             self.count_flows();
         }
-        if desired != self.desired || is_time || !self.is_settled || !self.doubted.is_empty() {
+        let is_other = desired != self.desired || !self.is_followed;
+        if is_other || is_time || !self.is_settled || !self.doubted.is_empty() {
             let done = self.bring_about(&desired, since);
+            if let Err(ControlError::Compile(error)) = &done
+                && self.held_back.hold(error, &mut self.findings.discovered, Instant::now())
+            {
+                self.refused.is_known = false;
+                return self.try_reconcile(since);
+            }
             if let Err(ControlError::Compile(error)) = &done
                 && self.standings.end_slow_starts()
             {
@@ -276,13 +301,18 @@ impl Control {
                 return self.try_reconcile(since);
             }
             done?;
-            self.findings.retain(&desired);
-            self.findings.forget_sources(&self.config);
-            self.followers.follow(&self.config, &desired, addresses(&desired));
+            // Most changes are of health, and leave all as they were.
+            if !desired.has_backends_of(&self.desired) || !self.is_followed {
+                self.findings.retain(&desired);
+                self.findings.forget_sources(&self.config);
+                self.followers.follow(&self.config, &desired, addresses(&desired));
+                self.is_followed = true;
+            }
             self.host.look(&desired, &self.interfaces);
             self.desired = desired;
             self.is_settled = true;
         }
+        self.held_back.note_done(&self.config, &self.findings.discovered);
         Ok(())
     }
 
@@ -310,7 +340,9 @@ impl Control {
         let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.seen())?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
         let plan = diff_in_doubt(&befores, &tables);
-        let names: Names = compile::names(&self.layout).into_iter().chain(compile::names(&layout)).collect();
+        let concerned = plan.backends();
+        let mut names: Names = compile::names(&self.layout, &concerned);
+        names.extend(compile::names(&layout, &concerned));
         // An outgrown region rests too, and leaves no record to be cleared. What a failed round has put to rest waits for this one.
         let rests_more = layout.n_resting() > if self.doubted.is_empty() { self.layout.n_resting() } else { 0 };
         self.layout = layout;
@@ -363,7 +395,8 @@ impl Control {
     /// When something is to be tried again, or waits to be cleared.
     pub fn next_due(&self) -> Option<Instant> {
         let retiring = self.retiring.as_ref().map(|retiring| retiring.due);
-        self.retry_at.or([retiring, self.settle_at, self.standings.next_step()].into_iter().flatten().min())
+        self.retry_at
+            .or([retiring, self.settle_at, self.standings.next_step(), self.held_back.next_due()].into_iter().flatten().min())
     }
 
     /// Clears what no packet can reach any more. While it is in doubt what they can reach, nothing.
@@ -408,6 +441,7 @@ impl Control {
             });
         Snapshot {
             interfaces: self.interfaces.clone(),
+            interfaces_lost: self.lost.clone(),
             services,
             sums: self.ledger.sums.clone(),
             is_ready,
@@ -482,6 +516,7 @@ impl Control {
         let n_refused = self.refused.count(service, status.source);
         status.n_refused += n_refused;
         status.n_hosts = status.n_hosts.saturating_sub(n_refused);
+        self.held_back.tell(service, &mut status);
         status
     }
 

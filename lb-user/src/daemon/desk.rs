@@ -164,7 +164,7 @@ impl Desk {
     fn next_due(&self) -> Option<Instant> {
         let deadlines = self.deadlines.values().map(|(_, due)| *due);
         let gone = self.absent.values().map(|since| *since + GONE_AFTER);
-        let retry = self.retry_at.filter(|_| self.saving.is_none());
+        let retry = self.retry_at.filter(|_| self.is_stale && self.saving.is_none());
         deadlines.chain(gone).chain(retry).min()
     }
 
@@ -196,22 +196,27 @@ impl Desk {
             let done = written.map_err(Trouble::from).and_then(|()| carry_out(control, &change, &mark));
             // Who asked may have gone: it is done all the same.
             let _ = answer.send(done);
-        } else if !is_written {
-            self.is_stale = true;
         }
-        // It may have come otherwise since, or have been refused in the end.
-        if is_written && overrides != *control.overrides() {
-            self.is_stale = true;
-        }
+        // It may have come otherwise since, or have been refused in the end. After a failure only another try tells whether what
+        // holds is on the disk.
+        self.is_stale |= !is_written || overrides != *control.overrides();
         self.write_if_stale(control);
     }
 
     fn note_state_of_file(&mut self, written: &Result<(), StateError>) {
         match written {
-            Ok(()) => (self.trouble, self.retry_at) = (None, None),
+            Ok(()) => {
+                if self.retry_at.take().is_some() {
+                    info!(state_file = %self.path.display(), "what is set at runtime is kept again");
+                }
+                self.trouble = None;
+            }
             Err(error) => {
                 let trouble = chain(error);
-                error!(error = trouble, "what was set at runtime cannot be kept");
+                // Said once, not at each try.
+                if self.retry_at.is_none() || self.trouble.as_ref() != Some(&trouble) {
+                    error!(error = trouble, "what was set at runtime cannot be kept");
+                }
                 (self.trouble, self.retry_at) = (Some(trouble), Some(Instant::now() + RETRY));
             }
         }
@@ -277,7 +282,6 @@ impl Desk {
         let may_try = self.retry_at.is_none_or(|at| at <= Instant::now());
         if self.is_stale && self.saving.is_none() && may_try {
             self.is_stale = false;
-            self.retry_at = None;
             self.save(control.overrides().clone(), None);
         }
     }

@@ -10,8 +10,10 @@ mod control;
 mod desk;
 mod followers;
 pub(crate) mod host;
+mod interfaces;
 mod ledger;
 pub mod preview;
+mod pulse;
 mod report;
 mod secret;
 mod supervisor;
@@ -43,9 +45,10 @@ use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::rights;
 use crate::status::{Interface, Snapshot};
 use crate::tables::Tables;
-use control::{Control, Start};
+use control::{Control, ControlError, Start};
 use desk::{Desk, Event};
 use followers::Followers;
+use interfaces::Interfaces;
 use supervisor::Supervisor;
 
 /// Messages that may wait for the control loop. Senders wait beyond that, and try again what is then newer.
@@ -97,6 +100,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     rights::give_up_in_main();
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&control.in_words());
+    tokio::spawn(pulse::watch());
     let mut file = File { datapath: &mut datapath, path: &config_path };
     serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
     supervisor.stopping();
@@ -170,6 +174,8 @@ async fn serve(
     file: &mut File<'_>,
     supervisor: &mut Supervisor,
 ) {
+    let mut complaint = Complaint::default();
+    let mut interfaces = Interfaces::new();
     loop {
         supervisor.beat(Instant::now());
         let due = control.next_due();
@@ -194,6 +200,9 @@ async fn serve(
             }
             Some(changes) = inbox.next_hops.recv() => {
                 let now = Instant::now();
+                if changes.redirects.is_some() {
+                    interfaces.note_change();
+                }
                 control.note_next_hops(changes);
                 Some(now)
             }
@@ -204,6 +213,14 @@ async fn serve(
             }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 control.finish_retirement();
+                None
+            }
+            () = sleep_until(interfaces.next_look()) => {
+                if !interfaces.look(&control.config().xdp.clone(), file.datapath).await {
+                    continue;
+                }
+                control.note_lost(interfaces.lost());
+                set_interfaces(control, file.datapath);
                 None
             }
             event = desk.next() => {
@@ -217,11 +234,30 @@ async fn serve(
         };
         take_in_the_rest(control, inbox);
         desk.follow(control);
-        if let Err(error) = control.reconcile(since) {
-            error!(error = chain(&error), "the tables are not what they should be");
-        }
+        complaint.note(control.reconcile(since));
         desk.note_held(control);
         inbox.changed.notify_one();
+        // However much comes before: who asks how things stand is answered.
+        if let Ok(inquiry) = inbox.inquiries.try_recv() {
+            answer(inquiry, control, desk);
+        }
+    }
+}
+
+/// What is wrong with the tables, said once however often it is tried.
+#[derive(Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    fn note(&mut self, done: Result<(), ControlError>) {
+        let error = done.err().map(|error| chain(&error));
+        if error != self.0 {
+            match &error {
+                Some(error) => error!(error, "the tables are not what they should be"),
+                None => info!("the tables are what they should be again"),
+            }
+        }
+        self.0 = error;
     }
 }
 
@@ -339,6 +375,11 @@ async fn attach_all(datapath: &mut Datapath, interfaces: &[&String], mode: Mode)
 /// Ends cleanly: takes the program off, or leaves it running as it is.
 fn shut_down(datapath: Datapath, on_exit: OnExit) {
     match on_exit {
+        OnExit::Keep if !datapath.is_pinned() => {
+            error!(
+                "the pins are gone, or their BPF file system is: the program ends with this process, and with it the balancing"
+            );
+        }
         OnExit::Keep => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
         OnExit::Detach => match datapath.shut_down() {
             Ok(()) => info!("detached"),

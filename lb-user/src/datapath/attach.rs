@@ -35,9 +35,10 @@ pub struct Attached {
 
 const COST: &str = "generic mode costs about half the throughput of native mode: every packet gets a socket buffer first";
 
-pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result<Attached, DatapathError> {
+/// Yields the link too. It is pinned; who holds it besides keeps the program there should the pin vanish.
+pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result<(Attached, FdLink), DatapathError> {
     let Attachment { interface, ifindex, mode } = attachment;
-    let native = match mode {
+    let (native, link) = match mode {
         Wanted::Native => attach_as(program, attachment, true, pins)?,
         Wanted::Generic { reason } => {
             if let Some(reason) = reason {
@@ -46,7 +47,9 @@ pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result
             attach_as(program, attachment, false, pins)?
         }
         // A second try at native mode would take the program off for a moment.
-        Wanted::NativeIfPossible if pins.link(interface, false).is_some() => attach_as(program, attachment, false, pins)?,
+        Wanted::NativeIfPossible if pins.link(interface, *ifindex, false)?.is_some() => {
+            attach_as(program, attachment, false, pins)?
+        }
         Wanted::NativeIfPossible => match attach_as(program, attachment, true, pins) {
             Err(error @ DatapathError::Attach { .. }) => {
                 let reason = crate::error::chain(&error);
@@ -57,26 +60,27 @@ pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result
         },
     };
     info!(interface, mode = mode_name(native), "attached");
-    Ok(Attached { interface: interface.clone(), ifindex: *ifindex, native })
+    Ok((Attached { interface: interface.clone(), ifindex: *ifindex, native }, link))
 }
 
-fn attach_as(program: &mut Xdp, attachment: &Attachment, native: bool, pins: &Pins) -> Result<bool, DatapathError> {
+fn attach_as(program: &mut Xdp, attachment: &Attachment, native: bool, pins: &Pins) -> Result<(bool, FdLink), DatapathError> {
     let Attachment { interface, ifindex, .. } = attachment;
     let refused = |source| refusal(interface, native, source);
+    let no_link = |source| DatapathError::NoLink { interface: interface.clone(), source };
     // The link of an earlier daemon passes from its program to ours between two packets. It is of no use if its interface is
     // gone, or if it is of the other mode.
-    if let Some(Ok(link)) = pins.link(interface, native).map(FdLink::try_into)
-        && program.attach_to_link(link).is_ok()
+    if let Some(Ok(link)) = pins.link(interface, *ifindex, native)?.map(FdLink::try_into)
+        && let Ok(id) = program.attach_to_link(link)
     {
-        return Ok(native);
+        let link = program.take_link(id).map_err(&refused)?;
+        return Ok((native, FdLink::try_from(link).map_err(no_link)?));
     }
     pins.remove_link(interface)?;
     let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
     let id = program.attach_to_if_index(*ifindex, mode).map_err(&refused)?;
     let link = program.take_link(id).map_err(&refused)?;
-    let link = FdLink::try_from(link).map_err(|source| DatapathError::NoLink { interface: interface.clone(), source })?;
-    pins.keep_link(interface, native, link)?;
-    Ok(native)
+    let link = FdLink::try_from(link).map_err(no_link)?;
+    Ok((native, pins.keep_link(interface, native, link)?))
 }
 
 /// That an interface refuses a program, and what an operator can do about it.

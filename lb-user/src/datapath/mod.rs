@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aya::Ebpf;
+use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp};
 use aya::util::KernelVersion;
 use lb_common::hash::HashKeys;
@@ -55,9 +56,16 @@ pub enum DatapathError {
 pub struct Datapath {
     ebpf: Ebpf,
     pins: Pins,
-    attached: BTreeMap<String, Attached>,
+    attached: BTreeMap<String, Moored>,
     /// Whether the maps hold the tables of an earlier daemon.
     pub adopted: bool,
+}
+
+/// The program on an interface. The link is held too: should its pin vanish, with the BPF file system or by somebody's hand,
+/// packets are balanced on.
+struct Moored {
+    attached: Attached,
+    _link: FdLink,
 }
 
 /// What the daemon's tasks need of a loaded program.
@@ -105,7 +113,12 @@ impl Datapath {
     }
 
     pub fn attached(&self) -> impl Iterator<Item = &Attached> {
-        self.attached.values()
+        self.attached.values().map(|moored| &moored.attached)
+    }
+
+    /// Where the program was put on an interface of this name.
+    pub fn attached_to(&self, interface: &str) -> Option<&Attached> {
+        self.attached.get(interface).map(|moored| &moored.attached)
     }
 
     /// Runs the program on an interface, in place of an earlier daemon's if one left it there.
@@ -114,17 +127,29 @@ impl Datapath {
     /// If the kernel refuses, with what can be done about it.
     pub fn attach(&mut self, attachment: &Attachment) -> Result<&Attached, DatapathError> {
         let program = program(&mut self.ebpf)?;
-        let attached = attach::attach(program, attachment, &self.pins)?;
-        Ok(self.attached.entry(attachment.interface.clone()).insert_entry(attached).into_mut())
+        let (attached, link) = attach::attach(program, attachment, &self.pins)?;
+        let moored = Moored { attached, _link: link };
+        Ok(&self.attached.entry(attachment.interface.clone()).insert_entry(moored).into_mut().attached)
     }
 
-    /// Takes the program off an interface.
+    /// Takes the program off an interface, unless that is attached under another name too: then it bears that one.
     ///
     /// # Errors
     /// If the pin cannot be removed.
     pub fn detach(&mut self, interface: &str) -> Result<(), DatapathError> {
-        self.attached.remove(interface);
-        self.pins.remove_link(interface)
+        let Some(Moored { attached, .. }) = self.attached.remove(interface) else { return self.pins.remove_link(interface) };
+        match self.attached().find(|other| other.ifindex == attached.ifindex) {
+            Some(other) if self.pins.has_link(interface, attached.native) => {
+                self.pins.rename_link(interface, &other.interface, attached.native)
+            }
+            Some(_) => Ok(()),
+            None => self.pins.remove_link(interface),
+        }
+    }
+
+    /// Whether a daemon that is started later finds what this one leaves running.
+    pub fn is_pinned(&self) -> bool {
+        self.pins.are_there()
     }
 
     /// Takes the program off interfaces that an earlier daemon left it on and nobody wants it on any more.

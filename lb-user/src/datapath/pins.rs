@@ -61,18 +61,56 @@ impl Pins {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn keep_link(&self, interface: &str, native: bool, link: FdLink) -> Result<PinnedLink, DatapathError> {
+    pub fn keep_link(&self, interface: &str, native: bool, link: FdLink) -> Result<FdLink, DatapathError> {
         let path = self.link_path(interface, native);
-        link.pin(&path).map_err(|source| DatapathError::Pin {
+        let pinned = link.pin(&path).map_err(|source| DatapathError::Pin {
             path,
             doing: "the link cannot be pinned",
             source: Box::new(source),
-        })
+        })?;
+        Ok(pinned.into())
     }
 
-    /// The link that an earlier daemon left, if it is of this mode.
-    pub fn link(&self, interface: &str, native: bool) -> Option<FdLink> {
-        PinnedLink::from_pin(self.link_path(interface, native)).ok().map(FdLink::from)
+    /// The link that was left on an interface, if it is of this mode: by its index, for it may have had another name then.
+    ///
+    /// # Errors
+    /// If it bears another name and that cannot be changed.
+    pub fn link(&self, interface: &str, ifindex: u32, native: bool) -> Result<Option<FdLink>, DatapathError> {
+        let names = [interface.to_owned()].into_iter().chain(self.linked_interfaces());
+        let mut links = names.filter_map(|name| {
+            let link = FdLink::from(PinnedLink::from_pin(self.link_path(&name, native)).ok()?);
+            Some((name, link))
+        });
+        let Some((name, link)) = links.find(|(_, link)| ifindex_of(link) == Some(ifindex)) else { return Ok(None) };
+        self.rename_link(&name, interface, native)?;
+        Ok(Some(link))
+    }
+
+    /// Has a link bear an interface's new name. Two interfaces may have exchanged theirs: what bears the new name gets the old one.
+    ///
+    /// # Errors
+    /// If the BPF file system refuses.
+    pub fn rename_link(&self, from: &str, to: &str, native: bool) -> Result<(), DatapathError> {
+        if from == to {
+            return Ok(());
+        }
+        let (from, to) = (self.link_path(from, native), self.link_path(to, native));
+        let aside = self.directory.join(ASIDE);
+        let renamed =
+            rename_if_there(&to, &aside).and_then(|()| rename_if_there(&from, &to)).and_then(|()| rename_if_there(&aside, &from));
+        let refused =
+            |source| DatapathError::Pin { path: from, doing: "the link's pin cannot be renamed", source: Box::new(source) };
+        renamed.map_err(refused)
+    }
+
+    /// Whether a link of this name is pinned.
+    pub fn has_link(&self, interface: &str, native: bool) -> bool {
+        self.link_path(interface, native).exists()
+    }
+
+    /// Whether the daemon's pins are where it made them, and its successor will look.
+    pub fn are_there(&self) -> bool {
+        on_bpffs(&self.directory) && self.directory.join(shape::SETTINGS.name).exists()
     }
 
     /// Interfaces on which an earlier daemon left the program.
@@ -98,6 +136,7 @@ impl Pins {
         for interface in self.linked_interfaces() {
             self.remove_link(&interface)?;
         }
+        remove_if_there(&self.directory.join(ASIDE))?;
         shape::all(Sizes::default(), 0).try_for_each(|shape| remove_if_there(&self.directory.join(shape.name)))
     }
 
@@ -120,6 +159,28 @@ impl Pins {
 
 /// What the names of links begin with: a link cannot tell its mode, so its name does.
 const MODES: [&str; 2] = ["generic_", "native_"];
+
+/// What a link is called while it and another exchange their names.
+const ASIDE: &str = "aside";
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The interface that a link is on, which the kernel tells only here (proc(5)). `None` if that is gone.
+fn ifindex_of(link: &FdLink) -> Option<u32> {
+    let id = link.info().ok()?.id().to_string();
+    let descriptors = fs::read_dir("/proc/self/fdinfo").ok()?.flatten();
+    let texts = descriptors.filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok());
+    let field = |text: &str, key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+    };
+    let text = texts.into_iter().find(|text| field(text, "link_id").is_some_and(|link_id| link_id == id))?;
+    field(&text, "ifindex")?.parse().ok().filter(|ifindex| *ifindex != 0)
+}
 
 fn remove_if_there(path: &Path) -> Result<(), DatapathError> {
     match fs::remove_file(path) {

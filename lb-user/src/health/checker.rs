@@ -78,7 +78,7 @@ async fn keep_checking_all(record: Record, checks: Vec<Check>) {
         let target = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
         let service = &service;
         let probe = move || probe::run(&check.probe, service, target, check.timeout);
-        Box::pin(keep_checking(&record, index, check.interval, probe))
+        Box::pin(keep_checking(&record, index, check, probe))
     });
     select_all(schedules).await;
 }
@@ -88,16 +88,24 @@ async fn keep_checking_all(record: Record, checks: Vec<Check>) {
 /// The schedule runs from start to start, whatever a probe took: a failure is not followed by a longer wait, and a slow
 /// backend is not asked less often. Each step is the interval less up to a tenth at random, never more, so that the
 /// bound of [`Check::detection_max`] holds while the probes of thousands of backends drift apart.
-async fn keep_checking<P>(record: &tokio::sync::Mutex<Record>, index: usize, interval: Duration, mut probe: impl FnMut() -> P)
+async fn keep_checking<P>(record: &tokio::sync::Mutex<Record>, index: usize, check: &Check, mut probe: impl FnMut() -> P)
 where
     P: Future<Output = Outcome>,
 {
+    let interval = check.interval;
     let mut due = Instant::now() + interval.mul_f64(fastrand::f64() / 10.0);
+    let mut was_held_up = false;
     loop {
         sleep_until(due).await;
         let started = Instant::now();
-        let outcome = probe().await;
+        let mut outcome = probe().await;
         let observed = Instant::now();
+        let held_up = (observed - started).saturating_sub(check.timeout);
+        // Not twice in a row: where all is late, backends die all the same.
+        was_held_up = held_up > HELD_UP_MIN && !was_held_up && matches!(outcome, Outcome::Failed(_));
+        if was_held_up {
+            outcome = Outcome::Late(format!("{}; not counted, {} ms late", outcome.text(), held_up.as_millis()));
+        }
         if record.lock().await.take(index, outcome, observed, observed - started).await.is_err() {
             return;
         }
@@ -105,6 +113,10 @@ where
         due = (due + step(interval)).max(Instant::now());
     }
 }
+
+/// A failure that comes so long after a probe's time-out is this machine's: nobody looked whether there was an answer. So it is
+/// after a SIGSTOP, or where a virtual machine stood still; without it all backends would be down then.
+const HELD_UP_MIN: Duration = Duration::from_millis(250);
 
 /// From one probe to the next: between 0.9 intervals, and the interval less the timer's granularity.
 fn step(interval: Duration) -> Duration {
@@ -164,7 +176,7 @@ impl Record {
         match &outcome {
             Outcome::Passed(_) => drop(row.machine.observe(true)),
             Outcome::Failed(_) => drop(row.machine.observe(false)),
-            Outcome::Unasked(_) => {}
+            Outcome::Unasked(_) | Outcome::Late(_) => {}
         }
         outcome.text().clone_into(&mut row.last_result);
         // While some of them say nothing yet, what was known before goes on.

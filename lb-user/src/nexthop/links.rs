@@ -103,25 +103,36 @@ pub fn takes_redirects(facts: &LinkFacts, mode: RedirectMode) -> bool {
 /// # Errors
 /// No such interface, or netlink cannot be used.
 pub async fn facts(interface: &str) -> Result<LinkFacts, NextHopError> {
-    let no_such_interface = || NextHopError::NoSuchInterface { interface: interface.to_owned() };
     let mut requests = Requests::open(NETLINK_ROUTE)?;
-    let question = question(0, Some(LinkAttribute::IfName(interface.to_owned())));
-    let answer = match requests.get("tell of an interface", question).await {
-        // The last two: no interface can have such a name.
-        Err(NextHopError::Refused { source, .. })
-            if matches!(Errno::from_io_error(&source), Some(Errno::NODEV | Errno::RANGE | Errno::INVAL)) =>
-        {
-            return Err(no_such_interface());
-        }
-        answer => answer?,
-    };
-    let mut link = answer.and_then(|message| parse(&message)).ok_or_else(no_such_interface)?;
+    let link = find(&mut requests, question(0, Some(LinkAttribute::IfName(interface.to_owned())))).await?;
+    let mut link = link.ok_or_else(|| NextHopError::NoSuchInterface { interface: interface.to_owned() })?;
     link.facts.peer_has_xdp = peer_has_xdp(&mut requests, &link).await;
     let mut requests = Requests::open(NETLINK_GENERIC)?;
     if let Some(netdev) = Netdev::find(&mut requests).await? {
         link.facts.xdp_features = netdev.features(&mut requests, link.facts.ifindex).await;
     }
     Ok(link.facts)
+}
+
+/// The name that the interface with this index has now, in the calling thread's network namespace; `None` if there is none.
+///
+/// # Errors
+/// Netlink cannot be used.
+pub async fn name_of(ifindex: u32) -> Result<Option<String>, NextHopError> {
+    let mut requests = Requests::open(NETLINK_ROUTE)?;
+    Ok(find(&mut requests, question(ifindex, None)).await?.map(|link| link.facts.name))
+}
+
+async fn find(requests: &mut Requests, question: RouteNetlinkMessage) -> Result<Option<Link>, NextHopError> {
+    match requests.get("tell of an interface", question).await {
+        // The last two: no interface can have such a name.
+        Err(NextHopError::Refused { source, .. })
+            if matches!(Errno::from_io_error(&source), Some(Errno::NODEV | Errno::RANGE | Errno::INVAL)) =>
+        {
+            Ok(None)
+        }
+        answer => Ok(answer?.and_then(|message| parse(&message))),
+    }
 }
 
 /// A link message, with what [`LinkFacts`] does not need.

@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use crate::desired::NextHop;
 
 pub use addresses::Addresses;
-pub use links::{Advice, LinkFacts, advise, facts, native_mtu_max};
+pub use links::{Advice, LinkFacts, advise, facts, name_of, native_mtu_max};
 pub use offloads::partial_checksums;
 
 /// The way to one address, or why there is none.

@@ -344,7 +344,7 @@ fn what_is_kept_is_what_was_set_and_a_broken_file_is_taken_for_nothing() {
 
 /// Who owns how many slots, by name.
 fn owners(tables: &Tables, layout: &Layout) -> BTreeMap<SocketAddr, usize> {
-    let names = names(layout);
+    let names = names(layout, &tables.backends.keys().copied().collect());
     let mut owners = BTreeMap::new();
     for slot in tables.regions.values().flat_map(|region| region.slots.iter()) {
         if let Some((_, endpoint)) = names.get(&slot.current()) {

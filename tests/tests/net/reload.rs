@@ -92,3 +92,21 @@ fn a_reload_that_cannot_attach_changes_nothing() -> Result<()> {
     ensure!(tally(http::names(&network.client.netns, &url(vip(), 80), 50)?).len() == 2);
     daemon.stop()
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_reload_that_changes_only_the_checks_takes_effect_at_once() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let web = Service::new("web", vip(), 80).with("idle", "2s").backends(&network.backends, true).toml();
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(web.clone()).start()?;
+    wait_serving(&daemon, "web", 2)?;
+    // While slots are not at rest the loop comes round by itself.
+    until(Duration::from_secs(30), "all slots to be at rest", || {
+        Ok((super::support::service(&daemon.status()?, "web")?["slots_not_at_rest"] == 0).then_some(()))
+    })?;
+    daemon.reload(web.replace("path = \"/health\"", "path = \"/other\""))?;
+    daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    until(LIMIT, "both backends to be checked anew", || Ok((daemon.log().matches("from=unknown").count() == 4).then_some(())))?;
+    daemon.stop()
+}

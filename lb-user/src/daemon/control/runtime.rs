@@ -103,12 +103,14 @@ impl Control {
             text: std::mem::replace(&mut self.config_text, text),
             overrides: std::mem::replace(&mut self.findings.overrides, overrides),
         };
+        self.is_followed = false;
         self.counted.follow(&self.findings.overrides);
         (before, forgotten)
     }
 
     pub(super) fn give_back(&mut self, before: Before) {
         (self.config, self.config_text, self.findings.overrides) = (before.config, before.text, before.overrides);
+        self.is_followed = false;
         self.counted.follow(&self.findings.overrides);
     }
 

@@ -21,8 +21,8 @@ fn record(check: &Check, transitions: mpsc::Sender<Transition>) -> Record {
 }
 
 /// Follows the one check of a record.
-async fn keep_checking<P: Future<Output = Outcome>>(record: Record, interval: Duration, probe: impl FnMut() -> P) {
-    super::keep_checking(&tokio::sync::Mutex::new(record), 0, interval, probe).await;
+async fn keep_checking<P: Future<Output = Outcome>>(record: Record, check: &Check, probe: impl FnMut() -> P) {
+    super::keep_checking(&tokio::sync::Mutex::new(record), 0, check, probe).await;
 }
 
 fn check(interval_ms: u64, timeout_ms: u64, fall: u32) -> Check {
@@ -68,7 +68,7 @@ fn detection(check: &Check, n_alive: u32) -> Duration {
             }
         };
         tokio::select! {
-            () = keep_checking(record(check, send), check.interval, probe) => unreachable!(),
+            () = keep_checking(record(check, send), check, probe) => unreachable!(),
             observed = down => observed - death.get(),
         }
     })
@@ -130,7 +130,7 @@ fn probes_start_on_schedule_however_long_they_take() {
             }
         };
         let begun = Instant::now();
-        let _ = timeout(Duration::from_secs(200), keep_checking(record(&check, send), check.interval, probe)).await;
+        let _ = timeout(Duration::from_secs(200), keep_checking(record(&check, send), &check, probe)).await;
         let starts = starts.take();
         assert!(starts[0] - begun <= check.interval / 10 + TICK);
         for pair in starts.windows(2) {
@@ -153,7 +153,7 @@ fn a_probe_that_could_not_be_sent_changes_nothing() {
             let outcome = if n == 1 { Outcome::Passed("alive".to_owned()) } else { Outcome::Unasked("no ports".to_owned()) };
             async move { outcome }
         };
-        let _ = timeout(Duration::from_secs(10), keep_checking(record, check.interval, probe)).await;
+        let _ = timeout(Duration::from_secs(10), keep_checking(record, &check, probe)).await;
         assert_eq!(receive.recv().await.unwrap().to, State::Up);
         // The record went with its sender; there was nothing else to tell.
         assert_eq!(receive.try_recv(), Err(TryRecvError::Disconnected));
@@ -162,13 +162,45 @@ fn a_probe_that_could_not_be_sent_changes_nothing() {
     });
 }
 
+/// After how many probes a backend is down whose probes fail this much after their time-out, in turn.
+fn n_probes_until_down(late_ms: &[u64]) -> Option<usize> {
+    in_virtual_time(async {
+        let check = check(1000, 100, 1);
+        let (send, mut receive) = mpsc::channel(8);
+        let mut n = 0;
+        let probe = || {
+            let late = late_ms.get(n).copied();
+            n += 1;
+            async move {
+                match late {
+                    Some(late) => tokio::time::sleep(Duration::from_millis(100 + late)).await,
+                    None => std::future::pending().await,
+                }
+                Outcome::Failed("dead".to_owned())
+            }
+        };
+        let _ = timeout(Duration::from_secs(100), keep_checking(record(&check, send), &check, probe)).await;
+        // The last one never ends.
+        receive.recv().await.map(|_| n - 1)
+    })
+}
+
+#[test]
+fn a_failure_that_nobody_looked_for_in_time_does_not_count_unless_all_are_so() {
+    assert_eq!(n_probes_until_down(&[0]), Some(1));
+    assert_eq!(n_probes_until_down(&[200]), Some(1));
+    assert_eq!(n_probes_until_down(&[5_000]), None);
+    assert_eq!(n_probes_until_down(&[5_000, 0]), Some(2));
+    assert_eq!(n_probes_until_down(&[5_000, 5_000]), Some(2));
+}
+
 #[test]
 fn a_checker_that_nobody_listens_to_ends() {
     in_virtual_time(async {
         let check = check(10, 10, 1);
         let (send, receive) = mpsc::channel(8);
         drop(receive);
-        let checking = keep_checking(record(&check, send), check.interval, || async { Outcome::Passed(String::new()) });
+        let checking = keep_checking(record(&check, send), &check, || async { Outcome::Passed(String::new()) });
         assert!(timeout(Duration::from_secs(10), checking).await.is_ok());
     });
 }

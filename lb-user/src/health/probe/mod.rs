@@ -48,13 +48,15 @@ pub enum Outcome {
     /// This machine could not even ask: the result says nothing about the backend, and must not count against it.
     /// Otherwise a daemon that runs out of file descriptors would take all backends down.
     Unasked(String),
+    /// It failed, but nobody looked in time: this process was not running. It says nothing about the backend either.
+    Late(String),
 }
 
 impl Outcome {
     /// What was found.
     pub fn text(&self) -> &str {
         match self {
-            Self::Passed(text) | Self::Failed(text) | Self::Unasked(text) => text,
+            Self::Passed(text) | Self::Failed(text) | Self::Unasked(text) | Self::Late(text) => text,
         }
     }
 }

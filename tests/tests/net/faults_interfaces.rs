@@ -1,0 +1,240 @@
+//! Interfaces that go down, go away, come back as others or change their names, and pins that vanish.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use xlb_tests::{Backend, Connections, Daemon, Netns, Network, http, paths, until};
+
+use super::support::{LIMIT, Service, url, vip, wait_answer, wait_serving};
+
+struct Scene {
+    network: Network,
+    _backends: Vec<Backend>,
+    /// Of the balancer's interface.
+    mac: [u8; 6],
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let network = Network::dsr(2, &[vip()])?;
+        let backends = Backend::start_all(&network, 80, &[vip()])?;
+        let mac = network.lb.netns.mac("eth0")?;
+        Ok(Self { network, _backends: backends, mac })
+    }
+
+    fn daemon(&self) -> xlb_tests::daemon::Builder {
+        let services = Service::new("web", vip(), 80).backends(&self.network.backends, true).toml();
+        Daemon::new(&self.lb(), &self.network.lb_interfaces()).services(services)
+    }
+
+    fn lb(&self) -> Netns {
+        self.network.lb.netns.clone()
+    }
+
+    /// Traffic flows: each of the backends is reached.
+    fn flows(&self) -> Result<()> {
+        http::names(&self.network.client.netns, &url(vip(), 80), 30).map(drop)
+    }
+
+    fn connections(&self) -> Result<Connections> {
+        let (interval, limit) = (Duration::from_millis(10), Duration::from_secs(2));
+        Connections::open(&self.network.client.netns, (vip(), 80).into(), 50, interval, limit)
+    }
+
+    /// The balancer's interface again, with all that it had.
+    fn make_interface_again(&mut self) -> Result<()> {
+        let router = self.network.router.as_ref().context("a router")?.netns.clone();
+        let lb = self.lb();
+        // Under another name until its other end has a program: before, what XDP sends out of it would vanish.
+        self.network.world.veth((&lb, "new0"), (&router, "lb"))?;
+        router.ip(&["link set lb master br0"])?;
+        self.network.world.pass_all(&router, "lb")?;
+        // With the address that it had: who knew it by another would not ask again for a while.
+        let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
+        lb.ip(&["link set new0 down".into(), format!("link set new0 address {mac}"), "link set new0 name eth0".into()])?;
+        lb.ip(&["link set eth0 up"])?;
+        lb.ip(&["addr add 10.2.0.2/24 dev eth0", "route add default via 10.2.0.1"])?;
+        // The router asks nobody for the new link-layer address, for it has the old one; who asks it is believed.
+        lb.run("ping -n -c 1 -W 5 10.2.0.1").map(drop)
+    }
+}
+
+/// Writes other interfaces into the configuration.
+fn set_interfaces(daemon: &Daemon, from: &str, to: &str) -> Result<()> {
+    let config = std::fs::read_to_string(daemon.config())?;
+    let changed = config.replace(&format!("interfaces = [{from:?}]"), &format!("interfaces = [{to:?}]"));
+    ensure!(changed != config, "no {from} in:\n{config}");
+    Ok(std::fs::write(daemon.config(), changed)?)
+}
+
+fn n_lines(daemon: &Daemon, text: &str) -> usize {
+    daemon.log().lines().filter(|line| line.contains(text)).count()
+}
+
+fn has_program(netns: &Netns, interface: &str) -> Result<bool> {
+    Ok(netns.run(&format!("ip link show {interface}"))?.contains("xdp"))
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn an_interface_that_was_down_balances_again_when_it_is_up() -> Result<()> {
+    let scene = Scene::new()?;
+    let daemon = scene.daemon().start()?;
+    for _ in 0..2 {
+        scene.lb().ip(&["link set eth0 down"])?;
+        wait_serving(&daemon, "web", 0)?;
+        // The kernel has dropped the routes by way of it.
+        scene.lb().ip(&["link set eth0 up", "route add default via 10.2.0.1"])?;
+        wait_serving(&daemon, "web", 2)?;
+        wait_answer(&scene.network.client.netns, &url(vip(), 80))?;
+        scene.flows()?;
+    }
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn an_interface_that_is_deleted_and_made_again_has_the_program_again() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let daemon = scene.daemon().start()?;
+    for round in 1..=2 {
+        scene.lb().ip(&["link delete eth0"])?;
+        until(LIMIT, "the status to say that it is gone", || {
+            Ok(daemon.status()?["interfaces_lost"]["eth0"].as_str().is_some_and(|why| why.contains("it is gone")).then_some(()))
+        })
+        .with_context(|| daemon.log())?;
+        ensure!(daemon.get("/health")?.body.contains("\"interfaces_lost\":[\"eth0\"]"), "{:?}", daemon.get("/health")?);
+        let told = scene.lb().run(&format!("{} status", paths::xlb()?.display()))?;
+        ensure!(told.contains("not on interface eth0: it is gone"), "{told}");
+        scene.make_interface_again()?;
+        wait_serving(&daemon, "web", 2)?;
+        wait_answer(&scene.network.client.netns, &url(vip(), 80)).with_context(|| daemon.log())?;
+        scene.flows()?;
+        let status = daemon.status()?;
+        ensure!(status["interfaces_lost"].is_null() && status["interfaces"][0]["mode"] == "native", "{status:#}");
+        ensure!(n_lines(&daemon, "it is gone") == round, "once for each time:\n{}", daemon.log());
+    }
+    let pin = daemon.pin().to_owned();
+    daemon.stop()?;
+    ensure!(!has_program(&scene.lb(), "eth0")? && !pin.exists());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_renamed_interface_is_taken_over_under_its_new_name_by_a_reload_and_by_a_restart() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut daemon = scene.daemon().start()?;
+    let connections = scene.connections()?;
+    // Up it cannot be renamed by every kernel, and going down would drop its routes.
+    scene.lb().ip(&["link set eth0 name wan0"])?;
+    daemon.process().wait_for_log("it is called wan0 now", LIMIT)?;
+    set_interfaces(&daemon, "eth0", "wan0")?;
+    daemon.process().signal(Signal::SIGHUP)?;
+    daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    let status = daemon.status()?;
+    ensure!(status["interfaces"][0]["name"] == "wan0" && status["interfaces"].as_array().map(Vec::len) == Some(1), "{status:#}");
+    ensure!(has_program(&scene.lb(), "wan0")?);
+    // Another name again while nobody looks after the program.
+    daemon.kill();
+    scene.lb().ip(&["link set wan0 name eth0"])?;
+    let exchanges = connections.exchanges();
+    until(LIMIT, "traffic to go on", || Ok((connections.exchanges() > exchanges + 100).then_some(())))?;
+    let daemon = daemon.builder().start()?;
+    wait_serving(&daemon, "web", 2)?;
+    scene.flows()?;
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
+    let pin = daemon.pin().to_owned();
+    daemon.stop()?;
+    ensure!(!has_program(&scene.lb(), "eth0")? && !pin.exists());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn names_that_two_interfaces_have_exchanged_are_no_obstacle_to_a_restart() -> Result<()> {
+    let scene = Scene::new()?;
+    let lb = scene.lb();
+    lb.ip(&["link add spare type veth peer name spare1", "link set spare up", "link set spare1 up"])?;
+    let services = Service::new("web", vip(), 80).backends(&scene.network.backends, true).toml();
+    let mut daemon = Daemon::new(&lb, &["eth0", "spare"]).services(services).start()?;
+    let connections = scene.connections()?;
+    daemon.kill();
+    lb.ip(&["link set spare name aside", "link set eth0 name spare", "link set aside name eth0"])?;
+    let daemon = daemon.builder().start()?;
+    wait_serving(&daemon, "web", 2)?;
+    scene.flows()?;
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
+    let pin = daemon.pin().to_owned();
+    daemon.stop()?;
+    ensure!(!has_program(&lb, "eth0")? && !has_program(&lb, "spare")? && !pin.exists());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn an_interface_taken_out_of_the_file_is_free_of_a_program_that_was_taken_over_too() -> Result<()> {
+    let scene = Scene::new()?;
+    let lb = scene.lb();
+    lb.ip(&["link add spare type veth peer name spare1", "link set spare up", "link set spare1 up"])?;
+    let mut daemon = scene.daemon().start()?;
+    daemon.kill();
+    let mut daemon = daemon.builder().start()?;
+    set_interfaces(&daemon, "eth0", "spare")?;
+    daemon.process().signal(Signal::SIGHUP)?;
+    daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    ensure!(has_program(&lb, "spare")? && !has_program(&lb, "eth0")?, "{}", daemon.log());
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn pins_that_somebody_removes_take_no_traffic_with_them() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut daemon = scene.daemon().start()?;
+    let connections = scene.connections()?;
+    std::fs::remove_dir_all(daemon.pin())?;
+    daemon.process().wait_for_log("the pins are gone", LIMIT)?;
+    scene.flows()?;
+    daemon.process().signal(Signal::SIGHUP)?;
+    daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    ensure!(n_lines(&daemon, "the pins are gone") == 1, "{}", daemon.log());
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
+    daemon.stop()?;
+    ensure!(!has_program(&scene.lb(), "eth0")?);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_bpf_file_system_that_is_unmounted_takes_no_traffic_with_it_and_the_end_is_told_as_it_is() -> Result<()> {
+    let scene = Scene::new()?;
+    // In a mount namespace of its own, with a BPF file system of its own.
+    let script = "mount -t bpf bpf /sys/fs/bpf && exec \"$0\" \"$@\"";
+    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script];
+    let mut daemon = scene.daemon().on_exit("keep").started_by(&wrapper).start()?;
+    let connections = scene.connections()?;
+    let mounts = format!("--mount=/proc/{}/ns/mnt", daemon.id());
+    let umount = |arguments: &[&str]| -> Result<bool> {
+        let mut command = std::process::Command::new("nsenter");
+        Ok(command.arg(&mounts).arg("umount").args(arguments).stderr(std::process::Stdio::null()).status()?.success())
+    };
+    ensure!(!umount(&["/sys/fs/bpf"])?, "it is in use: only by force");
+    ensure!(umount(&["--lazy", "/sys/fs/bpf"])?);
+    daemon.process().wait_for_log("the pins are gone", LIMIT)?;
+    scene.flows()?;
+    daemon.process().signal(Signal::SIGHUP)?;
+    daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
+    daemon.process().signal(Signal::SIGTERM)?;
+    daemon.process().wait(LIMIT)?;
+    ensure!(daemon.log().contains("the program ends with this process"), "{}", daemon.log());
+    ensure!(!daemon.log().contains("the next daemon takes over"), "{}", daemon.log());
+    until(LIMIT, "the program to be gone", || Ok((!has_program(&scene.lb(), "eth0")?).then_some(())))?;
+    Ok(())
+}
