@@ -95,7 +95,7 @@ impl Response {
     pub const fn busy(self, n_flows: u64, weight: u64, now: Tick) -> u64 {
         let if_unknown = (self.time as u64).wrapping_sub(1) as i64 >> 63;
         let known = (n_flows + weight) * self.expected(now) as u64;
-        known & !(if_unknown as u64) | n_flows * UNKNOWN as u64 & if_unknown as u64
+        (known & !(if_unknown as u64)) | ((n_flows * UNKNOWN as u64) & if_unknown as u64)
     }
 
     /// The response time to be expected now, between 1 and [`RESPONSE_MAX`].
@@ -136,7 +136,7 @@ mod tests {
             response = response.with(8_000, 101);
         }
         assert!((7_900..=8_001).contains(&response.time), "{response:?}");
-        assert_eq!((response.expected(101 + HALVED_IN), response.expected(101 + 800)), (response.time / 2 | 1, 1));
+        assert_eq!((response.expected(101 + HALVED_IN), response.expected(101 + 800)), ((response.time / 2) | 1, 1));
         assert_eq!(response.with(51, 109).time, 51);
         // Of the near future, as another CPU's clock may have it.
         assert_eq!(response.expected(100), response.time | 1);

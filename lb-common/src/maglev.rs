@@ -48,12 +48,7 @@ pub fn populate(candidates: &[Candidate], bits: u32) -> Vec<u16> {
         .collect();
     claimants.sort_unstable_by_key(|claimant| claimant.identity);
     let weights: Vec<u16> = claimants.iter().map(|claimant| claimant.weight).collect();
-    let mut turns = Turns::at_the_end_of_each_period(&weights);
-    if !claimants.is_empty() {
-        for _ in 0..n_slots {
-            claimants[turns.next()].claim(&mut owners);
-        }
-    }
+    Turns::at_the_end_of_each_period(&weights).take(n_slots).for_each(|turn| claimants[turn].claim(&mut owners));
     owners
 }
 

@@ -37,23 +37,25 @@ impl Turns {
         });
         Self::ByDueTime(first_turns.collect())
     }
+}
 
-    /// Index of the one whose turn it is. There must be one.
-    pub fn next(&mut self) -> usize {
+/// The index of the one whose turn it is; `None` if there is nobody.
+impl Iterator for Turns {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
         match self {
             Self::Alternate { next, n } => {
                 let turn = *next;
-                *next = (turn + 1) % *n;
-                turn
+                *next = (turn + 1).checked_rem(*n)?;
+                Some(turn)
             }
-            Self::ByDueTime(heap) => match heap.peek_mut() {
-                Some(mut first) => {
-                    let Reverse((due, index, period)) = *first;
-                    *first = Reverse((due + period, index, period));
-                    index
-                }
-                None => 0,
-            },
+            Self::ByDueTime(heap) => {
+                let mut first = heap.peek_mut()?;
+                let Reverse((due, index, period)) = *first;
+                *first = Reverse((due + period, index, period));
+                Some(index)
+            }
         }
     }
 }
@@ -66,8 +68,7 @@ pub fn round(weights: &[u16], n_max: usize) -> Vec<u16> {
     let Some(divisor) = taking.iter().map(|&(_, weight)| weight).reduce(greatest_common_divisor) else { return Vec::new() };
     let n = taking.iter().map(|&(_, weight)| usize::from(weight / divisor)).sum::<usize>().min(n_max);
     let weights: Vec<u16> = taking.iter().map(|&(_, weight)| weight).collect();
-    let mut turns = Turns::in_the_middle_of_each_period(&weights);
-    (0..n).map(|_| taking[turns.next()].0).collect()
+    Turns::in_the_middle_of_each_period(&weights).take(n).map(|turn| taking[turn].0).collect()
 }
 
 fn greatest_common_divisor(a: u16, b: u16) -> u16 {

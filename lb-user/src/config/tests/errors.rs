@@ -2246,7 +2246,9 @@ docker.labels = \"web\"
 #[test]
 fn what_only_hashes_have_is_refused_elsewhere_and_out_of_bounds() {
     let service = |keys: &str| {
-        format!("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.1\"\nport = 80\n{keys}\n[[service.backend]]\naddress = \"10.0.1.1\"\n")
+        format!(
+            "[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.1\"\nport = 80\n{keys}\n[[service.backend]]\naddress = \"10.0.1.1\"\n"
+        )
     };
     check(
         &service("algorithm = \"random\"\nmax_load = 1.5"),
@@ -2274,7 +2276,9 @@ fn what_only_hashes_have_is_refused_elsewhere_and_out_of_bounds() {
 
             error: xlb.toml: 1 problem"#]],
     );
-    check(&service("algorithm = \"ip-hash\"\nclient_prefix = 64\nmax_load = \"2\""), expect![[r#"
+    check(
+        &service("algorithm = \"ip-hash\"\nclient_prefix = 64\nmax_load = \"2\""),
+        expect![[r#"
         error: invalid `client_prefix` in [[service]]
          --> xlb.toml:8:17
           |
@@ -2291,8 +2295,11 @@ fn what_only_hashes_have_is_refused_elsewhere_and_out_of_bounds() {
           |
           = help: write a number from 1 to 100, without quotes, with two decimals at most
 
-        error: xlb.toml: 2 problems"#]]);
-    check(&service("client_prefix = 24"), expect![[r#"
+        error: xlb.toml: 2 problems"#]],
+    );
+    check(
+        &service("client_prefix = 24"),
+        expect![[r#"
         error: part of an address that nothing goes by
          --> xlb.toml:7:17
           |
@@ -2301,5 +2308,6 @@ fn what_only_hashes_have_is_refused_elsewhere_and_out_of_bounds() {
           |
           = help: remove `client_prefix`, or use `algorithm = "ip-hash"`
 
-        error: xlb.toml: 1 problem"#]]);
+        error: xlb.toml: 1 problem"#]],
+    );
 }
