@@ -20,6 +20,9 @@ impl Scene {
         let network = Network::dsr(2, &[vip()])?;
         let backends = Backend::start_all(&network, 80, &[vip()])?;
         let mac = network.lb.netns.mac("eth0")?;
+        // While no program takes them, packets to the VIP go round in circles, and the router tells the client of another way.
+        let none = ["all", "eth0"].map(|interface| format!("ipv4/conf/{interface}/accept_redirects"));
+        network.client.netns.sysctl(&none.each_ref().map(|key| (key.as_str(), "0")))?;
         Ok(Self { network, _backends: backends, mac })
     }
 
@@ -108,6 +111,8 @@ fn an_interface_that_is_deleted_and_made_again_has_the_program_again() -> Result
         let told = scene.lb().run(&format!("{} status", paths::xlb()?.display()))?;
         ensure!(told.contains("not on interface eth0: it is gone"), "{told}");
         scene.make_interface_again()?;
+        until(LIMIT, "the program to run there", || Ok(daemon.status()?["interfaces_lost"].is_null().then_some(())))
+            .with_context(|| daemon.log())?;
         wait_serving(&daemon, "web", 2)?;
         wait_answer(&scene.network.client.netns, &url(vip(), 80)).with_context(|| daemon.log())?;
         scene.flows()?;
