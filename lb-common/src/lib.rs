@@ -11,6 +11,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod admission;
 pub mod checksum;
 pub mod counters;
 pub mod decap;

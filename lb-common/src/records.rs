@@ -14,7 +14,7 @@ use crate::hash::HashKeys;
 use crate::slot::Region;
 
 /// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
@@ -74,6 +74,8 @@ pub mod service_flags {
     pub const IP_HASH: u32 = 1;
     /// Recorded flows stay with a backend that is down.
     pub const KEEP: u32 = 2;
+    /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
+    pub const ADMISSION: u32 = 1 << 16;
 }
 
 /// A backend of one service. The id is the index in the `BACKENDS` map; 0 is none.

@@ -1,10 +1,12 @@
 //! What surrounds the packet path: tables, counters and the kernel's helpers.
 
+use lb_common::admission::{Line, Rule, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
+use crate::admit;
 use crate::flow::Question;
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
@@ -20,6 +22,16 @@ pub trait Env {
     fn backend(&self, id: BackendId) -> &Backend;
     /// `None` beyond the end of the table.
     fn link(&self, ifindex: u32) -> Option<Link>;
+
+    /// The rules of a service, or of all VIPs.
+    fn admission(&self, scope: u16) -> &Rules;
+    /// A line of the table of prefixes; `None` beyond its end.
+    fn prefix_line(&self, index: u32) -> Option<&Line>;
+    /// The verdict on what may not go to its service: [`admit::answer`](crate::admit::answer), by whatever way the machine likes
+    /// best.
+    fn refuse(&self, question: admit::Question) -> Option<Verdict>;
+    /// What a list says of an address: [`admit::listed`](crate::admit::listed), likewise.
+    fn listed(&self, listing: admit::Listing) -> u8;
 
     /// The backend of a flow whose slot is not at rest: [`flow::answer`](crate::flow::answer), by whatever way the machine likes
     /// best.
@@ -50,6 +62,8 @@ pub trait Env {
     fn count_backend(&self, id: BackendId, bytes: u32, is_new_connection: bool);
     /// Counts a packet to a service that reached no backend.
     fn count_service_drop(&self, id: u16);
+    /// Counts a packet that a rule of a scope refused.
+    fn count_refused(&self, scope: u16, rule: Rule);
 
     /// Remembers where [`Verdict::Redirect`] and [`Verdict::Reply`] send the frame. False if the kernel refuses.
     fn redirect(&self, ifindex: u32) -> bool;

@@ -251,6 +251,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn from_the_left(address: Be32) -> [u64; 2] {
+        [u64::from(address.get()) << 32, 0]
+    }
+
+    #[inline(always)]
     fn endpoint_hash(multiplier: u64, address: Be32, port: PortProtocol) -> u64 {
         hash::endpoint_v4(multiplier, address.raw(), port)
     }

@@ -296,6 +296,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn from_the_left(address: [u64; 2]) -> [u64; 2] {
+        address.map(u64::from_be)
+    }
+
+    #[inline(always)]
     fn endpoint_hash(multiplier: u64, address: [u64; 2], port: PortProtocol) -> u64 {
         hash::endpoint_v6(multiplier, address, port)
     }

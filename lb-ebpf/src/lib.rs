@@ -6,7 +6,7 @@
 //! One file a stage, in the order in which a packet meets them:
 //!
 //! ```text
-//! parse  ->  service  ->  select (slot, flow)  ->  forward
+//! parse  ->  service  ->  admit  ->  select (slot, flow)  ->  forward
 //!               |-> echo, errors (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
 //!               |-> fragments (after the first one)
@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod admit;
 pub mod decap;
 mod echo;
 mod env;
@@ -41,7 +42,7 @@ mod tunnel;
 
 pub use env::{Env, FlowEvent, Route, RouteQuery};
 pub use lb_common::Verdict;
-use lb_common::records::settings_flags;
+use lb_common::records::{service_flags, settings_flags};
 pub use packet::{Packet, Wire};
 
 use ethernet::Ethertype;
@@ -260,6 +261,11 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
     };
+    if service.flags & service_flags::ADMISSION != 0
+        && let Some(refused) = admit::refuse(env, id, parsed)
+    {
+        return Some(refused);
+    }
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);
     Some(match forward::send::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed) {
         Ok(verdict) => {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use lb_common::admission::{RULE_SLOTS, Rule};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::verdict::{Class, Verdict};
 use lb_common::{BackendId, Slot};
 use serde::Serialize;
 
+use crate::admission::{Admission, Rules};
 use crate::daemon::Sums;
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
 use crate::failover::{Place, Tier};
@@ -29,6 +31,11 @@ pub struct Snapshot {
     pub overrides: Overrides,
     /// Why what was set at runtime would not survive a restart.
     pub state_trouble: Option<String>,
+    pub admission: Arc<Admission>,
+    /// The part of the table of prefixes that is in use, from 0 to 1.
+    pub prefix_table_fill: f64,
+    /// What a service's refusals stood at when it got its id.
+    pub refused_bases: BTreeMap<u16, [u64; RULE_SLOTS]>,
 }
 
 /// An interface that the program runs on.
@@ -127,6 +134,10 @@ pub struct Status {
     pub packets: PacketTotals,
     pub flows: FlowsStatus,
     pub runtime: RuntimeStatus,
+    /// Who may send to any VIP.
+    pub admission: AdmissionStatus,
+    /// The part of the table of prefixes that is in use, from 0 to 1.
+    pub prefix_table_fill: f64,
     /// Packets by verdict. Their sum is `packets.received`.
     pub verdicts: BTreeMap<&'static str, u64>,
 }
@@ -165,6 +176,29 @@ pub struct RuntimeStatus {
     pub trouble: Option<String>,
 }
 
+/// The rules of one scope, and what they did.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdmissionStatus {
+    /// Prefixes on the deny list.
+    pub deny: usize,
+    /// Prefixes on the allow list; `None` without one.
+    pub allow: Option<usize>,
+    /// Packets dropped, by rule.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+impl AdmissionStatus {
+    fn new(rules: &Rules, counted: &[u64; RULE_SLOTS], base: &[u64; RULE_SLOTS]) -> Self {
+        let lists = &rules.lists;
+        let refused = |rule: &Rule| (rule.label(), counted[*rule as usize].wrapping_sub(base[*rule as usize]));
+        Self {
+            deny: lists.deny.len(),
+            allow: lists.allow.is_given().then(|| lists.allow.len()),
+            refused: Rule::ALL.iter().map(refused).collect(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct ServiceStatus {
     pub name: ServiceName,
@@ -189,6 +223,9 @@ pub struct ServiceStatus {
     pub maintenance: Option<Mark>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<FailoverStatus>,
+    /// Who may send to it, if it has rules of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionStatus>,
     pub backends: Vec<BackendStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub discovery: Vec<SourceStatus>,
@@ -263,8 +300,12 @@ impl Status {
     /// # Errors
     /// If a counter cannot be read.
     pub fn read(snapshot: &Snapshot, counters: &Counters) -> Result<Self, MapError> {
-        let services: Result<_, MapError> =
-            snapshot.services.iter().map(|service| read_service(service, &snapshot.sums, counters)).collect();
+        let services = snapshot.services.iter().map(|service| {
+            let admission = read_admission(snapshot, service, counters);
+            Ok(ServiceStatus { admission, ..read_service(service, &snapshot.sums, counters)? })
+        });
+        let services: Result<_, MapError> = services.collect();
+        let all_vips = AdmissionStatus::new(&snapshot.admission.all_vips, &counters.refused(0), &Default::default());
         let totals = counters.totals()?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -274,9 +315,18 @@ impl Status {
             packets: packet_totals(&totals),
             flows: flows_status(snapshot.flows, &counters.flow_events()),
             runtime: runtime_status(snapshot),
+            admission: all_vips,
+            prefix_table_fill: snapshot.prefix_table_fill,
             verdicts: Verdict::ALL.iter().map(|&verdict| (verdict.label(), totals.of(verdict))).collect(),
         })
     }
+}
+
+fn read_admission(snapshot: &Snapshot, service: &ServiceView, counters: &Counters) -> Option<AdmissionStatus> {
+    let rules = snapshot.admission.of(&service.name)?;
+    let counted = service.id.map(|id| counters.refused(id)).unwrap_or_default();
+    let base = service.id.and_then(|id| snapshot.refused_bases.get(&id)).copied().unwrap_or_default();
+    Some(AdmissionStatus::new(rules, &counted, &base))
 }
 
 fn flows_status(census: Census, events: &FlowEvents) -> FlowsStatus {
@@ -353,6 +403,7 @@ fn service_status(service: &ServiceView, left: BackendCounters, counted: &[Backe
         leaving: service.leaving.iter().map(|leaving| leaving.endpoint).collect(),
         maintenance: service.maintenance.clone(),
         failover: service.failover.clone(),
+        admission: None,
         backends,
         discovery: service.discovery.iter().map(source_status).collect(),
     }

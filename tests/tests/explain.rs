@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::admission::{Line, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::records::{Backend, Link, Service, Settings};
@@ -61,6 +62,14 @@ impl Records for InMemory<'_> {
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
         self.0.flow_entry(bucket, position)
+    }
+
+    fn admission(&self, scope: u16) -> Rules {
+        *self.0.admission(scope)
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<Line> {
+        self.0.prefix_line(index).copied()
     }
 
     fn now(&self) -> Tick {

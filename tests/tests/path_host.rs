@@ -1,6 +1,8 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
-use xlb_tests::path::fixture::Interfaces;
+use lb_common::Verdict;
+use lb_common::admission::Rule;
+use xlb_tests::path::fixture::{self, Interfaces};
 use xlb_tests::path::host::{Frame, Host};
 use xlb_tests::path::{cases, decap};
 
@@ -19,6 +21,23 @@ fn every_packet_ends_as_its_case_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn under_rules_of_admission_every_packet_ends_as_its_case_says() {
+    let mut host = Host::with_fixture(INTERFACES);
+    host.carry_out(&fixture::plan_to_guarded(INTERFACES));
+    for case in cases::guarded().into_iter().chain(cases::all()) {
+        let outcome = host.run(&case.packet, INTERFACES.outside);
+        assert_eq!((outcome.verdict, outcome.frame), (case.verdict, case.frame), "{}", case.name);
+    }
+    let n_refused: u64 = [Rule::Deny, Rule::Allow]
+        .iter()
+        .flat_map(|&rule| (0..9000).map(move |scope| (scope, rule)))
+        .map(|(scope, rule)| host.refused(scope, rule))
+        .sum();
+    assert_eq!(n_refused, host.totals.borrow().of(Verdict::Denied), "each refusal is counted for one rule");
+    assert!(host.refused(0, Rule::Deny) > 5, "those for all VIPs are counted apart");
 }
 
 #[test]

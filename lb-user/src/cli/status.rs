@@ -50,6 +50,7 @@ fn tables(status: &Value) -> String {
     if !verdicts.is_empty() {
         out.push_str(&format!("verdicts: {verdicts}\n"));
     }
+    out.push_str(&admission("", &status["admission"]));
     for service in list(&status["services"]) {
         out.push_str(&format!("\n{}\n{}\n", service_line(service), backends(service)));
     }
@@ -81,6 +82,10 @@ fn service_line(service: &Value) -> String {
             when(&service["maintenance"])
         ));
     }
+    let rules = admission("  ", &service["admission"]);
+    if !rules.is_empty() {
+        line.push_str(&format!("\n{}", rules.trim_end()));
+    }
     line.push_str(&failover(&service["failover"]));
     for backend in list(&service["backends"]) {
         for set in set_at_runtime(backend) {
@@ -88,6 +93,26 @@ fn service_line(service: &Value) -> String {
         }
     }
     line
+}
+
+/// The rules on who may send, and what they did; nothing if there are none.
+fn admission(indent: &str, admission: &Value) -> String {
+    let mut words = Vec::new();
+    if admission["deny"].as_u64().is_some_and(|n| n > 0) {
+        words.push(format!("{} prefixes denied", admission["deny"]));
+    }
+    if let Some(n) = admission["allow"].as_u64() {
+        words.push(format!("only {n} prefixes allowed"));
+    }
+    if words.is_empty() {
+        return String::new();
+    }
+    let refused = admission["refused"].as_object().into_iter().flatten().filter(|(_, n)| **n != 0);
+    let refused = refused.map(|(rule, n)| format!("{rule} {n}")).collect::<Vec<_>>().join(", ");
+    if !refused.is_empty() {
+        words.push(format!("refused: {refused}"));
+    }
+    format!("{indent}admission: {}\n", words.join(", "))
 }
 
 /// What is out of the ordinary about who takes new connections.

@@ -3,12 +3,13 @@
 
 use std::cell::{Cell, OnceCell};
 
+use lb_common::admission::{Line, Rule, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::flow::Question;
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use super::frame::Frame;
 
@@ -25,6 +26,10 @@ pub trait Records {
     fn link(&self, ifindex: u32) -> Option<Link>;
     /// Of either number, upper bits do not count.
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
+    /// The rules of a service, by its id, or at 0 those of all VIPs.
+    fn admission(&self, scope: u16) -> Rules;
+    /// A line of the table of prefixes; `None` beyond its end.
+    fn prefix_line(&self, index: u32) -> Option<Line>;
     fn now(&self) -> Tick;
 }
 
@@ -40,6 +45,8 @@ pub struct Trail {
     /// Whom the packet is for; of no backend at all, [`BackendId::NONE`].
     pub backend: Option<(BackendId, Backend)>,
     pub reply: Option<ReplySeen>,
+    /// The scope whose rule refused the packet, by a service's id or 0 for all VIPs, and that rule.
+    pub refused: Option<(u16, Rule)>,
     /// The time by which ages count.
     pub now: Tick,
 }
@@ -83,6 +90,7 @@ pub fn follow(mut frame: Frame, records: &impl Records) -> Trail {
         // Once there is a slot, the last backend asked for is the one that was chosen.
         backend: slot.and(witness.last_backend.get()),
         reply: witness.reply.get(),
+        refused: witness.refused.get(),
         now: witness.now,
     }
 }
@@ -101,6 +109,9 @@ struct Witness<'r, R> {
     slot: Cell<Option<SlotSeen>>,
     flow: Cell<Option<FlowSeen>>,
     reply: Cell<Option<ReplySeen>>,
+    refused: Cell<Option<(u16, Rule)>>,
+    rules: Kept<Rules>,
+    lines: Kept<Line>,
     /// What the packet path would write into the flow table.
     recorded: Cell<Option<flow::Entry>>,
 }
@@ -120,6 +131,9 @@ impl<'r, R: Records> Witness<'r, R> {
             slot: Cell::default(),
             flow: Cell::default(),
             reply: Cell::default(),
+            refused: Cell::default(),
+            rules: Kept::default(),
+            lines: Kept::default(),
             recorded: Cell::default(),
         }
     }
@@ -160,6 +174,24 @@ impl<R: Records> Env for Witness<'_, R> {
 
     fn link(&self, ifindex: u32) -> Option<Link> {
         self.records.link(ifindex)
+    }
+
+    fn admission(&self, scope: u16) -> &Rules {
+        self.rules.keep(self.records.admission(scope))
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<&Line> {
+        Some(self.lines.keep(self.records.prefix_line(index)?))
+    }
+
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        // Nobody is held against rules but of the service that was found last.
+        self.service.set(self.last_service.get());
+        admit::answer(self, question)
+    }
+
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        admit::listed(|index| self.prefix_line(index), listing)
     }
 
     fn flow_backend(&self, question: Question) -> BackendId {
@@ -209,6 +241,10 @@ impl<R: Records> Env for Witness<'_, R> {
     fn count_backend(&self, _id: BackendId, _bytes: u32, _is_new_connection: bool) {}
 
     fn count_service_drop(&self, _id: u16) {}
+
+    fn count_refused(&self, scope: u16, rule: Rule) {
+        self.refused.set(Some((scope, rule)));
+    }
 
     fn redirect(&self, _ifindex: u32) -> bool {
         true

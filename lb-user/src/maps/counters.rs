@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aya::Ebpf;
 use lb_common::BackendId;
+use lb_common::admission::RULE_SLOTS;
 use lb_common::counters::{BackendCounters, FlowEvents, Totals, Traffic};
 use lb_common::limits;
 
@@ -18,11 +19,12 @@ pub struct Counters {
     traffic: Mapped<Traffic>,
     connections: Mapped<u64>,
     drops: Mapped<u64>,
+    refused: Mapped<u64>,
 }
 
 impl Counters {
     pub(super) fn take(ebpf: &mut Ebpf, n_cpus: u32, pins: Option<&Path>) -> Result<Self, MapError> {
-        let [flow_events, totals, traffic, connections, drops] = shape::counters(n_cpus);
+        let [flow_events, totals, traffic, connections, drops, refused] = shape::counters(n_cpus);
         Ok(Self {
             n_cpus,
             flow_events: Mapped::take(ebpf, &flow_events, pins)?,
@@ -30,6 +32,7 @@ impl Counters {
             traffic: Mapped::take(ebpf, &traffic, pins)?,
             connections: Mapped::take(ebpf, &connections, pins)?,
             drops: Mapped::take(ebpf, &drops, pins)?,
+            refused: Mapped::take(ebpf, &refused, pins)?,
         })
     }
 
@@ -71,6 +74,17 @@ impl Counters {
     pub fn service_drops(&self, id: u16) -> Result<u64, MapError> {
         let copies = self.copies(u32::from(id), limits::SERVICE_RECORDS);
         Ok(copies.filter_map(|index| self.drops.read(index)).fold(0, u64::wrapping_add))
+    }
+
+    /// Packets that rules of a scope refused, by [`Rule`](lb_common::admission::Rule), since the scope's id was first used.
+    pub fn refused(&self, scope: u16) -> [u64; RULE_SLOTS] {
+        let mut sums = [0u64; RULE_SLOTS];
+        for copy in self.copies(u32::from(scope), limits::ADMISSION_RECORDS) {
+            for (rule, sum) in sums.iter_mut().enumerate() {
+                *sum = sum.wrapping_add(self.refused.read(copy * RULE_SLOTS + rule).unwrap_or_default());
+            }
+        }
+        sums
     }
 
     /// Where each CPU's copy of a record is.

@@ -1,5 +1,6 @@
 //! What stands in the maps, for whoever wants to follow a packet.
 
+use lb_common::admission::{Line, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::records::{Backend, Link, Service, Settings};
@@ -35,6 +36,14 @@ impl Records for KernelMaps {
 
     fn link(&self, ifindex: u32) -> Option<Link> {
         self.links.read(ifindex as usize)
+    }
+
+    fn admission(&self, scope: u16) -> Rules {
+        self.admission.read(usize::from(scope)).unwrap_or_default()
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<Line> {
+        self.prefixes.read(index as usize)
     }
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {

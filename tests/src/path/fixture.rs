@@ -7,6 +7,7 @@ use lb_common::flow::Tick;
 use lb_common::hash::HashKeys;
 use lb_common::{LinkAddresses, MacAddr};
 use lb_ebpf::{Route, RouteQuery};
+use lb_user::admission::{Admission, List, Lists, Rules};
 use lb_user::compile::{CompileError, Layout, Quiet, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::{Plan, Tables, diff};
@@ -116,7 +117,37 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     services.insert("spread".into(), service("10.200.1.7:80", Tcp, Dsr, &many));
     let by_client = Service { algorithm: Algorithm::IpHash, ..service("10.200.1.8:80", Tcp, Dsr, &many) };
     services.insert("by-client".into(), by_client);
-    Desired { services, ingress: BTreeSet::from([interfaces.outside]) }
+    Desired { services, ingress: BTreeSet::from([interfaces.outside]), ..Desired::default() }
+}
+
+/// Single hosts, every other of a /20: their tree has several levels.
+fn every_other_host() -> Vec<String> {
+    (0..2048u32).map(|n| IpAddr::V4((0xac10_0000 + 2 * n).into()).to_string()).collect()
+}
+
+/// The same with rules of admission: some for all VIPs, some for single services.
+pub fn guarded(interfaces: Interfaces) -> Desired {
+    let prefix = |text: &str| lb_user::admission::prefix(text).expect("a prefix");
+    let list = |prefixes: &[&str]| List::new(prefixes.iter().map(|text| prefix(text)).collect(), Vec::new());
+    let every_other = List::new(every_other_host().iter().map(|host| prefix(host)).collect(), Vec::new());
+    let rules = |deny: List, allow: List| Rules { lists: Lists::new(deny, allow).into() };
+    let services = [
+        ("dsr", rules(list(&["10.9.0.128/25", "10.9.0.0/16"]), list(&["10.9.0.0/24", "10.66.0.0/16"]))),
+        ("dsr-v6", rules(list(&["fd09:0:0:1::/64", "fd09::bad"]), List::default())),
+        ("dsr-udp", rules(every_other, List::default())),
+    ];
+    let admission = Admission {
+        all_vips: rules(list(&["10.66.0.0/16", "fd66::/16"]), List::default()),
+        services: services.into_iter().map(|(name, rules)| (name.into(), rules)).collect(),
+    };
+    Desired { admission: admission.into(), ..desired(interfaces) }
+}
+
+/// What leads from the fixture's tables to those with rules.
+pub fn plan_to_guarded(interfaces: Interfaces) -> Plan {
+    let (tables, layout, _) = plan(interfaces);
+    let (guarded, _) = compile_to_rest(&guarded(interfaces), &layout, &tables).expect("the rules fit");
+    diff(&tables, &guarded)
 }
 
 /// The tables once all flows of before have ended: no slot is learning, and nobody is leaving.

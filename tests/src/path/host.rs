@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use lb_common::admission::{Line, Rule, Rules};
 use lb_common::checksum::Sum;
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
@@ -12,7 +13,7 @@ use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::flow::Question;
-use lb_ebpf::{Env, FlowEvent, Packet, Part, Route, RouteQuery, Wire};
+use lb_ebpf::{Env, FlowEvent, Packet, Part, Route, RouteQuery, Wire, admit};
 use lb_user::compile::Sightings;
 use lb_user::tables::{FilledDirectory, Plan, Write};
 
@@ -135,6 +136,10 @@ pub struct Host {
     pub totals: RefCell<Totals>,
     backend_counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
     service_drops: RefCell<BTreeMap<u16, u64>>,
+    rules: BTreeMap<u16, Rules>,
+    no_rules: Rules,
+    prefixes: Vec<Line>,
+    refused: RefCell<BTreeMap<(u16, Rule), u64>>,
     redirected_to: Cell<Option<u32>>,
 }
 
@@ -160,6 +165,10 @@ impl Host {
             totals: RefCell::default(),
             backend_counters: RefCell::default(),
             service_drops: RefCell::default(),
+            rules: BTreeMap::new(),
+            no_rules: Rules::default(),
+            prefixes: vec![Line::default(); 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT) as usize],
+            refused: RefCell::default(),
             redirected_to: Cell::default(),
         }
     }
@@ -190,6 +199,11 @@ impl Host {
                 self.settings.replies = fill_half(&mut self.reply_buckets, 1 - self.settings.replies.half(), directory);
             }
             Write::Flags(flags) => self.settings.flags = *flags,
+            Write::Prefixes(image) => {
+                let first = image.half as usize * self.prefixes.len() / 2;
+                self.prefixes[first..][..image.lines.len()].copy_from_slice(&image.lines);
+            }
+            Write::Admission(scope, rules) => drop(self.rules.insert(*scope, *rules)),
         }
     }
 
@@ -217,6 +231,11 @@ impl Host {
 
     pub fn backend_counters(&self, id: BackendId) -> BackendCounters {
         self.backend_counters.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    /// Packets that a rule of a scope refused.
+    pub fn refused(&self, scope: u16, rule: Rule) -> u64 {
+        self.refused.borrow().get(&(scope, rule)).copied().unwrap_or_default()
     }
 
     pub fn service_drops(&self, id: u16) -> u64 {
@@ -300,6 +319,22 @@ impl Env for Host {
         Some(Link { flags: if takes_redirects { link_flags::REDIRECT } else { 0 }, pad: 0 })
     }
 
+    fn admission(&self, scope: u16) -> &Rules {
+        self.rules.get(&scope).unwrap_or(&self.no_rules)
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<&Line> {
+        self.prefixes.get(index as usize)
+    }
+
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        admit::answer(self, question)
+    }
+
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        admit::listed(|index| self.prefix_line(index), listing)
+    }
+
     fn flow_backend(&self, question: Question) -> BackendId {
         lb_ebpf::flow::answer(self, question)
     }
@@ -360,6 +395,10 @@ impl Env for Host {
 
     fn count_service_drop(&self, id: u16) {
         *self.service_drops.borrow_mut().entry(id).or_default() += 1;
+    }
+
+    fn count_refused(&self, scope: u16, rule: Rule) {
+        *self.refused.borrow_mut().entry((scope, rule)).or_default() += 1;
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

@@ -7,19 +7,23 @@ use aya_ebpf::bindings::{
     xdp_md,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_redirect};
+use lb_common::admission::{Line, RULE_SLOTS, Root, Rule, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::limits;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::flow::Question;
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use crate::maps::{self, Table};
 
 /// Address families as `bpf_fib_lookup` wants them.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// Not the number of any verdict that refuses.
+const ADMITTED: u16 = 0;
 
 pub struct Kernel {
     ctx: *mut xdp_md,
@@ -77,6 +81,31 @@ impl Env for Kernel {
     #[inline(always)]
     fn link(&self, ifindex: u32) -> Option<Link> {
         maps::LINKS.below(ifindex, limits::LINKS).copied()
+    }
+
+    #[inline(always)]
+    fn admission(&self, scope: u16) -> &Rules {
+        maps::ADMISSION.at::<{ limits::ADMISSION_RECORDS }>(u32::from(scope))
+    }
+
+    #[inline(always)]
+    fn prefix_line(&self, index: u32) -> Option<&Line> {
+        maps::prefix_line(index)
+    }
+
+    #[inline(always)]
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        let admit::Question { high, low, service, is_v6 } = question;
+        match masked(xlb_admit(high, low, u32::from(service) | u32::from(is_v6) << 16)) {
+            ADMITTED => None,
+            _ => Some(Verdict::Denied),
+        }
+    }
+
+    #[inline(always)]
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        let admit::Listing { high, low, root } = listing;
+        xlb_listed(high, low, root.raw()) as u8
     }
 
     #[inline(always)]
@@ -169,6 +198,11 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn count_refused(&self, scope: u16, rule: Rule) {
+        self.bump(&maps::ADMISSION_DROPS, |scopes| scopes[usize::from(scope) % scopes.len()][rule as usize % RULE_SLOTS] += 1);
+    }
+
+    #[inline(always)]
     fn redirect(&self, ifindex: u32) -> bool {
         // SAFETY: takes no pointers.
         let action = unsafe { bpf_redirect(ifindex, 0) };
@@ -220,6 +254,22 @@ pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, se
         is_quoted: service_flags >> 24 != 0,
     };
     u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+}
+
+/// [`admit::answer`](lb_ebpf::admit::answer) as a global function, for the same reason. Yields [`ADMITTED`], or a verdict's number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_admit(high: u64, low: u64, service_family: u32) -> u32 {
+    let question = admit::Question { high, low, service: service_family as u16, is_v6: service_family >> 16 != 0 };
+    admit::answer(&Kernel::new(core::ptr::null_mut()), question).map_or(ADMITTED.into(), |verdict| verdict as u32)
+}
+
+/// [`admit::listed`](lb_ebpf::admit::listed) as a global function: a loop, which the verifier goes through once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_listed(high: u64, low: u64, root: u64) -> u32 {
+    let env = Kernel::new(core::ptr::null_mut());
+    u32::from(admit::listed(|line| env.prefix_line(line), admit::Listing { high, low, root: Root::from_raw(root) }))
 }
 
 /// [`fragments::answer`](lb_ebpf::fragments::answer) as a global function, for the same reason.

@@ -4,7 +4,8 @@ use core::arch::asm;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
-use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Totals, TrafficByBackend};
+use lb_common::admission::{Line, Rules};
+use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Totals, TrafficByBackend};
 use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
@@ -87,6 +88,8 @@ tables! {
     SLOTS: Slot, ".bss.SLOTS";
     BACKENDS: Backend, ".bss.BACKENDS";
     LINKS: Link, ".bss.LINKS";
+    ADMISSION: Rules, ".bss.ADMISSION";
+    PREFIXES: Line, ".bss.PREFIXES";
     FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
     FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
@@ -96,6 +99,7 @@ tables! {
     BACKEND_TRAFFIC: TrafficByBackend, ".bss.BACKEND_TRAFFIC";
     BACKEND_CONNECTIONS: ConnectionsByBackend, ".bss.BACKEND_CONNECTIONS";
     SERVICE_DROPS: DropsByService, ".bss.SERVICE_DROPS";
+    ADMISSION_DROPS: DropsByRule, ".bss.ADMISSION_DROPS";
 }
 
 /// Of `xlb_decap`, which runs on backends and has no other.
@@ -111,6 +115,10 @@ static N_SLOTS: u32 = limits::SLOTS_DEFAULT;
 /// Records in `FLOWS`, a power of two.
 #[unsafe(no_mangle)]
 static N_FLOW_BUCKETS: u32 = limits::FLOWS_DEFAULT / flow::ENTRIES as u32;
+
+/// Records in `PREFIXES`.
+#[unsafe(no_mangle)]
+static N_PREFIX_LINES: u32 = 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT);
 
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
@@ -128,6 +136,11 @@ macro_rules! constant {
 #[inline(always)]
 pub fn slot(index: u32) -> Option<Slot> {
     SLOTS.below(index, constant!(N_SLOTS)).copied()
+}
+
+#[inline(always)]
+pub fn prefix_line(index: u32) -> Option<&'static Line> {
+    PREFIXES.below(index, constant!(N_PREFIX_LINES))
 }
 
 /// When a flow of this slot, or of one on the same line, was last seen elsewhere.
