@@ -7,6 +7,8 @@
 //!
 //! Addresses are two words in host byte order, from the left: an IPv4 address is the upper half of the first one.
 
+use crate::hash::{self, HashKeys};
+use crate::meter::{Limit, METERS};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Keys in a line; its last word is about where they lead.
@@ -89,7 +91,7 @@ impl Root {
 /// 1 if `a < b`, else 0. No branch: seven in a row would be more ways than the verifier cares to follow, and a comparison is one
 /// in BPF, which has no other.
 #[inline(always)]
-const fn less(a: u64, b: u64) -> u64 {
+pub(crate) const fn less(a: u64, b: u64) -> u64 {
     borrow(a, b, a.wrapping_sub(b))
 }
 
@@ -227,10 +229,24 @@ pub struct Rules {
     pub v4: Root,
     /// The same of IPv6.
     pub v6: Root,
-    pub pad: [u64; 6],
+    /// By [`Meter`](crate::meter::Meter).
+    pub limits: [Limit; METERS],
+    /// How many bits of an IPv4 address are one source, 1 to 32, where a source's rate is limited.
+    pub source_bits_v4: u32,
+    /// The same of IPv6, 1 to 64.
+    pub source_bits_v6: u32,
+    /// Bits of [`rules_flags`].
+    pub flags: u64,
 }
 
 const _: () = assert!(size_of::<Rules>() == 64);
+
+pub mod rules_flags {
+    /// There is some limit.
+    pub const LIMITS: u64 = 1;
+    /// Some limit is for what opens connections.
+    pub const CONNECTIONS: u64 = 2;
+}
 
 macro_rules! rules {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal;)+) => {
@@ -262,6 +278,69 @@ rules! {
     Deny = 0, "deny";
     /// there is an allow list, and its sender is not on it
     Allow = 1, "allow";
+    /// its source sends more packets than one may
+    SourcePackets = 2, "source_packets";
+    /// its source opens connections faster than one may
+    SourceConnections = 3, "source_connections";
+    /// more packets arrive than may from all sources together
+    Packets = 4, "packets";
+    /// connections are opened faster than they may be by all sources together
+    Connections = 5, "connections";
+}
+
+/// A source that was refused, in a table that has a place for one of all that share it: a majority vote (Boyer and Moore, 1981). Who makes
+/// more than half of what is refused at a place is there in the end, and spoofed sources, each of which comes once, outvote nobody.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Suspect {
+    /// The source, from the left, as far as the rule looks at it.
+    pub high: u64,
+    pub low: u64,
+    /// The scope, the [rule](Rule) and the family: [`what`](Self::what).
+    pub what: u32,
+    /// How many bits of the source count.
+    pub n_bits: u32,
+    /// By how many packets it is ahead of all others here.
+    pub votes: u64,
+}
+
+const _: () = assert!(size_of::<Suspect>() == 32);
+
+impl Suspect {
+    #[inline(always)]
+    pub const fn what(scope: u16, rule: Rule, is_v6: bool) -> u32 {
+        scope as u32 | (rule as u32) << 16 | (is_v6 as u32) << 24
+    }
+
+    pub const fn scope(&self) -> u16 {
+        self.what as u16
+    }
+
+    pub fn rule(&self) -> Option<Rule> {
+        Rule::ALL.get((self.what >> 16 & 0xff) as usize).copied()
+    }
+
+    pub const fn is_v6(&self) -> bool {
+        self.what >> 24 != 0
+    }
+
+    /// Its place in a table of a power of two.
+    #[inline(always)]
+    pub fn place(&self, keys: &HashKeys) -> u32 {
+        (hash::flow_v6(keys, [self.high, self.low], self.what).0 >> 40) as u32
+    }
+
+    /// Counts a packet of `source`.
+    #[inline(always)]
+    pub fn hear(&mut self, source: &Self) {
+        if self.high == source.high && self.low == source.low && self.what == source.what {
+            self.votes += 1;
+        } else if self.votes == 0 {
+            (self.high, self.low, self.what, self.n_bits, self.votes) = (source.high, source.low, source.what, source.n_bits, 1);
+        } else {
+            self.votes -= 1;
+        }
+    }
 }
 
 /// Counters of drops in one scope: room to append.
@@ -330,6 +409,24 @@ mod tests {
         let tree = Tree::new(&ranges).unwrap();
         assert!(tree.lines.len() as u128 <= n_prefixes * crate::limits::LINES_PER_16_PREFIXES as u128 / 16);
         assert_eq!((tree.root.levels(), tree.root.is_wide()), (7, false));
+    }
+
+    #[test]
+    fn who_is_refused_most_is_found_among_a_million_that_come_once() {
+        let keys = HashKeys::from_bytes([3; 32]);
+        let mut table = vec![Suspect::default(); crate::limits::SUSPECTS as usize];
+        let source = |high, rule| Suspect { high, what: Suspect::what(4, rule, false), n_bits: 32, ..Suspect::default() };
+        let heavy = source(0x0a09_0909 << 32, Rule::SourcePackets);
+        for n in 0..1_000_000u64 {
+            let others = source(crate::hash::avalanche(n + 1), Rule::Deny);
+            for suspect in [others].iter().chain((n % 50 == 0).then_some(&heavy)) {
+                let n_places = table.len();
+                table[suspect.place(&keys) as usize % n_places].hear(suspect);
+            }
+        }
+        let most = table.iter().max_by_key(|suspect| suspect.votes).unwrap();
+        assert_eq!((most.high, most.scope(), most.rule()), (heavy.high, 4, Some(Rule::SourcePackets)));
+        assert!(most.votes > 15_000, "{}", most.votes);
     }
 
     #[test]

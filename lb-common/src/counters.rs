@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::admission::RULE_SLOTS;
+use crate::admission::{RULE_SLOTS, Suspect};
 use crate::limits;
 use crate::verdict::{VERDICT_SLOTS, Verdict};
 
@@ -81,6 +81,9 @@ pub type DropsByService = [u64; limits::SERVICE_RECORDS as usize];
 
 /// One CPU's element of the `ADMISSION_DROPS` map, by scope and [`Rule`](crate::admission::Rule).
 pub type DropsByRule = [[u64; RULE_SLOTS]; limits::ADMISSION_RECORDS as usize];
+
+/// One CPU's element of the `SUSPECTS` map.
+pub type Suspects = [Suspect; limits::SUSPECTS as usize];
 
 /// What one backend got, over all CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -21,6 +21,7 @@ pub mod hash;
 pub mod limits;
 #[cfg(feature = "alloc")]
 pub mod maglev;
+pub mod meter;
 pub mod records;
 pub mod slot;
 pub mod verdict;

@@ -63,6 +63,19 @@ pub const fn prefix_lines(n_prefixes: u32) -> u32 {
     n_prefixes / 16 * LINES_PER_16_PREFIXES
 }
 
+/// Sources whose rates are known at a time unless `limits.sources` says otherwise, and each rate of a service. 8 B each: 1 MiB.
+pub const SOURCES_DEFAULT: u32 = 1 << 17;
+
+/// The fewest and the most that `limits.sources` may ask for: 64 KiB and 256 MiB. A power of two.
+pub const SOURCES_MIN: u32 = 1 << 13;
+pub const SOURCES_MAX: u32 = 1 << 25;
+
+/// Places for sources that are refused, on each CPU. A power of two. 32 B each: 32 KiB a CPU.
+pub const SUSPECTS: u32 = 1 << 10;
+
+/// UDP flows that are known to have begun, where their rate of beginning is limited. A power of two. 8 B each: 512 KiB.
+pub const KNOWN_FLOWS: u32 = 1 << 16;
+
 /// The largest region that one service may own, as a power of two: 8,388,608 slots, 32 MiB.
 pub const REGION_BITS_MAX: u32 = 23;
 

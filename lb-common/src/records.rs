@@ -49,6 +49,8 @@ pub mod settings_flags {
     pub const ANY_PORT: u32 = 1;
     /// Some service forwards by NAT: packets from its backends are replies.
     pub const REPLIES: u32 = 2;
+    /// Some service is not open to everybody, or not at any rate.
+    pub const ADMISSION: u32 = 1 << 16;
 }
 
 /// A service (one VIP, port and protocol), or a VIP itself (port 0, protocol 0). The id is the index in the `SERVICES` map; 0 is none.

@@ -1,9 +1,7 @@
 //! Answers ICMP echo requests to a VIP, so that a ping tells whether the balancer is there. What is no error either is the host's.
 
 use lb_common::Verdict;
-use lb_common::records::service_flags;
 
-use crate::admit;
 use crate::env::Env;
 use crate::ethernet;
 use crate::family::Family;
@@ -14,14 +12,8 @@ use crate::service;
 
 #[inline(always)]
 pub fn answer<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>, kind: [u8; 2]) -> Verdict {
-    if kind != [F::ECHO_REQUEST, 0] {
+    if kind != [F::ECHO_REQUEST, 0] || !service::is_vip::<F>(env, parsed.flow.vip) {
         return Verdict::NotService;
-    }
-    let Some(vip) = service::vip::<F>(env, parsed.flow.vip) else { return Verdict::NotService };
-    if vip.flags & service_flags::ADMISSION != 0
-        && let Some(refused) = admit::refuse(env, admit::ALL_VIPS, parsed)
-    {
-        return refused;
     }
     let answered = ethernet::turn_back(packet).and_then(|()| F::turn_back(packet, parsed.l3)).and_then(|()| {
         let echo: &mut Echo = packet.get_mut(parsed.l4).ok_or(Verdict::Internal)?;

@@ -19,6 +19,7 @@ pub trait Family: Sized {
     type TooBig: Wire;
 
     /// The parts of the packet path for packets of this family.
+    const ADMIT_PART: Part;
     const PART: Part;
     const IS_V6: bool;
     const ETHERTYPE: Be16;

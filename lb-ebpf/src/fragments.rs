@@ -5,14 +5,14 @@
 
 use lb_common::flow::{self, Entry, Place, State, Tick};
 use lb_common::hash::FlowHash;
-use lb_common::records::{service_flags, settings_flags};
+use lb_common::records::settings_flags;
 use lb_common::{BackendId, Verdict};
 
 use crate::env::Env;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
-use crate::{admit, forward as stage, reply, select, service};
+use crate::{forward as stage, reply, select, service};
 
 /// How long fragments of one packet may be apart: as long as Linux waits for them, 30 s.
 const LIFETIME: Tick = 28;
@@ -100,11 +100,6 @@ pub fn choose<F: Family>(env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> 
     let Some((service, service_id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
     };
-    if service.flags & service_flags::ADMISSION != 0
-        && let Some(refused) = admit::refuse(env, service_id, parsed)
-    {
-        return Some(refused);
-    }
     let (_, id) = select::backend::<F, false>(env, settings, service, service_id, parsed);
     if id.is_none() {
         env.count_service_drop(service_id);

@@ -109,6 +109,7 @@ impl Family for V4 {
     type Header = Header;
     type TooBig = TooBigV4;
 
+    const ADMIT_PART: Part = Part::AdmitV4;
     const PART: Part = Part::V4;
     const IS_V6: bool = false;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV4;

@@ -147,6 +147,7 @@ impl Family for V6 {
     type Header = Header;
     type TooBig = TooBigV6;
 
+    const ADMIT_PART: Part = Part::AdmitV6;
     const PART: Part = Part::V6;
     const IS_V6: bool = true;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV6;

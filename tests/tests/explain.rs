@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::admission::{Line, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::Env;
@@ -66,6 +67,18 @@ impl Records for InMemory<'_> {
 
     fn admission(&self, scope: u16) -> Rules {
         *self.0.admission(scope)
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        self.0.meter(line, position)
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        self.0.known_flow(line, position)
+    }
+
+    fn meter_time(&self) -> u64 {
+        self.0.meter_time.get()
     }
 
     fn prefix_line(&self, index: u32) -> Option<Line> {

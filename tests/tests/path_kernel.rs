@@ -66,12 +66,27 @@ fn under_rules_of_admission_every_packet_ends_in_the_kernel_as_its_case_says() {
         // Each in a thread of its own: a network namespace ends with it.
         let checked = std::thread::spawn(move || {
             let mut kernel = Kernel::as_for(version).unwrap();
-            kernel.carry_out(&fixture::plan_to_guarded(kernel.interfaces)).unwrap();
+            kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::guarded(kernel.interfaces))).unwrap();
             let of = |rule: Rule| (0..=4096).map(|scope| kernel.counters.refused(scope)[rule as usize]).sum::<u64>();
             check(&kernel, cases::guarded().into_iter().chain(cases::all()).collect());
             let denied = kernel.counters.totals().unwrap().of(Verdict::Denied);
             assert_eq!(of(Rule::Deny) + of(Rule::Allow), denied, "each refusal is counted for one rule");
             assert!(kernel.counters.refused(0)[Rule::Deny as usize] > 5, "those for all VIPs are counted apart");
+        });
+        checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn under_limits_bursts_pass_in_the_kernel_and_what_is_beyond_them_is_dropped() {
+    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+        let checked = std::thread::spawn(move || {
+            let mut kernel = Kernel::as_for(version).unwrap();
+            kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::limited(kernel.interfaces))).unwrap();
+            check(&kernel, cases::limited());
+            let suspects = kernel.counters.suspects();
+            assert!(suspects.len() > 3 && suspects.iter().all(|suspect| suspect.rule().is_some()), "{suspects:?}");
         });
         checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use lb_common::meter::{Limit, METERS};
 
 pub use image::{Image, NoRoom};
 pub use lists::{List, Lists, prefix};
@@ -36,12 +37,36 @@ pub struct Admission {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
     pub lists: Arc<Lists>,
+    pub limits: Limits,
 }
 
 impl Rules {
     /// Nobody is refused.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        !self.lists.deny.is_given() && !self.lists.allow.is_given() && !self.limits.are_any()
+    }
+}
+
+/// How much may come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// By [`Meter`](lb_common::meter::Meter).
+    pub limits: [Limit; METERS],
+    /// How many bits of an address are one source.
+    pub source_bits_v4: u8,
+    pub source_bits_v6: u8,
+}
+
+impl Default for Limits {
+    /// None. A source is an IPv4 address, or what a network of IPv6 has at least.
+    fn default() -> Self {
+        Self { limits: Default::default(), source_bits_v4: 32, source_bits_v6: 64 }
+    }
+}
+
+impl Limits {
+    pub fn are_any(&self) -> bool {
+        self.limits.iter().any(|limit| !limit.is_none())
     }
 }
 

@@ -20,6 +20,9 @@ pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
     super::print(&text)
 }
 
+/// Of the sources that were refused most.
+const SUSPECTS_SHOWN: usize = 5;
+
 fn tables(status: &Value) -> String {
     let interfaces = list(&status["interfaces"])
         .iter()
@@ -51,6 +54,11 @@ fn tables(status: &Value) -> String {
         out.push_str(&format!("verdicts: {verdicts}\n"));
     }
     out.push_str(&admission("", &status["admission"]));
+    for suspect in list(&status["suspects"]).iter().take(SUSPECTS_SHOWN) {
+        let whose = suspect["service"].as_str().map(|service| format!("{service}: ")).unwrap_or_default();
+        let (source, rule, n) = (text(&suspect["source"]), text(&suspect["rule"]), &suspect["packets"]);
+        out.push_str(&format!("refused often: {source}, {whose}{rule}, {n} packets\n"));
+    }
     for service in list(&status["services"]) {
         out.push_str(&format!("\n{}\n{}\n", service_line(service), backends(service)));
     }
@@ -104,6 +112,8 @@ fn admission(indent: &str, admission: &Value) -> String {
     if let Some(n) = admission["allow"].as_u64() {
         words.push(format!("only {n} prefixes allowed"));
     }
+    let limits = admission["limits"].as_object().into_iter().flatten();
+    words.extend(limits.map(|(rule, rate)| format!("{rule} up to {rate}/s")));
     if words.is_empty() {
         return String::new();
     }

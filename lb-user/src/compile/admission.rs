@@ -1,11 +1,12 @@
 //! Rules of admission: their trees, the records that lead there, and the flags of those who have any.
 
-use lb_common::admission::Rules as Record;
+use lb_common::admission::{Rules as Record, rules_flags};
 use lb_common::limits::LINES_PER_16_PREFIXES;
-use lb_common::records::service_flags;
+use lb_common::meter::{Limit, METERS, Meter};
+use lb_common::records::{service_flags, settings_flags};
 
 use super::{CompileError, Layout};
-use crate::admission::{Image, Rules};
+use crate::admission::{Image, Limits, Rules};
 use crate::desired::Desired;
 use crate::tables::Tables;
 
@@ -27,9 +28,24 @@ pub fn add(tables: &mut Tables, layout: &Layout, desired: &Desired, previous: &T
         let in_prefixes = |n_lines: usize| n_lines.div_ceil(LINES_PER_16_PREFIXES as usize) * 16;
         CompileError::TooManyPrefixes { wanted: in_prefixes(no_room.n_lines), limit: in_prefixes(no_room.limit as usize) as u32 }
     })?;
+    let roots = |scope: u16| tables.prefixes.roots(scope);
+    let none = Rules::default();
     let record = |scope: u16| {
-        let [v4, v6] = tables.prefixes.roots(scope);
-        Record { v4, v6, ..Record::default() }
+        let [v4, v6] = roots(scope);
+        let rules = if scope == ALL_VIPS {
+            &admission.all_vips
+        } else {
+            own.iter().find(|(id, _)| *id == scope).map_or(&none, |own| own.1)
+        };
+        let Limits { limits, source_bits_v4, source_bits_v6 } = rules.limits;
+        Record {
+            v4,
+            v6,
+            limits,
+            source_bits_v4: source_bits_v4.into(),
+            source_bits_v6: source_bits_v6.into(),
+            flags: flags(&limits),
+        }
     };
     if is_for_all {
         tables.admission.insert(ALL_VIPS, record(ALL_VIPS));
@@ -39,10 +55,18 @@ pub fn add(tables: &mut Tables, layout: &Layout, desired: &Desired, previous: &T
         let has_own = own.iter().any(|&(scope, _)| scope == id);
         if is_for_all || has_own {
             service.flags |= service_flags::ADMISSION;
+            tables.flags |= settings_flags::ADMISSION;
         }
         if has_own || (is_for_all && !is_vip) {
             tables.admission.insert(id, record(id));
         }
     }
     Ok(())
+}
+
+fn flags(limits: &[Limit; METERS]) -> u64 {
+    let is_any = |meters: &[Meter]| meters.iter().any(|&meter| !limits[meter as usize].is_none());
+    let of_connections = is_any(&[Meter::SourceConnections, Meter::Connections]);
+    let of_packets = is_any(&[Meter::SourcePackets, Meter::Packets]);
+    u64::from(of_connections || of_packets) * rules_flags::LIMITS | u64::from(of_connections) * rules_flags::CONNECTIONS
 }

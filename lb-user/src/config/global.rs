@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use lb_common::limits::{FLOWS_MAX, FLOWS_MIN, PREFIXES_MAX, PREFIXES_MIN, REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE};
+use lb_common::limits::{
+    FLOWS_MAX, FLOWS_MIN, PREFIXES_MAX, PREFIXES_MIN, REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE, SOURCES_MAX, SOURCES_MIN,
+};
 use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
@@ -118,6 +120,14 @@ pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Optio
         }
         Ok(prefixes)
     });
+    let sources = section.or("sources", Limits::default().sources, problems, |value| {
+        let sources = values::integer(value, SOURCES_MIN, SOURCES_MAX)?;
+        if !sources.is_power_of_two() {
+            let next = sources.next_power_of_two();
+            return Err(Fault::new("not a power of two", format!("the next that fits is {next}")));
+        }
+        Ok(sources)
+    });
     section.finish(problems);
-    Some(Limits { slots: slots?.value, flows: flows?.value, prefixes: prefixes?.value })
+    Some(Limits { slots: slots?.value, flows: flows?.value, prefixes: prefixes?.value, sources: sources?.value })
 }

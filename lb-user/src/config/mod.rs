@@ -132,11 +132,18 @@ pub struct Limits {
     pub flows: u32,
     /// Of lists of admission, 40 bytes each; a multiple of 16.
     pub prefixes: u32,
+    /// Whose rates are known at a time, 8 bytes each; a power of two.
+    pub sources: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { slots: limits::SLOTS_DEFAULT, flows: limits::FLOWS_DEFAULT, prefixes: limits::PREFIXES_DEFAULT }
+        Self {
+            slots: limits::SLOTS_DEFAULT,
+            flows: limits::FLOWS_DEFAULT,
+            prefixes: limits::PREFIXES_DEFAULT,
+            sources: limits::SOURCES_DEFAULT,
+        }
     }
 }
 

@@ -77,6 +77,7 @@ pub fn differing_fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits.slots", new.limits.slots != old.limits.slots),
         ("limits.flows", new.limits.flows != old.limits.flows),
         ("limits.prefixes", new.limits.prefixes != old.limits.prefixes),
+        ("limits.sources", new.limits.sources != old.limits.sources),
     ];
     fixed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

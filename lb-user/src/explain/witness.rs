@@ -3,9 +3,10 @@
 
 use std::cell::{Cell, OnceCell};
 
-use lb_common::admission::{Line, Rule, Rules};
+use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::flow::Question;
@@ -30,6 +31,11 @@ pub trait Records {
     fn admission(&self, scope: u16) -> Rules;
     /// A line of the table of prefixes; `None` beyond its end.
     fn prefix_line(&self, index: u32) -> Option<Line>;
+    /// A bucket of the table of meters. Of either number, upper bits do not count; likewise of the next.
+    fn meter(&self, line: u32, position: usize) -> meter::Entry;
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry;
+    /// In units of [`meter`].
+    fn meter_time(&self) -> u64;
     fn now(&self) -> Tick;
 }
 
@@ -194,6 +200,38 @@ impl<R: Records> Env for Witness<'_, R> {
         admit::listed(|index| self.prefix_line(index), listing)
     }
 
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
+        admit::exceeded(self, excess)
+    }
+
+    fn take(&self, charge: admit::Charge) -> Option<bool> {
+        admit::take(self, charge)
+    }
+
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
+        admit::is_known(self, place, idle, is_recorded)
+    }
+
+    fn meter_time(&self) -> u64 {
+        self.records.meter_time()
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        self.records.meter(line, position)
+    }
+
+    fn replace_meter(&self, _line: u32, _old: meter::Found, _new: meter::Entry) -> bool {
+        true
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        self.records.known_flow(line, position)
+    }
+
+    fn replace_known_flow(&self, _line: u32, _old: meter::Found, _new: meter::Entry) -> bool {
+        true
+    }
+
     fn flow_backend(&self, question: Question) -> BackendId {
         let place = question.place;
         let idle = self.records.service(question.service).idle;
@@ -242,7 +280,7 @@ impl<R: Records> Env for Witness<'_, R> {
 
     fn count_service_drop(&self, _id: u16) {}
 
-    fn count_refused(&self, scope: u16, rule: Rule) {
+    fn count_refused(&self, scope: u16, rule: Rule, _source: &Suspect) {
         self.refused.set(Some((scope, rule)));
     }
 

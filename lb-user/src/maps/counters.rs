@@ -1,10 +1,11 @@
 //! What the packet path counts, from this process's memory. Read-only, and each reader may have its own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::Ebpf;
 use lb_common::BackendId;
-use lb_common::admission::RULE_SLOTS;
+use lb_common::admission::{RULE_SLOTS, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals, Traffic};
 use lb_common::limits;
 
@@ -20,11 +21,12 @@ pub struct Counters {
     connections: Mapped<u64>,
     drops: Mapped<u64>,
     refused: Mapped<u64>,
+    suspects: Mapped<Suspect>,
 }
 
 impl Counters {
     pub(super) fn take(ebpf: &mut Ebpf, n_cpus: u32, pins: Option<&Path>) -> Result<Self, MapError> {
-        let [flow_events, totals, traffic, connections, drops, refused] = shape::counters(n_cpus);
+        let [flow_events, totals, traffic, connections, drops, refused, suspects] = shape::counters(n_cpus);
         Ok(Self {
             n_cpus,
             flow_events: Mapped::take(ebpf, &flow_events, pins)?,
@@ -33,6 +35,7 @@ impl Counters {
             connections: Mapped::take(ebpf, &connections, pins)?,
             drops: Mapped::take(ebpf, &drops, pins)?,
             refused: Mapped::take(ebpf, &refused, pins)?,
+            suspects: Mapped::take(ebpf, &suspects, pins)?,
         })
     }
 
@@ -85,6 +88,20 @@ impl Counters {
             }
         }
         sums
+    }
+
+    /// Sources that were refused, those that were most often first. One is there for each place of the table at most, and its votes
+    /// are at most as many as its packets.
+    pub fn suspects(&self) -> Vec<Suspect> {
+        let mut by_source: BTreeMap<(u32, u64, u64), Suspect> = BTreeMap::new();
+        for (_, suspect) in self.suspects.iter().filter(|(_, suspect)| suspect.votes > 0) {
+            let Suspect { what, high, low, votes, .. } = suspect;
+            let sum = by_source.entry((what, high, low)).or_insert(Suspect { votes: 0, ..suspect });
+            sum.votes = sum.votes.wrapping_add(votes);
+        }
+        let mut suspects: Vec<Suspect> = by_source.into_values().collect();
+        suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.votes));
+        suspects
     }
 
     /// Where each CPU's copy of a record is.

@@ -22,6 +22,7 @@ use lb_common::admission::{Line, Root, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::hash::HashKeys;
+use lb_common::meter;
 use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, limits};
 
@@ -76,6 +77,9 @@ pub struct KernelMaps {
     links: Mapped<Link>,
     admission: Mapped<Rules>,
     prefixes: Mapped<Line>,
+    /// The packet path's own, and the next too.
+    meters: Mapped<u64>,
+    known_flows: Mapped<u64>,
     /// When packets were led from one half of that table to the other.
     led_over: Instant,
     pub flows: FlowTable,
@@ -115,6 +119,7 @@ pub fn load(object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, 
 /// As there.
 pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
     let object = substitute::for_kernel(object, kernel);
+    let n_meter_lines = sizes.n_sources / meter::ENTRIES as u32;
     let n_prefix_lines = 2 * limits::prefix_lines(sizes.n_prefixes);
     let (n_cpus, n_flow_buckets) = (n_cpus()?, sizes.n_flows / flow::ENTRIES as u32);
     let mut loader = EbpfLoader::new();
@@ -122,6 +127,7 @@ pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Opt
         .override_global("N_SLOTS", &sizes.n_slots, true)
         .override_global("N_FLOW_BUCKETS", &n_flow_buckets, true)
         .override_global("N_PREFIX_LINES", &n_prefix_lines, true)
+        .override_global("N_METER_LINES", &n_meter_lines, true)
         .override_global("N_CPUS", &n_cpus, true);
     let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;
     let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
@@ -155,6 +161,8 @@ impl KernelMaps {
             admission: Mapped::take(ebpf, &shape::ADMISSION, pins)?,
             prefixes: Mapped::take(ebpf, &shape::prefixes(sizes.n_prefixes), pins)?,
             led_over: Instant::now(),
+            meters: Mapped::take(ebpf, &shape::meters(sizes.n_sources), pins)?,
+            known_flows: Mapped::take(ebpf, &shape::KNOWN_FLOWS, pins)?,
             known_links: BTreeMap::new(),
         })
     }
@@ -265,8 +273,17 @@ impl KernelMaps {
 
 /// The time by the clock that the packet path reads.
 pub fn now() -> Tick {
+    (clock_ns() >> flow::TICK_SHIFT) as Tick
+}
+
+/// The same in units of [`meter`].
+pub fn meter_time() -> u64 {
+    clock_ns() >> meter::TIME_SHIFT
+}
+
+fn clock_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> flow::TICK_SHIFT) as Tick
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// What the packet path has noted and counted.

@@ -3,6 +3,7 @@
 use lb_common::admission::{Line, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot};
 
@@ -44,6 +45,20 @@ impl Records for KernelMaps {
 
     fn prefix_line(&self, index: u32) -> Option<Line> {
         self.prefixes.read(index as usize)
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        let n_lines = self.meters.len() / meter::ENTRIES;
+        meter::Entry::from_raw(self.meters.load_long((line as usize % n_lines * meter::ENTRIES + position) as u32))
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        let n_lines = self.known_flows.len() / meter::ENTRIES;
+        meter::Entry::from_raw(self.known_flows.load_long((line as usize % n_lines * meter::ENTRIES + position) as u32))
+    }
+
+    fn meter_time(&self) -> u64 {
+        super::meter_time()
     }
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {

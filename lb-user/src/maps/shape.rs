@@ -3,7 +3,7 @@
 use aya::util::KernelVersion;
 use lb_common::Slot;
 use lb_common::admission::{Line, Rules};
-use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Totals, TrafficByBackend};
+use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::directory::Bucket;
 use lb_common::flow::Tick;
 use lb_common::limits;
@@ -26,11 +26,13 @@ pub struct Sizes {
     pub n_flows: u32,
     /// A multiple of 16.
     pub n_prefixes: u32,
+    /// A power of two.
+    pub n_sources: u32,
 }
 
 impl From<Limits> for Sizes {
     fn from(limits: Limits) -> Self {
-        Self { n_slots: limits.slots, n_flows: limits.flows, n_prefixes: limits.prefixes }
+        Self { n_slots: limits.slots, n_flows: limits.flows, n_prefixes: limits.prefixes, n_sources: limits.sources }
     }
 }
 
@@ -53,7 +55,12 @@ impl Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { n_slots: limits::SLOTS_DEFAULT, n_flows: limits::FLOWS_DEFAULT, n_prefixes: limits::PREFIXES_DEFAULT }
+        Self {
+            n_slots: limits::SLOTS_DEFAULT,
+            n_flows: limits::FLOWS_DEFAULT,
+            n_prefixes: limits::PREFIXES_DEFAULT,
+            n_sources: limits::SOURCES_DEFAULT,
+        }
     }
 }
 
@@ -63,6 +70,7 @@ impl Shape {
         match self.name {
             "SLOTS" => "lower limits.slots to 1048576",
             "FLOWS" => "lower limits.flows to 524288",
+            "METERS" => "lower limits.sources to 524288",
             "PREFIXES" => "lower limits.prefixes to 104848",
             _ => "use a machine of at most 4 possible CPUs (/sys/devices/system/cpu/possible)",
         }
@@ -82,6 +90,7 @@ pub const BACKENDS: Shape = Shape::table::<Backend>("BACKENDS", limits::BACKEND_
 pub const BACKENDS_SEEN: Shape = Shape::table::<Tick>("BACKENDS_SEEN", limits::BACKEND_RECORDS);
 pub const FRAGMENTS: Shape = Shape::table::<u64>("FRAGMENTS", limits::FRAGMENTS);
 pub const ADMISSION: Shape = Shape::table::<Rules>("ADMISSION", limits::ADMISSION_RECORDS);
+pub const KNOWN_FLOWS: Shape = Shape::table::<u64>("KNOWN_FLOWS", limits::KNOWN_FLOWS);
 pub const LINKS: Shape = Shape::table::<Link>("LINKS", limits::LINKS);
 
 /// As many slots as the configuration says.
@@ -99,13 +108,18 @@ pub const fn prefixes(n_prefixes: u32) -> Shape {
     Shape::table::<Line>("PREFIXES", 2 * limits::prefix_lines(n_prefixes))
 }
 
+/// As many buckets as the configuration says.
+pub const fn meters(n_sources: u32) -> Shape {
+    Shape::table::<u64>("METERS", n_sources)
+}
+
 /// As many flows as the configuration says.
 pub const fn flows(n_flows: u32) -> Shape {
     Shape::table::<u64>("FLOWS", n_flows)
 }
 
 /// Counters of the packet path, one copy a CPU.
-pub const fn counters(n_cpus: u32) -> [Shape; 6] {
+pub const fn counters(n_cpus: u32) -> [Shape; 7] {
     [
         Shape::table::<FlowEvents>("FLOW_EVENTS", n_cpus),
         Shape::table::<Totals>("TOTALS", n_cpus),
@@ -113,14 +127,15 @@ pub const fn counters(n_cpus: u32) -> [Shape; 6] {
         Shape::table::<ConnectionsByBackend>("BACKEND_CONNECTIONS", n_cpus),
         Shape::table::<DropsByService>("SERVICE_DROPS", n_cpus),
         Shape::table::<DropsByRule>("ADMISSION_DROPS", n_cpus),
+        Shape::table::<Suspects>("SUSPECTS", n_cpus),
     ]
 }
 
 /// All maps.
 pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
-    let Sizes { n_slots, n_flows, n_prefixes } = sizes;
+    let Sizes { n_slots, n_flows, n_prefixes, n_sources } = sizes;
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
-    let rules = [ADMISSION, prefixes(n_prefixes)];
+    let rules = [ADMISSION, prefixes(n_prefixes), meters(n_sources), KNOWN_FLOWS];
     let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];
     tables.into_iter().chain(rules).chain(memory).chain(counters(n_cpus))
 }

@@ -98,6 +98,61 @@ pub fn guarded() -> Vec<Case> {
     ]
 }
 
+/// Under the limits of [`fixture::limited`], in this order: what passes of a burst, and what is beyond.
+pub fn limited() -> Vec<Case> {
+    let dsr = |name, from: &str, to: &str, content: Content| {
+        let packet = frame(from, to, content);
+        case(name, packet.bytes(), Verdict::Tx, packet.clone().macs(OURS, NEAR).bytes())
+    };
+    let nat = |name, from: &str, to: &str, backend: &str, content: Content| {
+        let packet = frame(from, to, content);
+        let sent = packet.clone().macs(OURS_INSIDE, FAR).to(backend).ttl(63);
+        case(name, packet.bytes(), Verdict::Redirect, sent.bytes())
+    };
+    let refused =
+        |name, from: &str, to: &str, content: Content| untouched(name, frame(from, to, content).bytes(), Verdict::Limited);
+    let (syn, ack) = (|| tcp(Flags::Syn), || tcp(Flags::Ack));
+    let (vip, dns, vip6) = ("10.200.1.1:80", "10.200.1.1:53", "[fd00::1]:80");
+    let mut cases = vec![
+        dsr("limits: a source's first connection", "10.9.0.100:1", vip, syn()),
+        dsr("limits: its second", "10.9.0.100:2", vip, syn()),
+        dsr("limits: another host of the same prefix is the same source", "10.9.0.7:3", vip, syn()),
+        refused("limits: one more than its burst", "10.9.0.100:4", vip, syn()),
+        dsr("limits: what opens no connection is not of the limit", "10.9.0.100:1", vip, ack()),
+        dsr("limits: another source has a burst of its own", "10.9.1.100:1", vip, syn()),
+        dsr("limits: a first UDP flow", "10.9.0.100:1", dns, udp()),
+        dsr("limits: a second UDP flow", "10.9.0.100:2", dns, udp()),
+        dsr("limits: a known UDP flow opens nothing", "10.9.0.100:1", dns, udp()),
+        refused("limits: a third UDP flow", "10.9.0.100:3", dns, udp()),
+        refused("limits: which is not known, for it did not pass", "10.9.0.100:3", dns, udp()),
+        dsr("limits: the second is still known, and the source's last packet", "10.9.0.100:2", dns, udp()),
+        refused("limits: more packets than a source may send, of a known flow", "10.9.0.100:2", dns, udp()),
+        nat("limits: the service's first packet", "10.9.0.100:1", "10.200.1.3:80", "10.0.2.1:8080", ack()),
+        nat("limits: whoever sends its second", "10.9.1.1:1", "10.200.1.3:80", "10.0.2.1:8080", ack()),
+        nat("limits: its third", "10.9.2.1:1", "10.200.1.3:80", "10.0.2.1:8080", ack()),
+        nat("limits: its fourth", "10.9.3.1:1", "10.200.1.3:80", "10.0.2.1:8080", syn()),
+        refused("limits: a fifth packet to the service, from anywhere", "10.9.4.1:1", "10.200.1.3:80", ack()),
+        nat("limits: the service's first flow", "10.9.5.1:1", "10.200.1.3:53", "10.0.2.1:5353", udp()),
+        nat("limits: its second flow", "10.9.6.1:1", "10.200.1.3:53", "10.0.2.1:5353", udp()),
+        refused("limits: a third flow, from anywhere", "10.9.7.1:1", "10.200.1.3:53", udp()),
+        nat("limits: known flows go on", "10.9.5.1:1", "10.200.1.3:53", "10.0.2.1:5353", udp()),
+    ];
+    for _ in 0..3 {
+        cases.push(dsr("limits: what an IPv6 source may send", "[fd09::100]:1", vip6, ack()));
+    }
+    cases.push(refused("limits: an IPv6 source is its /64", "[fd09::7]:1", vip6, ack()));
+    cases.push(dsr("limits: another /64 is another source", "[fd09:0:0:1::7]:1", vip6, ack()));
+    // 20 packets to all VIPs together: 5 to this one, then others.
+    for n in 0..20 {
+        let to = ["10.200.1.1:80", "10.200.1.9:7"][n % 2];
+        cases.push(dsr("limits: what a source may send to all VIPs", "10.99.0.1:5", to, ack()));
+    }
+    cases.push(refused("limits: more than it may send to all VIPs", "10.99.0.1:5", "10.200.1.9:8", ack()));
+    let ping = frame("10.99.0.1", "10.200.1.1", Content::EchoRequest { payload: b"ping".to_vec() });
+    cases.push(untouched("limits: pings among it", ping.bytes(), Verdict::Limited));
+    cases
+}
+
 fn dsr() -> Vec<Case> {
     let sent = |packet: &Frame| packet.clone().macs(OURS, NEAR).bytes();
     let syn = to_vip("10.200.1.1:80", tcp(Flags::Syn));

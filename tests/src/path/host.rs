@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use lb_common::admission::{Line, Rule, Rules};
+use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::checksum::Sum;
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
 use lb_common::flow::{self, Place, Tick};
 use lb_common::hash::HashKeys;
 use lb_common::limits;
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::flow::Question;
@@ -139,7 +140,13 @@ pub struct Host {
     rules: BTreeMap<u16, Rules>,
     no_rules: Rules,
     prefixes: Vec<Line>,
+    meters: Vec<Cell<meter::Entry>>,
+    known_flows: Vec<Cell<meter::Entry>>,
+    /// What the clock of meters shows.
+    pub meter_time: Cell<u64>,
     refused: RefCell<BTreeMap<(u16, Rule), u64>>,
+    /// Who was refused, by place.
+    pub suspects: RefCell<BTreeMap<usize, Suspect>>,
     redirected_to: Cell<Option<u32>>,
 }
 
@@ -168,7 +175,11 @@ impl Host {
             rules: BTreeMap::new(),
             no_rules: Rules::default(),
             prefixes: vec![Line::default(); 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT) as usize],
+            meters: vec![Cell::default(); limits::SOURCES_MIN as usize],
+            known_flows: vec![Cell::default(); limits::KNOWN_FLOWS as usize],
+            meter_time: Cell::new(1 << 30),
             refused: RefCell::default(),
+            suspects: RefCell::default(),
             redirected_to: Cell::default(),
         }
     }
@@ -269,12 +280,18 @@ impl Sightings for Host {
     }
 }
 
+/// An entry of a table whose lines have eight.
+fn at<E>(table: &[E], line: u32, position: usize) -> &E {
+    let n_lines = table.len() / flow::ENTRIES;
+    &table[line as usize % n_lines * flow::ENTRIES + position]
+}
+
 fn fragment_index(bucket: u32, position: usize) -> usize {
     let n_buckets = limits::FRAGMENTS as usize / flow::ENTRIES;
     (bucket as usize % n_buckets) * flow::ENTRIES + position
 }
 
-fn replace(place: &Cell<flow::Entry>, seen: flow::Entry, new: flow::Entry) -> bool {
+fn replace<E: Copy + PartialEq>(place: &Cell<E>, seen: E, new: E) -> bool {
     let is_same = place.get() == seen;
     if is_same {
         place.set(new);
@@ -333,6 +350,38 @@ impl Env for Host {
 
     fn listed(&self, listing: admit::Listing) -> u8 {
         admit::listed(|index| self.prefix_line(index), listing)
+    }
+
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
+        admit::exceeded(self, excess)
+    }
+
+    fn take(&self, charge: admit::Charge) -> Option<bool> {
+        admit::take(self, charge)
+    }
+
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
+        admit::is_known(self, place, idle, is_recorded)
+    }
+
+    fn meter_time(&self) -> u64 {
+        self.meter_time.get()
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        at(&self.meters, line, position).get()
+    }
+
+    fn replace_meter(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
+        replace(at(&self.meters, line, old.position), old.entry, new)
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        at(&self.known_flows, line, position).get()
+    }
+
+    fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
+        replace(at(&self.known_flows, line, old.position), old.entry, new)
     }
 
     fn flow_backend(&self, question: Question) -> BackendId {
@@ -397,7 +446,9 @@ impl Env for Host {
         *self.service_drops.borrow_mut().entry(id).or_default() += 1;
     }
 
-    fn count_refused(&self, scope: u16, rule: Rule) {
+    fn count_refused(&self, scope: u16, rule: Rule, source: &Suspect) {
+        let place = source.place(&self.settings.hash_keys) as usize % limits::SUSPECTS as usize;
+        self.suspects.borrow_mut().entry(place).or_default().hear(source);
         *self.refused.borrow_mut().entry((scope, rule)).or_default() += 1;
     }
 

@@ -1,9 +1,10 @@
 //! Who may send to a VIP, with real clients.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use xlb_tests::{Backend, Daemon, Network, http, until};
+use xlb_tests::{Backend, Connections, Daemon, Network, frames, http, until};
 
 use super::support::{LIMIT, Service, both_vips, url, verdict, vip, vip_v6, wait_answer};
 
@@ -106,5 +107,72 @@ fn with_an_allow_list_a_service_is_for_those_on_it_alone() -> Result<()> {
     let output = network.lb.netns.command(xlb_tests::paths::xlb()?).args(explain).output()?;
     let explained = String::from_utf8_lossy(&output.stdout);
     ensure!(explained.contains("refused") && explained.contains("denied, dropped"), "{explained}");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_flood_from_one_source_and_from_spoofed_ones_is_held_while_a_good_client_works_on() -> Result<()> {
+    let network = Network::dsr(2, &both_vips())?;
+    let _backends = Backend::start_all(&network, 80, &both_vips())?;
+    let web = url(vip(), 80);
+    let rules = "[admission]\nsource_packets = \"200/s\"\nsource_packets_burst = 300\n[limits]\nsources = 8192\n";
+    let echo = Service::new("echo", vip(), 80).with("protocol", "udp").backends(&network.backends, true).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
+        .services(rules.to_owned() + &services(&network) + &echo)
+        .start()?;
+    wait_answer(&network.client.netns, &web)?;
+    let router = network.router.as_ref().expect("the DSR network has one");
+    let sender = frames::Sender::new(&router.netns, "br0")?;
+    let (from, to) = (router.netns.mac("br0")?, network.lb.netns.mac("eth0")?);
+    let frame = |source: Ipv4Addr| frames::udp_v4((from, to), (source, 4000), (Ipv4Addr::new(10, 200, 1, 1), 80), b"flood");
+    let heavy = Ipv4Addr::new(10, 9, 9, 9);
+    let start = Instant::now();
+    let mut n_sent = 0u32;
+    let mut slowest = Duration::ZERO;
+    for round in 0..20u32 {
+        for n in 0..2000u32 {
+            sender.send(&frame(heavy))?;
+            sender.send(&frame(Ipv4Addr::from_bits(0x6000_0000 + round * 2000 + n)))?;
+            n_sent += 1;
+        }
+        let asked = Instant::now();
+        http::names(&network.client.netns, &web, 3)?;
+        slowest = slowest.max(asked.elapsed());
+    }
+    let limited = until(LIMIT, "the flood to be counted", || {
+        let limited = verdict(&daemon, "limited")?;
+        Ok((limited + 200 * (start.elapsed().as_secs() + 2) + 300 >= u64::from(n_sent)).then_some(limited))
+    })?;
+    ensure!(limited < u64::from(n_sent), "its burst has passed: {limited} of {n_sent}");
+    ensure!(slowest < Duration::from_secs(1), "three requests took {slowest:?}");
+    let status = daemon.status()?;
+    let most = &status["suspects"][0];
+    ensure!(most["source"] == format!("{heavy}/32") && most["rule"] == "source_packets", "{:#}", status["suspects"]);
+    ensure!(status["admission"]["limits"]["source_packets"] == 200.0, "{:#}", status["admission"]);
+    let counted = daemon.metric("xlb_admission_refused_total{rule=\"source_packets\"}")?;
+    ensure!(counted >= limited as f64, "{counted} of {limited}");
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn new_connections_beyond_the_rate_are_dropped_and_those_that_are_open_go_on() -> Result<()> {
+    let network = Network::dsr(2, &both_vips())?;
+    let _backends = Backend::start_all(&network, 80, &both_vips())?;
+    let web = url(vip(), 80);
+    let own = "[service.admission]\nsource_connections = \"4/m\"\nsource_connections_burst = 25\n";
+    let services = Service::new("web", vip(), 80).backends(&network.backends, true).toml() + own;
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    // What a source may open counts down from when the service has backends.
+    let client = &network.client.netns;
+    let open = Connections::open(client, (vip(), 80).into(), 5, Duration::from_millis(10), Duration::from_secs(2))?;
+    let served = (0..40).take_while(|_| http::get(client, &web).is_ok()).count();
+    ensure!((1..=20).contains(&served), "{served} more than the five");
+    network.client.netns.ip(&["addr add 10.1.0.66/24 dev eth0"])?;
+    ensure!(is_served(&network, "10.1.0.66", &web), "another source has a burst of its own");
+    ensure!(daemon.metric("xlb_service_refused_total{service=\"web\",rule=\"source_connections\"}")? >= 1.0);
+    let broken = open.close()?;
+    ensure!(broken.is_empty(), "{broken:?}");
     daemon.stop()
 }

@@ -5,11 +5,12 @@ use core::arch::asm;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 use lb_common::admission::{Line, Rules};
-use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Totals, TrafficByBackend};
+use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::limits;
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot};
 
@@ -90,6 +91,8 @@ tables! {
     LINKS: Link, ".bss.LINKS";
     ADMISSION: Rules, ".bss.ADMISSION";
     PREFIXES: Line, ".bss.PREFIXES";
+    METERS: [u64; meter::ENTRIES], ".bss.METERS";
+    KNOWN_FLOWS: [u64; meter::ENTRIES], ".bss.KNOWN_FLOWS";
     FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
     FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
@@ -100,6 +103,7 @@ tables! {
     BACKEND_CONNECTIONS: ConnectionsByBackend, ".bss.BACKEND_CONNECTIONS";
     SERVICE_DROPS: DropsByService, ".bss.SERVICE_DROPS";
     ADMISSION_DROPS: DropsByRule, ".bss.ADMISSION_DROPS";
+    SUSPECTS: Suspects, ".bss.SUSPECTS";
 }
 
 /// Of `xlb_decap`, which runs on backends and has no other.
@@ -119,6 +123,10 @@ static N_FLOW_BUCKETS: u32 = limits::FLOWS_DEFAULT / flow::ENTRIES as u32;
 /// Records in `PREFIXES`.
 #[unsafe(no_mangle)]
 static N_PREFIX_LINES: u32 = 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT);
+
+/// Records in `METERS`, a power of two.
+#[unsafe(no_mangle)]
+static N_METER_LINES: u32 = limits::SOURCES_DEFAULT / meter::ENTRIES as u32;
 
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
@@ -172,6 +180,24 @@ pub fn fragment_entry(bucket: u32, position: usize) -> *mut u64 {
     let bucket = FRAGMENTS.at::<{ limits::FRAGMENTS / flow::ENTRIES as u32 }>(bucket);
     // SAFETY: within the bucket.
     unsafe { (&raw const *bucket).cast::<u64>().cast_mut().add(position % flow::ENTRIES) }
+}
+
+/// Upper bits of either number do not count.
+#[inline(always)]
+pub fn meter(line: u32, position: usize) -> *mut u64 {
+    let mask = constant!(N_METER_LINES) - 1;
+    // SAFETY: the daemon makes the map with that many records; the verifier knows the mask.
+    let line = unsafe { METERS.first().add((line & mask) as usize) };
+    // SAFETY: within the line.
+    unsafe { line.cast::<u64>().cast_mut().add(position % meter::ENTRIES) }
+}
+
+/// Upper bits of either number do not count.
+#[inline(always)]
+pub fn known_flow(line: u32, position: usize) -> *mut u64 {
+    let line = KNOWN_FLOWS.at::<{ limits::KNOWN_FLOWS / meter::ENTRIES as u32 }>(line);
+    // SAFETY: within the line.
+    unsafe { (&raw const *line).cast::<u64>().cast_mut().add(position % meter::ENTRIES) }
 }
 
 /// An index that is about to be compared with a limit. Before Linux 6.8, a number that was put on the stack is another to the

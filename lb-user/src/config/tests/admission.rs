@@ -98,7 +98,7 @@ fn what_is_no_prefix_is_shown_at_its_place() {
             16 | allowed = []
                | ^^^^^^^ did you mean `allow`?
                |
-               = help: known here are deny, deny_files, allow, allow_files
+               = help: known here are deny, deny_files, allow, allow_files, source_packets, source_packets_burst, source_connections, source_connections_burst, packets, packets_burst, connections, connections_burst, source_v4, source_v6
 
             error: xlb.toml: 8 problems"#]],
     );
@@ -118,4 +118,103 @@ fn files_are_read_when_the_file_that_names_them_is() {
     let error = super::super::load(&config).unwrap_err().to_string();
     assert!(error.contains("deny.txt:3: \"nonsense\" is no prefix"), "{error}");
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn rates_have_a_unit_and_a_burst() {
+    let own =
+        "[service.admission]\nsource_packets = \"1000/s\"\nconnections = \"30/m\"\nconnections_burst = 50\nsource_v4 = 24\n";
+    let config = parse("xlb.toml", &text("", own)).unwrap();
+    let limits = config.admission.of(&"web".into()).unwrap().limits;
+    let all: Vec<(u32, u32)> = limits.limits.iter().map(|limit| (limit.interval, limit.burst)).collect();
+    // In units of 4 ns; a burst is a second's, and ten at least.
+    assert_eq!(all, [(250_000, 1000), (0, 0), (0, 0), (500_000_000, 50)]);
+    assert_eq!((limits.source_bits_v4, limits.source_bits_v6), (24, 64));
+    let slow = parse("xlb.toml", &text("", "[service.admission]\npackets = \"4/m\"\n")).unwrap();
+    assert_eq!(slow.admission.of(&"web".into()).unwrap().limits.limits[2].burst, 10);
+}
+
+#[test]
+fn what_is_no_rate_is_shown_at_its_place() {
+    check(
+        &text(
+            "[admission]\nsource_packets = 100\nsource_connections = \"100\"\npackets = \"3/m\"\nconnections = \"20000000/s\"\n",
+            "[service.admission]\nsource_packets_burst = 5\npackets = \"1000000/s\"\npackets_burst = 100\n\
+             connections = \"4/m\"\nconnections_burst = 1000\nsource_v4 = 33\nsource_v6 = 0\n",
+        ),
+        expect![[r#"
+            error: invalid `source_packets` in [admission]
+             --> xlb.toml:4:18
+              |
+            4 | source_packets = 100
+              |                  ^^^ expected a rate, found the number 100
+              |
+              = help: write "100/s" for a hundred a second, or "30/m" for thirty a minute: from "4/m" to "10000000/s"
+
+            error: invalid `source_connections` in [admission]
+             --> xlb.toml:5:22
+              |
+            5 | source_connections = "100"
+              |                      ^^^^^ expected a rate, found "100"
+              |
+              = help: write "100/s" for a hundred a second, or "30/m" for thirty a minute: from "4/m" to "10000000/s"
+
+            error: invalid `packets` in [admission]
+             --> xlb.toml:6:11
+              |
+            6 | packets = "3/m"
+              |           ^^^^^ out of bounds
+              |
+              = help: write "100/s" for a hundred a second, or "30/m" for thirty a minute: from "4/m" to "10000000/s"
+
+            error: invalid `connections` in [admission]
+             --> xlb.toml:7:15
+              |
+            7 | connections = "20000000/s"
+              |               ^^^^^^^^^^^^ out of bounds
+              |
+              = help: write "100/s" for a hundred a second, or "30/m" for thirty a minute: from "4/m" to "10000000/s"
+
+            error: invalid `source_packets_burst` in [service.admission]
+              --> xlb.toml:16:24
+               |
+            16 | source_packets_burst = 5
+               |                        ^ a burst without a rate
+               |
+               = help: remove it, or add `source_packets = "100/s"`
+
+            error: invalid `packets_burst` in [service.admission]
+              --> xlb.toml:18:17
+               |
+            18 | packets_burst = 100
+               |                 ^^^ less than what comes at this rate in 10 ms, the least that the packet path's clock tells apart
+               |
+               = help: write a number from 10000 to 900000000
+
+            error: invalid `connections_burst` in [service.admission]
+              --> xlb.toml:20:21
+               |
+            20 | connections_burst = 1000
+               |                     ^^^^ more than what comes at this rate in 15 minutes
+               |
+               = help: write a number from 1 to 60
+
+            error: invalid `source_v4` in [service.admission]
+              --> xlb.toml:21:13
+               |
+            21 | source_v4 = 33
+               |             ^^ expected a whole number from 1 to 32, found the number 33
+               |
+               = help: write a whole number from 1 to 32, without quotes
+
+            error: invalid `source_v6` in [service.admission]
+              --> xlb.toml:22:13
+               |
+            22 | source_v6 = 0
+               |             ^ expected a whole number from 1 to 64, found the number 0
+               |
+               = help: write a whole number from 1 to 64, without quotes
+
+            error: xlb.toml: 9 problems"#]],
+    );
 }

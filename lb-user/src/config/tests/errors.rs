@@ -136,7 +136,7 @@ ttl = 5
             9 | slot = 1
               | ^^^^ did you mean `slots`?
               |
-              = help: known here are slots, flows, prefixes
+              = help: known here are slots, flows, prefixes, sources
 
             error: unknown key `backends` in [[service]]
               --> xlb.toml:14:1

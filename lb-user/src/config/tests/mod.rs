@@ -51,6 +51,7 @@ fn the_minimal_file_takes_every_default() {
                 slots: 16777216,
                 flows: 1048576,
                 prefixes: 65536,
+                sources: 131072,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -65,6 +66,28 @@ fn the_minimal_file_takes_every_default() {
                             files: [],
                             read: [],
                         },
+                    },
+                    limits: Limits {
+                        limits: [
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                        ],
+                        source_bits_v4: 32,
+                        source_bits_v6: 64,
                     },
                 },
                 services: {},
@@ -159,6 +182,7 @@ fn the_full_file_says_what_it_shows() {
                 slots: 16777216,
                 flows: 1048576,
                 prefixes: 65536,
+                sources: 131072,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -184,6 +208,28 @@ fn the_full_file_says_what_it_shows() {
                             read: [],
                         },
                     },
+                    limits: Limits {
+                        limits: [
+                            Limit {
+                                interval: 12500,
+                                burst: 40000,
+                            },
+                            Limit {
+                                interval: 2500000,
+                                burst: 200,
+                            },
+                            Limit {
+                                interval: 50,
+                                burst: 5000000,
+                            },
+                            Limit {
+                                interval: 1250,
+                                burst: 200000,
+                            },
+                        ],
+                        source_bits_v4: 32,
+                        source_bits_v6: 64,
+                    },
                 },
                 services: {
                     "web": Rules {
@@ -201,6 +247,28 @@ fn the_full_file_says_what_it_shows() {
                                 files: [],
                                 read: [],
                             },
+                        },
+                        limits: Limits {
+                            limits: [
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                            ],
+                            source_bits_v4: 32,
+                            source_bits_v6: 64,
                         },
                     },
                 },
