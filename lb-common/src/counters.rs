@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::admission::{RULE_SLOTS, Suspect};
 use crate::limits;
 use crate::verdict::{VERDICT_SLOTS, Verdict};
 
@@ -77,6 +78,12 @@ pub type ConnectionsByBackend = [u64; limits::BACKEND_RECORDS as usize];
 
 /// One CPU's element of the `SERVICE_DROPS` map, by service id: packets that reached no backend.
 pub type DropsByService = [u64; limits::SERVICE_RECORDS as usize];
+
+/// One CPU's element of the `ADMISSION_DROPS` map, by scope and [`Rule`](crate::admission::Rule).
+pub type DropsByRule = [[u64; RULE_SLOTS]; limits::ADMISSION_RECORDS as usize];
+
+/// One CPU's element of the `SUSPECTS` map.
+pub type Suspects = [Suspect; limits::SUSPECTS as usize];
 
 /// What one backend got, over all CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

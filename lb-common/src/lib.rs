@@ -11,6 +11,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod admission;
 pub mod checksum;
 pub mod counters;
 pub mod decap;
@@ -21,6 +22,7 @@ pub mod limits;
 pub mod load;
 #[cfg(feature = "alloc")]
 pub mod maglev;
+pub mod meter;
 pub mod records;
 pub mod slot;
 #[cfg(feature = "alloc")]

@@ -26,7 +26,7 @@ pub const HANDSHAKES: u32 = 1 << 16;
 pub const CHOICES: u32 = 8;
 
 /// CPUs that count, each in a copy of its own: 16 B for traffic and 8 B for connections of each backend id, 1.5 MiB a CPU, and
-/// 128 KiB for the drops of services. The verifier lets a program address no more than 512 MiB of a map.
+/// 128 KiB for the drops of services, 512 KiB for those of rules of admission. The verifier lets a program address no more than 512 MiB of a map.
 pub const CPUS: u32 = 511;
 
 /// Slots over all services unless `limits.slots` says otherwise. 4 B each: 64 MiB.
@@ -49,6 +49,39 @@ pub const FLOWS_MAX: u32 = 1 << 25;
 
 /// Packets whose fragments are on record. A power of two. 8 B each: 512 KiB.
 pub const FRAGMENTS: u32 = 1 << 16;
+
+/// Scopes with rules of admission: services by id, and all VIPs at 0. 64 B each: 512 KiB.
+pub const ADMISSION_RECORDS: u32 = (1 + SERVICES).next_power_of_two();
+
+/// Prefixes in lists of admission that there is room for unless `limits.prefixes` says otherwise. 40 B each, for lists are written
+/// beside those in use: 2.5 MiB.
+pub const PREFIXES_DEFAULT: u32 = 1 << 16;
+
+/// The fewest and the most that `limits.prefixes` may ask for: 160 KiB and 320 MiB. A multiple of 16.
+pub const PREFIXES_MIN: u32 = 1 << 12;
+pub const PREFIXES_MAX: u32 = 1 << 23;
+
+/// Lines of 64 B for 16 prefixes: each makes two ranges, eight of which share a leaf, and there is a node more for seven leaves. The
+/// rest is for lists of few prefixes, which take a whole line. IPv6 prefixes longer than 64 bits take twice as much.
+pub const LINES_PER_16_PREFIXES: u32 = 5;
+
+/// Lines of one half of the table, for this many prefixes.
+pub const fn prefix_lines(n_prefixes: u32) -> u32 {
+    n_prefixes / 16 * LINES_PER_16_PREFIXES
+}
+
+/// Sources whose rates are known at a time unless `limits.sources` says otherwise, and each rate of a service. 8 B each: 1 MiB.
+pub const SOURCES_DEFAULT: u32 = 1 << 17;
+
+/// The fewest and the most that `limits.sources` may ask for: 64 KiB and 256 MiB. A power of two.
+pub const SOURCES_MIN: u32 = 1 << 13;
+pub const SOURCES_MAX: u32 = 1 << 25;
+
+/// Places for sources that are refused, on each CPU. A power of two. 32 B each: 32 KiB a CPU.
+pub const SUSPECTS: u32 = 1 << 10;
+
+/// UDP flows that are known to have begun, where their rate of beginning is limited. A power of two. 8 B each: 512 KiB.
+pub const KNOWN_FLOWS: u32 = 1 << 16;
 
 /// The largest region that one service may own, as a power of two: 8,388,608 slots, 32 MiB.
 pub const REGION_BITS_MAX: u32 = 23;

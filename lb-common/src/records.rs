@@ -49,6 +49,8 @@ pub mod settings_flags {
     pub const ANY_PORT: u32 = 1;
     /// Some service forwards by NAT: packets from its backends are replies.
     pub const REPLIES: u32 = 2;
+    /// Some service is not open to everybody, or not at any rate.
+    pub const ADMISSION: u32 = 1 << 16;
 }
 
 /// A service (one VIP, port and protocol), or a VIP itself (port 0, protocol 0). The id is the index in the `SERVICES` map; 0 is none.
@@ -83,6 +85,8 @@ pub mod service_flags {
     pub const KEEP: u32 = 2;
     /// All flows are recorded, but not for long: one without a record may be from before, and belongs where its slot says.
     pub const LEARNING: u32 = 4;
+    /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
+    pub const ADMISSION: u32 = 1 << 16;
 }
 
 /// The bits of the fraction in a service's `bound`.

@@ -84,12 +84,16 @@ verdicts! {
     NoHeadroom = 23, Dropped, "no_headroom";
     /// An ICMP error too large for the way to its backend: its sender must not be told.
     Oversize = 24, Dropped, "oversize";
+    /// Its sender is on a deny list, or there is an allow list and it is not on it.
+    Denied = 25, Dropped, "denied";
+    /// More than may come from its source, or to its service, in this time.
+    Limited = 26, Dropped, "limited";
 }
 
 /// Verdict counters in a record of totals: room to append.
 pub const VERDICT_SLOTS: usize = 64;
 
-const _: () = assert!((Verdict::Oversize as usize) < VERDICT_SLOTS);
+const _: () = assert!((Verdict::Limited as usize) < VERDICT_SLOTS);
 
 #[cfg(test)]
 mod tests {

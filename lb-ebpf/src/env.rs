@@ -1,11 +1,14 @@
 //! What surrounds the packet path: tables, counters and the kernel's helpers.
 
+use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::load::{Handshake, Load, Response};
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
+use crate::admit;
 use crate::choose::NewFlow;
 use crate::flow::{Question, Recorded};
 
@@ -22,6 +25,34 @@ pub trait Env {
     fn backend(&self, id: BackendId) -> &Backend;
     /// `None` beyond the end of the table.
     fn link(&self, ifindex: u32) -> Option<Link>;
+
+    /// The rules of a service, or of all VIPs.
+    fn admission(&self, scope: u16) -> &Rules;
+    /// A line of the table of prefixes; `None` beyond its end.
+    fn prefix_line(&self, index: u32) -> Option<&Line>;
+    /// The verdict on what may not go to its service: [`admit::answer`](crate::admit::answer), by whatever way the machine likes
+    /// best.
+    fn refuse(&self, question: admit::Question) -> Option<Verdict>;
+    /// What a list says of an address: [`admit::listed`](crate::admit::listed), likewise.
+    fn listed(&self, listing: admit::Listing) -> u8;
+
+    /// The limit of a scope that a packet is beyond: [`admit::exceeded`](crate::admit::exceeded), likewise.
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule>;
+    /// Takes one out of a bucket: [`admit::take`](crate::admit::take), likewise.
+    fn take(&self, charge: admit::Charge) -> Option<bool>;
+    /// Whether a UDP flow is known to have begun: [`admit::is_known`](crate::admit::is_known), likewise. One that is put on record is
+    /// from then on.
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool;
+    /// The coarse time in units of [`meter`](lb_common::meter).
+    fn meter_time(&self) -> u64;
+    /// A bucket of the table of meters. Upper bits of either number do not count.
+    fn meter(&self, line: u32, position: usize) -> meter::Entry;
+    /// Replaces a bucket, unless somebody else did meanwhile.
+    fn replace_meter(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool;
+    /// An entry of the table of known flows. Upper bits of either number do not count.
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry;
+    /// Replaces an entry of the table of known flows, unless somebody else did meanwhile.
+    fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool;
 
     /// The backend of a flow whose slot is not at rest: [`flow::answer`](crate::flow::answer), by whatever way the machine likes
     /// best.
@@ -73,6 +104,8 @@ pub trait Env {
     fn count_backend(&self, id: BackendId, bytes: u32, is_new_connection: bool);
     /// Counts a packet to a service that reached no backend.
     fn count_service_drop(&self, id: u16);
+    /// Counts a packet that a rule of a scope refused, and notes its source.
+    fn count_refused(&self, scope: u16, rule: Rule, source: &Suspect);
 
     /// Remembers where [`Verdict::Redirect`] and [`Verdict::Reply`] send the frame. False if the kernel refuses.
     fn redirect(&self, ifindex: u32) -> bool;

@@ -19,6 +19,7 @@ pub trait Family: Sized {
     type TooBig: Wire;
 
     /// The parts of the packet path for packets of this family.
+    const ADMIT_PART: Part;
     const PART: Part;
     const IS_V6: bool;
     const ETHERTYPE: Be16;
@@ -50,6 +51,8 @@ pub trait Family: Sized {
     fn is_error(kind: [u8; 2]) -> bool;
     fn is(record: &Addr, address: Self::Address) -> bool;
     fn to_addr(address: Self::Address) -> Addr;
+    /// The address as two words in host byte order; of IPv4, in the upper half of the first.
+    fn from_the_left(address: Self::Address) -> [u64; 2];
     /// The address in a record that [`is`](Self::is) of this family; of another, some of its words.
     fn from_addr(record: &Addr) -> Self::Address;
 

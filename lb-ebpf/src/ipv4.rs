@@ -109,6 +109,7 @@ impl Family for V4 {
     type Header = Header;
     type TooBig = TooBigV4;
 
+    const ADMIT_PART: Part = Part::AdmitV4;
     const PART: Part = Part::V4;
     const IS_V6: bool = false;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV4;
@@ -248,6 +249,11 @@ impl Family for V4 {
     #[inline(always)]
     fn from_addr(record: &Addr) -> Be32 {
         record.words[3]
+    }
+
+    #[inline(always)]
+    fn from_the_left(address: Be32) -> [u64; 2] {
+        [u64::from(address.get()) << 32, 0]
     }
 
     #[inline(always)]

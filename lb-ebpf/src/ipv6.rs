@@ -147,6 +147,7 @@ impl Family for V6 {
     type Header = Header;
     type TooBig = TooBigV6;
 
+    const ADMIT_PART: Part = Part::AdmitV6;
     const PART: Part = Part::V6;
     const IS_V6: bool = true;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV6;
@@ -293,6 +294,11 @@ impl Family for V6 {
     #[inline(always)]
     fn from_addr(record: &Addr) -> [u64; 2] {
         record.longs()
+    }
+
+    #[inline(always)]
+    fn from_the_left(address: [u64; 2]) -> [u64; 2] {
+        address.map(u64::from_be)
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 //! One file a stage, in the order in which a packet meets them:
 //!
 //! ```text
-//! parse  ->  service  ->  select (slot, flow, choose)  ->  forward
+//! parse  ->  service  ->  admit  ->  select (slot, flow, choose)  ->  forward
 //!               |-> echo, errors (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
 //!               |-> fragments (after the first one)
@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod admit;
 pub mod choose;
 pub mod decap;
 mod echo;
@@ -42,7 +43,7 @@ mod tunnel;
 
 pub use env::{Env, FlowEvent, Route, RouteQuery};
 pub use lb_common::Verdict;
-use lb_common::records::settings_flags;
+use lb_common::records::{service_flags, settings_flags};
 pub use packet::{Packet, Wire};
 
 use ethernet::Ethertype;
@@ -99,8 +100,10 @@ pub fn unusual(packet: &mut impl Packet, env: &impl Env) -> Verdict {
 #[inline(always)]
 fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
     // One after the other, not one inside the other: their stacks would add up.
-    packet
-        .take_apart(env, F::PART)
+    let refused =
+        if env.settings().flags & settings_flags::ADMISSION == 0 { None } else { packet.take_apart(env, F::ADMIT_PART) };
+    refused
+        .or_else(|| packet.take_apart(env, F::PART))
         .or_else(|| packet.take_apart(env, F::REPLY_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_NAT_PART))
@@ -115,6 +118,8 @@ fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
 /// rare headers would multiply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
+    AdmitV4,
+    AdmitV6,
     V4,
     V6,
     IcmpV4,
@@ -136,11 +141,13 @@ pub enum Part {
 }
 
 /// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a
-/// later part to tell: about replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments, which are only put on
+/// later part to tell: about who is admitted, all packets that are no fragments, replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments, which are only put on
 /// record there, fragments, and fragments of replies, in this order.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
     Some(match part {
+        Part::AdmitV4 => return refuse::<V4>(packet, env),
+        Part::AdmitV6 => return refuse::<V6>(packet, env),
         Part::V4 => return steer::<V4>(packet, env),
         Part::V6 => return steer::<V6>(packet, env),
         Part::IcmpV4 => return steer_icmp::<V4>(packet, env),
@@ -160,6 +167,24 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::Tunnel(tunnel) => tunnel::encapsulate(packet, env, tunnel),
         Part::TooBig(too_big) => too_big::tell(packet, too_big),
     })
+}
+
+/// What a rule of admission keeps out; `None` for all else, however broken.
+#[inline(always)]
+fn refuse<F: Family>(packet: &impl Packet, env: &impl Env) -> Option<Verdict> {
+    let parsed = parse::headers::<F, true>(packet).ok()?;
+    if parsed.fault.is_some() {
+        return None;
+    }
+    if F::is_icmp(parsed.flow.protocol()) {
+        let payload_len = parsed.ip_len.saturating_sub((parsed.l4 - parsed.l3) as u32);
+        let kind = icmp::kind(packet, parsed.l4, payload_len).ok()?;
+        let vip = service::vip::<F>(env, parsed.flow.vip)?;
+        let is_judged = kind == [F::ECHO_REQUEST, 0] && vip.flags & service_flags::ADMISSION != 0;
+        return if is_judged { admit::refuse(env, admit::ALL_VIPS, &parsed) } else { None };
+    }
+    let (service, id) = service::find::<F>(env, env.settings(), parsed.flow.vip, parsed.flow.listener())?;
+    if service.flags & service_flags::ADMISSION == 0 { None } else { admit::refuse(env, id, &parsed) }
 }
 
 #[inline(always)]
@@ -261,6 +286,13 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
     };
+    // Of all other packets it was decided before, in a part of its own.
+    if PLAIN
+        && service.flags & service_flags::ADMISSION != 0
+        && let Some(refused) = admit::refuse(env, id, parsed)
+    {
+        return Some(refused);
+    }
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);
     Some(match forward::send::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed) {
         Ok(verdict) => {

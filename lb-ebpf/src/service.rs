@@ -29,7 +29,13 @@ pub fn find<'e, F: Family>(
 /// Whether an address is a VIP of some service.
 #[inline(always)]
 pub fn is_vip<F: Family>(env: &impl Env, address: F::Address) -> bool {
-    find_exactly::<F>(env, env.settings(), address, VIP_ITSELF).is_some()
+    vip::<F>(env, address).is_some()
+}
+
+/// A VIP's own record.
+#[inline(always)]
+pub fn vip<F: Family>(env: &impl Env, address: F::Address) -> Option<&Service> {
+    find_exactly::<F>(env, env.settings(), address, VIP_ITSELF).map(|(vip, _)| vip)
 }
 
 #[inline(always)]

@@ -10,6 +10,8 @@ use lb_common::MacAddr;
 use lb_common::flow::Tick;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Admission;
+
 /// A service's name, unique in a configuration.
 pub type ServiceName = Arc<str>;
 
@@ -19,6 +21,7 @@ pub struct Desired {
     pub services: BTreeMap<ServiceName, Service>,
     /// Interfaces, by index, that the program runs on: what came in there can always leave there again.
     pub ingress: BTreeSet<u32>,
+    pub admission: Arc<Admission>,
 }
 
 impl Desired {

@@ -4,6 +4,7 @@
 //! config, discovery, health, nexthop  ->  Desired  ->  compile  ->  Tables  ->  diff  ->  writes  ->  maps
 //! ```
 
+pub mod admission;
 pub mod api;
 pub mod cli;
 pub mod compile;

@@ -1,14 +1,18 @@
 //! What is going on: the control loop's view of services and backends, joined with what the packet path counts.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use lb_common::admission::{RULE_SLOTS, Rule, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
+use lb_common::meter::{self, Meter};
 use lb_common::verdict::{Class, Verdict};
 use lb_common::{BackendId, Slot};
 use serde::Serialize;
 
+use crate::admission::{Admission, Rules};
 use crate::daemon::Sums;
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
 use crate::failover::{Place, Tier};
@@ -31,6 +35,11 @@ pub struct Snapshot {
     pub overrides: Overrides,
     /// Why what was set at runtime would not survive a restart.
     pub state_trouble: Option<String>,
+    pub admission: Arc<Admission>,
+    /// The part of the table of prefixes that is in use, from 0 to 1.
+    pub prefix_table_fill: f64,
+    /// What a service's refusals stood at when it got its id.
+    pub refused_bases: BTreeMap<u16, [u64; RULE_SLOTS]>,
 }
 
 /// An interface that the program runs on.
@@ -132,6 +141,12 @@ pub struct Status {
     pub packets: PacketTotals,
     pub flows: FlowsStatus,
     pub runtime: RuntimeStatus,
+    /// Who may send to any VIP.
+    pub admission: AdmissionStatus,
+    /// Sources that were refused most.
+    pub suspects: Vec<SuspectStatus>,
+    /// The part of the table of prefixes that is in use, from 0 to 1.
+    pub prefix_table_fill: f64,
     /// Packets by verdict. Their sum is `packets.received`.
     pub verdicts: BTreeMap<&'static str, u64>,
 }
@@ -170,6 +185,73 @@ pub struct RuntimeStatus {
     pub trouble: Option<String>,
 }
 
+/// The rules of one scope, and what they did.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdmissionStatus {
+    /// Prefixes on the deny list.
+    pub deny: usize,
+    /// Prefixes on the allow list; `None` without one.
+    pub allow: Option<usize>,
+    /// What may come in a second, by rule, of what is limited.
+    pub limits: BTreeMap<&'static str, f64>,
+    /// Packets dropped, by rule.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+/// A source that was refused often.
+#[derive(Clone, Debug, Serialize)]
+pub struct SuspectStatus {
+    pub source: IpNet,
+    /// The service whose rule it was; `None` for all VIPs.
+    pub service: Option<ServiceName>,
+    pub rule: &'static str,
+    /// At least so many of its packets were dropped for it, and more lately than of others.
+    pub packets: u64,
+}
+
+/// How many of these are told.
+const SUSPECTS_TOLD: usize = 10;
+
+impl SuspectStatus {
+    fn new(suspect: &Suspect, services: &[ServiceView]) -> Option<Self> {
+        let bits = u128::from(suspect.high) << 64 | u128::from(suspect.low);
+        let address: IpAddr =
+            if suspect.is_v6() { Ipv6Addr::from_bits(bits).into() } else { Ipv4Addr::from_bits((bits >> 96) as u32).into() };
+        let scope = suspect.scope();
+        // One of a service that is no more says nothing.
+        let service = services.iter().find(|service| service.id == Some(scope)).map(|service| service.name.clone());
+        if scope != 0 && service.is_none() {
+            return None;
+        }
+        let source = IpNet::new(address, u8::try_from(suspect.n_bits).ok()?).ok()?;
+        Some(Self { source, service, rule: suspect.rule()?.label(), packets: suspect.votes })
+    }
+}
+
+impl AdmissionStatus {
+    fn new(rules: &Rules, counted: &[u64; RULE_SLOTS], base: &[u64; RULE_SLOTS]) -> Self {
+        let lists = &rules.lists;
+        const METERS: [(Meter, Rule); meter::METERS] = [
+            (Meter::SourcePackets, Rule::SourcePackets),
+            (Meter::SourceConnections, Rule::SourceConnections),
+            (Meter::Packets, Rule::Packets),
+            (Meter::Connections, Rule::Connections),
+        ];
+        let limit = |(meter, rule): (Meter, Rule)| {
+            let limit = rules.limits.limits[meter as usize];
+            let per_second = 1e9 / f64::from(1u32 << meter::TIME_SHIFT) / f64::from(limit.interval);
+            (!limit.is_none()).then(|| (rule.label(), (per_second * 100.0).round() / 100.0))
+        };
+        let refused = |rule: &Rule| (rule.label(), counted[*rule as usize].wrapping_sub(base[*rule as usize]));
+        Self {
+            deny: lists.deny.len(),
+            allow: lists.allow.is_given().then(|| lists.allow.len()),
+            limits: METERS.into_iter().filter_map(limit).collect(),
+            refused: Rule::ALL.iter().map(refused).collect(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct ServiceStatus {
     pub name: ServiceName,
@@ -194,6 +276,9 @@ pub struct ServiceStatus {
     pub maintenance: Option<Mark>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<FailoverStatus>,
+    /// Who may send to it, if it has rules of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionStatus>,
     pub backends: Vec<BackendStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub discovery: Vec<SourceStatus>,
@@ -268,9 +353,15 @@ impl Status {
     /// # Errors
     /// If a counter cannot be read.
     pub fn read(snapshot: &Snapshot, counters: &Counters) -> Result<Self, MapError> {
-        let services: Result<_, MapError> =
-            snapshot.services.iter().map(|service| read_service(service, &snapshot.sums, counters)).collect();
+        let services = snapshot.services.iter().map(|service| {
+            let admission = read_admission(snapshot, service, counters);
+            Ok(ServiceStatus { admission, ..read_service(service, &snapshot.sums, counters)? })
+        });
+        let services: Result<_, MapError> = services.collect();
+        let all_vips = AdmissionStatus::new(&snapshot.admission.all_vips, &counters.refused(0), &Default::default());
         let totals = counters.totals()?;
+        let suspects = counters.suspects();
+        let suspects = suspects.iter().filter_map(|suspect| SuspectStatus::new(suspect, &snapshot.services));
         Ok(Self {
             version: env!("CARGO_PKG_VERSION"),
             ready: snapshot.is_ready,
@@ -280,9 +371,19 @@ impl Status {
             packets: packet_totals(&totals),
             flows: flows_status(snapshot.flows, &counters.flow_events()),
             runtime: runtime_status(snapshot),
+            admission: all_vips,
+            suspects: suspects.take(SUSPECTS_TOLD).collect(),
+            prefix_table_fill: snapshot.prefix_table_fill,
             verdicts: Verdict::ALL.iter().map(|&verdict| (verdict.label(), totals.of(verdict))).collect(),
         })
     }
+}
+
+fn read_admission(snapshot: &Snapshot, service: &ServiceView, counters: &Counters) -> Option<AdmissionStatus> {
+    let rules = snapshot.admission.of(&service.name)?;
+    let counted = service.id.map(|id| counters.refused(id)).unwrap_or_default();
+    let base = service.id.and_then(|id| snapshot.refused_bases.get(&id)).copied().unwrap_or_default();
+    Some(AdmissionStatus::new(rules, &counted, &base))
 }
 
 fn flows_status(census: Census, events: &FlowEvents) -> FlowsStatus {
@@ -359,6 +460,7 @@ fn service_status(service: &ServiceView, left: BackendCounters, counted: &[Backe
         leaving: service.leaving.iter().map(|leaving| leaving.endpoint).collect(),
         maintenance: service.maintenance.clone(),
         failover: service.failover.clone(),
+        admission: None,
         backends,
         discovery: service.discovery.iter().map(source_status).collect(),
     }

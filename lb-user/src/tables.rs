@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_common::admission::Rules;
 use lb_common::directory::Filled;
 use lb_common::flow::Tick;
 use lb_common::limits::SLOTS_PER_LINE;
@@ -11,6 +12,7 @@ use lb_common::maglev::Candidate;
 use lb_common::records::{Backend, Service};
 use lb_common::{BackendId, Slot};
 
+use crate::admission::Image;
 use crate::compile::rest;
 
 /// Everything that the packet path reads, by id.
@@ -24,6 +26,9 @@ pub struct Tables {
     pub reply_directory: Arc<FilledDirectory>,
     /// Bits of `lb_common::records::settings_flags`.
     pub flags: u32,
+    /// By scope: a service's id, or 0 for all VIPs. Every service has one that is not open to everybody.
+    pub admission: BTreeMap<u16, Rules>,
+    pub prefixes: Arc<Image>,
 }
 
 /// A region's slots with what they were made from, which tells whether they must be made again.
@@ -128,6 +133,9 @@ pub enum Write {
     ServiceDirectory(Arc<FilledDirectory>),
     ReplyDirectory(Arc<FilledDirectory>),
     Flags(u32),
+    /// Into the half of the table that is not in use. Records of [`Rules`] lead there.
+    Prefixes(Arc<Image>),
+    Admission(u16, Rules),
 }
 
 /// What leads from one state of the maps to another, packets passing all the while.
@@ -168,6 +176,12 @@ pub fn diff_in_doubt(olds: &[&Tables], new: &Tables) -> Plan {
     let changed_flags = is_any(&|old| old.flags != new.flags).then_some(new.flags);
     // A flag that is needed by what follows comes first, one that nothing needs any more goes last.
     writes.extend(changed_flags.map(|flags| Write::Flags(flags_before | flags)));
+    // Lists are complete before rules lead there, and rules before packets are held against them.
+    if is_any(&|old| old.prefixes != new.prefixes) && !new.prefixes.lines.is_empty() {
+        writes.push(Write::Prefixes(new.prefixes.clone()));
+    }
+    let is_changed = |(scope, rules): &(&u16, &Rules)| is_any(&|old| old.admission.get(scope) != Some(rules));
+    writes.extend(new.admission.iter().filter(is_changed).map(|(&scope, &rules)| Write::Admission(scope, rules)));
     let is_changed = |(id, record): &(&BackendId, &Backend)| is_any(&|old| old.backends.get(id) != Some(record));
     writes.extend(new.backends.iter().filter(is_changed).map(|(&id, &record)| Write::Backend(id, record)));
     // Nobody sees a new service's record before the service directory names it, but replies of its backends need it. One that
@@ -196,6 +210,8 @@ pub fn diff_in_doubt(olds: &[&Tables], new: &Tables) -> Plan {
     plan.retire.extend(services.into_iter().map(|id| Write::Service(id, Service::default())));
     let backends = gone(olds.iter().map(|old| &old.backends), &new.backends);
     plan.retire.extend(backends.into_iter().map(|id| Write::Backend(id, Backend::default())));
+    let scopes = gone(olds.iter().map(|old| &old.admission), &new.admission);
+    plan.retire.extend(scopes.into_iter().map(|scope| Write::Admission(scope, Rules::default())));
     plan
 }
 

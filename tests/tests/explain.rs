@@ -10,9 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::admission::{Line, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::load::Load;
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::Env;
@@ -74,6 +76,26 @@ impl Records for InMemory<'_> {
 
     fn turn(&self, service: u16) -> u64 {
         self.0.next_turn(service).into()
+    }
+
+    fn admission(&self, scope: u16) -> Rules {
+        *self.0.admission(scope)
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        self.0.meter(line, position)
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        self.0.known_flow(line, position)
+    }
+
+    fn meter_time(&self) -> u64 {
+        self.0.meter_time.get()
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<Line> {
+        self.0.prefix_line(index).copied()
     }
 
     fn now(&self) -> Tick {

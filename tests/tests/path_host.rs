@@ -1,8 +1,10 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
-use xlb_tests::path::fixture::Interfaces;
+use lb_common::Verdict;
+use lb_common::admission::Rule;
+use xlb_tests::path::fixture::{self, Interfaces};
 use xlb_tests::path::host::Host;
-use xlb_tests::path::packets::{Flags, frame, tcp};
+use xlb_tests::path::packets::{Content, Flags, frame, tcp};
 use xlb_tests::path::{cases, choices, decap};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
@@ -20,6 +22,60 @@ fn every_packet_ends_as_its_case_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn under_rules_of_admission_every_packet_ends_as_its_case_says() {
+    let mut host = Host::with_fixture(INTERFACES);
+    host.carry_out(&fixture::plan_to(INTERFACES, &fixture::guarded(INTERFACES)));
+    for case in cases::guarded().into_iter().chain(cases::all()) {
+        let outcome = host.run(&case.packet, INTERFACES.outside);
+        assert_eq!((outcome.verdict, outcome.frame), (case.verdict, case.frame), "{}", case.name);
+    }
+    let n_refused: u64 = [Rule::Deny, Rule::Allow]
+        .iter()
+        .flat_map(|&rule| (0..9000).map(move |scope| (scope, rule)))
+        .map(|(scope, rule)| host.refused(scope, rule))
+        .sum();
+    assert_eq!(n_refused, host.totals.borrow().of(Verdict::Denied), "each refusal is counted for one rule");
+    assert!(host.refused(0, Rule::Deny) > 5, "those for all VIPs are counted apart");
+}
+
+#[test]
+fn under_limits_bursts_pass_and_what_is_beyond_them_is_dropped() {
+    let mut host = Host::with_fixture(INTERFACES);
+    host.carry_out(&fixture::plan_to(INTERFACES, &fixture::limited(INTERFACES)));
+    for case in cases::limited() {
+        let outcome = host.run(&case.packet, INTERFACES.outside);
+        assert_eq!((outcome.verdict, outcome.frame), (case.verdict, case.frame), "{}", case.name);
+    }
+    // Seventeen seconds, at which one more may pass of each.
+    host.meter_time.set(host.meter_time.get() + u64::from(u32::MAX));
+    let syn = &cases::limited()[3].packet;
+    assert_eq!([0; 3].map(|_| host.run(syn, INTERFACES.outside).verdict), [Verdict::Tx, Verdict::Limited, Verdict::Limited]);
+}
+
+#[test]
+fn a_flood_of_spoofed_sources_harms_nobody_and_who_sends_most_is_found() {
+    let mut host = Host::with_fixture(INTERFACES);
+    host.carry_out(&fixture::plan_to(INTERFACES, &fixture::limited(INTERFACES)));
+    let packet = |from: String| {
+        let content = Content::Tcp { flags: Flags::Ack, payload: Vec::new() };
+        host.run(&frame(&from, "10.200.1.9:7", content).bytes(), INTERFACES.outside).verdict
+    };
+    let heavy = || packet("10.77.0.1:9".to_owned());
+    assert_eq!((0..100).filter(|_| heavy() == Verdict::Tx).count(), 20);
+    for n in 0..200_000u32 {
+        let spoofed = std::net::Ipv4Addr::from_bits(0x6000_0000 + (n << 8));
+        assert_eq!(packet(format!("{spoofed}:5")), Verdict::Tx, "who sends once passes");
+        if n % 1000 == 0 {
+            assert_eq!(heavy(), Verdict::Limited, "who sends most is not forgotten for others");
+        }
+    }
+    let suspects = host.suspects.borrow();
+    let most = suspects.values().max_by_key(|suspect| suspect.votes).unwrap();
+    assert_eq!((most.high >> 32, most.n_bits, most.rule()), (0x0a4d_0000, 24, Some(Rule::SourcePackets)));
+    assert_eq!(most.votes, 280);
 }
 
 #[test]

@@ -11,11 +11,14 @@
 use std::io::Write;
 use std::time::Duration;
 
+use lb_common::Verdict;
+use lb_common::admission::Rule;
 use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
 use lb_user::maps::{self, Sizes};
 use xlb_tests::frames::Sender;
+use xlb_tests::path::cases::Case;
 use xlb_tests::path::kernel::{self, Kernel, action};
-use xlb_tests::path::{Outcome, cases, choices, decap};
+use xlb_tests::path::{Outcome, cases, choices, decap, fixture};
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond half of that, the next feature may be one too many.
@@ -26,8 +29,12 @@ const VERIFIED_INSTRUCTIONS_MAX: u32 = 500_000;
 const LOAD_MS_MAX: u64 = 1_000;
 
 fn check_all_cases(kernel: &Kernel) {
+    check(kernel, cases::all());
+}
+
+fn check(kernel: &Kernel, cases: Vec<Case>) {
     let mut wrong = Vec::new();
-    for case in cases::all() {
+    for case in cases {
         let ran = kernel.run(&case.packet, kernel.interfaces.outside).unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
         if ran.verdict != case.verdict {
             wrong.push(format!("{}: {:?}, expected {:?}", case.name, ran.verdict, case.verdict));
@@ -60,6 +67,39 @@ fn new_flows_go_in_the_kernel_where_the_algorithm_says() {
         let ran = kernel.run(packet, kernel.interfaces.outside).unwrap();
         Outcome { verdict: ran.verdict, frame: ran.frame }
     });
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn under_rules_of_admission_every_packet_ends_in_the_kernel_as_its_case_says() {
+    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+        // Each in a thread of its own: a network namespace ends with it.
+        let checked = std::thread::spawn(move || {
+            let mut kernel = Kernel::as_for(version).unwrap();
+            kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::guarded(kernel.interfaces))).unwrap();
+            let of = |rule: Rule| (0..=4096).map(|scope| kernel.counters.refused(scope)[rule as usize]).sum::<u64>();
+            check(&kernel, cases::guarded().into_iter().chain(cases::all()).collect());
+            let denied = kernel.counters.totals().unwrap().of(Verdict::Denied);
+            assert_eq!(of(Rule::Deny) + of(Rule::Allow), denied, "each refusal is counted for one rule");
+            assert!(kernel.counters.refused(0)[Rule::Deny as usize] > 5, "those for all VIPs are counted apart");
+        });
+        checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn under_limits_bursts_pass_in_the_kernel_and_what_is_beyond_them_is_dropped() {
+    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+        let checked = std::thread::spawn(move || {
+            let mut kernel = Kernel::as_for(version).unwrap();
+            kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::limited(kernel.interfaces))).unwrap();
+            check(&kernel, cases::limited());
+            let suspects = kernel.counters.suspects();
+            assert!(suspects.len() > 3 && suspects.iter().all(|suspect| suspect.rule().is_some()), "{suspects:?}");
+        });
+        checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
 }
 
 #[test]

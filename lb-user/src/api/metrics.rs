@@ -22,7 +22,7 @@ use crate::failover::Tier;
 use crate::health;
 use crate::maps::Census;
 use crate::runtime::Admin;
-use crate::status::{BackendStatus, FailoverStatus, ServiceStatus, SourceStatus, Status};
+use crate::status::{AdmissionStatus, BackendStatus, FailoverStatus, ServiceStatus, SourceStatus, Status};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -58,6 +58,7 @@ impl Collector for Page {
         self.encode_runtime(out)?;
         self.encode_packets(out)?;
         self.encode_flows(out)?;
+        self.encode_admission(out)?;
         self.encode_services(out)?;
         self.encode_backends(out)?;
         self.encode_discovery(out)
@@ -133,6 +134,31 @@ impl Page {
         let evicted = [("live", flows.evicted), ("unconfirmed", flows.evicted_unconfirmed)];
         let evicted = evicted.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
         counter(out, "flows_evicted", "Flows given up for others before they had ended.", evicted)
+    }
+
+    fn encode_admission(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let by_rule = |admission: &AdmissionStatus| admission.refused.clone().into_iter();
+        let all_vips = &self.status.admission;
+        let refused = by_rule(all_vips).map(|(rule, n)| (vec![("rule", rule.to_owned())], n));
+        counter(out, "admission_refused", "Packets to any VIP dropped for a rule of [admission].", refused)?;
+        let prefixes = |admission: &AdmissionStatus| [("deny", admission.deny), ("allow", admission.allow.unwrap_or_default())];
+        let of_all = prefixes(all_vips).map(|(list, n)| (vec![("list", list.to_owned())], n as f64));
+        gauge(out, "admission_prefixes", "Prefixes on the lists for all VIPs.", of_all)?;
+        let help = "The part of the table of prefixes that is in use, from 0 to 1.";
+        single(out, "prefix_table_fill", help, ConstGauge::new(self.status.prefix_table_fill))?;
+        let ruled = || {
+            let services = self.status.services.iter();
+            services.filter_map(|service| Some((service, service.admission.as_ref()?)))
+        };
+        let labels = |service: &ServiceStatus, key: &'static str, value: &str| {
+            [service_labels(service), vec![(key, value.to_owned())]].concat()
+        };
+        let refused =
+            ruled().flat_map(|(service, admission)| by_rule(admission).map(move |(rule, n)| (labels(service, "rule", rule), n)));
+        counter(out, "service_refused", "Packets dropped for a rule of the service's own.", refused)?;
+        let prefixes = ruled()
+            .flat_map(|(service, admission)| prefixes(admission).map(move |(list, n)| (labels(service, "list", list), n as f64)));
+        gauge(out, "service_admission_prefixes", "Prefixes on the service's own lists.", prefixes)
     }
 
     fn encode_services(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

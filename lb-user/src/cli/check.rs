@@ -23,7 +23,12 @@ use crate::tables::Tables;
 pub fn check(path: &Path, socket: Option<PathBuf>) -> Result<()> {
     let (config, content) = config::load_with_text(path)?;
     // As if every backend were up: what cannot be compiled then cannot be served on a good day either.
-    compile(&assemble(&config, &Findings::default()), &Layout::new(config.limits.slots), &Tables::default(), &Quiet(0))?;
+    compile(
+        &assemble(&config, &Findings::default()),
+        &Layout::new(config.limits.slots).with_prefixes(config.limits.prefixes),
+        &Tables::default(),
+        &Quiet(0),
+    )?;
     super::print(&format!("{}: ok, {}\n", path.display(), summary(&config)))?;
     let is_told = socket.is_some();
     let socket = socket.unwrap_or_else(|| config.api.socket.clone());

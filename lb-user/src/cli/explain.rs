@@ -101,6 +101,9 @@ fn lines(answer: &Value) -> String {
     let packet = &answer["packet"];
     line("packet", packet_line(packet));
     line("service", service_line(answer));
+    if !answer["refused"].is_null() {
+        line("refused", text(&answer["refused"]["why"]).to_owned());
+    }
     if !answer["slot"].is_null() {
         slot_lines(&answer["slot"]).into_iter().zip(["slot", ""]).for_each(|(words, title)| line(title, words));
     }

@@ -20,6 +20,9 @@ pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
     super::print(&text)
 }
 
+/// Of the sources that were refused most.
+const SUSPECTS_SHOWN: usize = 5;
+
 fn tables(status: &Value) -> String {
     let interfaces = list(&status["interfaces"])
         .iter()
@@ -53,6 +56,12 @@ fn tables(status: &Value) -> String {
     if !verdicts.is_empty() {
         out.push_str(&format!("verdicts: {verdicts}\n"));
     }
+    out.push_str(&admission("", &status["admission"]));
+    for suspect in list(&status["suspects"]).iter().take(SUSPECTS_SHOWN) {
+        let whose = suspect["service"].as_str().map(|service| format!("{service}: ")).unwrap_or_default();
+        let (source, rule, n) = (text(&suspect["source"]), text(&suspect["rule"]), &suspect["packets"]);
+        out.push_str(&format!("refused often: {source}, {whose}{rule}, {n} packets\n"));
+    }
     for service in list(&status["services"]) {
         out.push_str(&format!("\n{}\n{}\n", service_line(service), backends(service)));
     }
@@ -84,6 +93,10 @@ fn service_line(service: &Value) -> String {
             when(&service["maintenance"])
         ));
     }
+    let rules = admission("  ", &service["admission"]);
+    if !rules.is_empty() {
+        line.push_str(&format!("\n{}", rules.trim_end()));
+    }
     line.push_str(&failover(&service["failover"]));
     for backend in list(&service["backends"]) {
         for set in set_at_runtime(backend) {
@@ -91,6 +104,28 @@ fn service_line(service: &Value) -> String {
         }
     }
     line
+}
+
+/// The rules on who may send, and what they did; nothing if there are none.
+fn admission(indent: &str, admission: &Value) -> String {
+    let mut words = Vec::new();
+    if admission["deny"].as_u64().is_some_and(|n| n > 0) {
+        words.push(format!("{} prefixes denied", admission["deny"]));
+    }
+    if let Some(n) = admission["allow"].as_u64() {
+        words.push(format!("only {n} prefixes allowed"));
+    }
+    let limits = admission["limits"].as_object().into_iter().flatten();
+    words.extend(limits.map(|(rule, rate)| format!("{rule} up to {rate}/s")));
+    if words.is_empty() {
+        return String::new();
+    }
+    let refused = admission["refused"].as_object().into_iter().flatten().filter(|(_, n)| **n != 0);
+    let refused = refused.map(|(rule, n)| format!("{rule} {n}")).collect::<Vec<_>>().join(", ");
+    if !refused.is_empty() {
+        words.push(format!("refused: {refused}"));
+    }
+    format!("{indent}admission: {}\n", words.join(", "))
 }
 
 /// What is out of the ordinary about who takes new connections.

@@ -68,6 +68,7 @@ pub struct Layout {
     reserved_regions: BTreeMap<ServiceName, Region>,
     resting_regions: Vec<Region>,
     n_lines: u32,
+    n_prefix_lines: u32,
 }
 
 impl Layout {
@@ -84,7 +85,19 @@ impl Layout {
             reserved_regions: BTreeMap::new(),
             resting_regions: Vec::new(),
             n_lines: n_slots / SLOTS_PER_LINE,
+            n_prefix_lines: limits::prefix_lines(limits::PREFIXES_DEFAULT),
         }
+    }
+
+    /// The same, with room for another number of prefixes than by default.
+    #[must_use]
+    pub fn with_prefixes(self, n_prefixes: u32) -> Self {
+        Self { n_prefix_lines: limits::prefix_lines(n_prefixes), ..self }
+    }
+
+    /// Lines of either half of the table of prefixes.
+    pub fn n_prefix_lines(&self) -> u32 {
+        self.n_prefix_lines
     }
 
     pub fn n_slots(&self) -> u32 {

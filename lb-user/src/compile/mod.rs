@@ -3,6 +3,7 @@
 //! Ids and slot regions are stable: [`Layout`] remembers who has which, so that a change of one backend changes that
 //! backend's slots and nothing else.
 
+mod admission;
 mod ids;
 mod layout;
 mod members;
@@ -41,6 +42,8 @@ pub enum CompileError {
     TooManyBackends { service: ServiceName, backend: SocketAddr, limit: u32 },
     #[error("service {service} needs {wanted} slots, but only {free} of {limit} are free in one piece; raise limits.slots")]
     OutOfSlots { service: ServiceName, wanted: u32, free: u32, limit: u32 },
+    #[error("the lists of admission need limits.prefixes = {wanted}, and it is {limit}")]
+    TooManyPrefixes { wanted: usize, limit: u32 },
     #[error("{what}: {n_endpoints} endpoints do not fit {n_buckets} buckets; please report this")]
     Directory { what: &'static str, n_endpoints: usize, n_buckets: usize },
     #[error(
@@ -88,6 +91,7 @@ pub fn compile(
         tables.services.insert(id, records::Service { vip: vip.into(), ..Default::default() });
     }
     tables.flags = flags(desired);
+    admission::add(&mut tables, &layout, desired, previous)?;
     tables.service_directory =
         fill("service directory", service_endpoints(&tables), limits::SERVICE_BUCKETS, &previous.service_directory)?;
     tables.reply_directory =

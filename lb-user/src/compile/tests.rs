@@ -26,7 +26,7 @@ fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backe
 }
 
 fn desired(service: Service) -> Desired {
-    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]) }
+    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
 }
 
 fn backend(ifindex: u32, takes_redirects: bool) -> Backend {

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use lb_common::limits::{FLOWS_MAX, FLOWS_MIN, REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE};
+use lb_common::limits::{
+    FLOWS_MAX, FLOWS_MIN, PREFIXES_MAX, PREFIXES_MIN, REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE, SOURCES_MAX, SOURCES_MIN,
+};
 use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
@@ -110,6 +112,22 @@ pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Optio
         }
         Ok(flows)
     });
+    let prefixes = section.or("prefixes", Limits::default().prefixes, problems, |value| {
+        let prefixes = values::integer(value, PREFIXES_MIN, PREFIXES_MAX)?;
+        if !prefixes.is_multiple_of(16) {
+            let next = prefixes.next_multiple_of(16);
+            return Err(Fault::new("not a multiple of 16", format!("the next that fits is {next}")));
+        }
+        Ok(prefixes)
+    });
+    let sources = section.or("sources", Limits::default().sources, problems, |value| {
+        let sources = values::integer(value, SOURCES_MIN, SOURCES_MAX)?;
+        if !sources.is_power_of_two() {
+            let next = sources.next_power_of_two();
+            return Err(Fault::new("not a power of two", format!("the next that fits is {next}")));
+        }
+        Ok(sources)
+    });
     section.finish(problems);
-    Some(Limits { slots: slots?.value, flows: flows?.value })
+    Some(Limits { slots: slots?.value, flows: flows?.value, prefixes: prefixes?.value, sources: sources?.value })
 }

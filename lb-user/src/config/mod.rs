@@ -8,6 +8,7 @@
 //! text -> toml's spanned tables -> section (keys) -> values (types) -> service (one) -> conflicts (between) -> Config
 //! ```
 
+mod admission;
 mod conflicts;
 mod discovery;
 mod failover;
@@ -24,11 +25,13 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::limits;
 use toml::de::DeTable;
 
+use crate::admission::{Admission, Rules};
 use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName};
 use crate::discovery::{Kind, Source};
 use crate::failover::{Rules as FailoverRules, Tier};
@@ -45,6 +48,7 @@ pub struct Config {
     pub xdp: Xdp,
     pub api: Api,
     pub limits: Limits,
+    pub admission: Arc<Admission>,
     /// In the order of the file; names are unique.
     pub services: Vec<Service>,
 }
@@ -126,11 +130,20 @@ pub struct Limits {
     pub slots: u32,
     /// That the flow table has room for, 8 bytes each; a power of two.
     pub flows: u32,
+    /// Of lists of admission, 40 bytes each; a multiple of 16.
+    pub prefixes: u32,
+    /// Whose rates are known at a time, 8 bytes each; a power of two.
+    pub sources: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { slots: limits::SLOTS_DEFAULT, flows: limits::FLOWS_DEFAULT }
+        Self {
+            slots: limits::SLOTS_DEFAULT,
+            flows: limits::FLOWS_DEFAULT,
+            prefixes: limits::PREFIXES_DEFAULT,
+            sources: limits::SOURCES_DEFAULT,
+        }
     }
 }
 
@@ -282,10 +295,23 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 pub fn load_with_text(path: &Path) -> Result<(Config, String), ConfigError> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: file.clone(), source })?;
-    Ok((parse(&file, &text)?, text))
+    let mut config = parse(&file, &text)?;
+    config.read_lists()?;
+    Ok((config, text))
 }
 
-/// The configuration in `text`; `file_name` is only shown in errors.
+impl Config {
+    /// Reads the files that lists of admission name.
+    ///
+    /// # Errors
+    /// One cannot be read, or is wrong; the lists are as they were.
+    pub fn read_lists(&mut self) -> Result<(), ConfigError> {
+        Ok(Arc::make_mut(&mut self.admission).read_files()?)
+    }
+}
+
+/// The configuration in `text`; `file_name` is only shown in errors. Nothing else is read: what [`Config::read_lists`] would add is not
+/// there.
 ///
 /// # Errors
 /// All that is wrong with it. Where the TOML itself is broken, only that is told: values beyond a syntax error
@@ -323,6 +349,10 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     };
     let limits =
         top.table("limits", "[limits]", problems).map_or(Some(Limits::default()), |section| global::limits(section, problems));
+    let all_vips = match top.table("admission", admission::ALL_VIPS, problems) {
+        Some(section) => admission::rules(section, admission::ALL_VIPS, problems),
+        None => Some(Rules::default()),
+    };
     let drafts: Vec<_> = top
         .tables("service", "[[service]]", problems)
         .into_iter()
@@ -331,6 +361,11 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     top.finish(problems);
 
     conflicts::report(&drafts, problems);
+    let ruled = |draft: &service::ServiceDraft| {
+        let rules = draft.admission.clone().filter(|rules| !rules.is_empty())?;
+        Some((draft.name.as_ref()?.value.as_str().into(), rules))
+    };
+    let admission = Admission { all_vips: all_vips?, services: drafts.iter().filter_map(ruled).collect() };
     let services = drafts.into_iter().map(service::ServiceDraft::complete).collect::<Option<_>>()?;
-    Some(Config { xdp: xdp?, api: api?, limits: limits?, services })
+    Some(Config { xdp: xdp?, api: api?, limits: limits?, admission: admission.into(), services })
 }

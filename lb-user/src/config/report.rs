@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 
+use crate::admission::ListError;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 /// Shown at most; who gave the wrong file needs no thousand proofs of it.
@@ -80,6 +81,8 @@ pub enum ConfigError {
     Unreadable { file: String, source: io::Error },
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error(transparent)]
+    List(#[from] ListError),
 }
 
 impl ConfigError {

@@ -8,7 +8,8 @@ use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
-use super::{Backend, Service, discovery, failover, health, values};
+use super::{Backend, Service, admission, discovery, failover, health, values};
+use crate::admission::Rules as AdmissionRules;
 use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol};
 use crate::failover::{Rules as FailoverRules, Tier};
 use crate::health::{Check, Checks, Mode, Probe};
@@ -54,6 +55,7 @@ pub(super) struct ServiceDraft {
     on_down: Option<OnDown>,
     failover: Option<FailoverRules>,
     health: Option<Checks>,
+    pub(super) admission: Option<AdmissionRules>,
     pub(super) backends: Vec<Option<At<Backend>>>,
     sources: Option<discovery::Sources>,
 }
@@ -87,6 +89,11 @@ impl ServiceDraft {
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
         let health = checks(&mut section, port_value, protocol_value, problems);
+
+        let admission = match section.table("admission", admission::OF_SERVICE, problems) {
+            Some(section) => admission::rules(section, admission::OF_SERVICE, problems),
+            None => Some(AdmissionRules::default()),
+        };
 
         let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
         let sections = section.tables("backend", "[[service.backend]]", problems);
@@ -124,6 +131,7 @@ impl ServiceDraft {
             on_down: on_down.map(|on_down| on_down.value),
             failover,
             health,
+            admission,
             backends,
             sources,
         }

@@ -19,7 +19,13 @@ use crate::tables::{RegionSlots, Tables};
 pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Tables {
     let in_use = maps.records();
     let region = |region: Region| maps.region(region.first_line, region.bits);
-    Tables { flags: maps.settings().flags, ..take_over(in_use, region, maps::now(), config, layout, findings) }
+    let (admission, prefixes) = maps.rules();
+    Tables {
+        flags: maps.settings().flags,
+        admission,
+        prefixes,
+        ..take_over(in_use, region, maps::now(), config, layout, findings)
+    }
 }
 
 fn take_over(

@@ -99,7 +99,11 @@ pub fn assemble(config: &Config, findings: &Findings) -> Desired {
         let weights = merged.weights.remove(&service.name).unwrap_or_default();
         (service.name.clone(), assemble_service(service, weights, findings))
     };
-    Desired { services: config.services.iter().map(service).collect(), ingress: findings.ingress.clone() }
+    Desired {
+        services: config.services.iter().map(service).collect(),
+        ingress: findings.ingress.clone(),
+        admission: config.admission.clone(),
+    }
 }
 
 /// Discovered endpoints that cannot be backends, for what the rest of the configuration says, and why.

@@ -420,6 +420,7 @@ impl Control {
         match write {
             Write::Backend(id, _) => self.tables.backends.contains_key(id),
             Write::Service(id, _) => self.tables.services.contains_key(id),
+            Write::Admission(scope, _) => self.tables.admission.contains_key(scope),
             _ => true,
         }
     }
@@ -448,6 +449,9 @@ impl Control {
             flows: self.counted.sweep.census,
             overrides: self.findings.overrides.clone(),
             state_trouble: None,
+            admission: self.desired.admission.clone(),
+            prefix_table_fill: self.tables.prefixes.lines.len() as f64 / f64::from(self.layout.n_prefix_lines()),
+            refused_bases: self.ledger.refused_bases().clone(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::BackendId;
+use lb_common::admission::RULE_SLOTS;
 use lb_common::counters::BackendCounters;
 use tracing::debug;
 
@@ -71,11 +72,19 @@ pub struct Ledger {
     bases: BTreeMap<BackendId, BackendCounters>,
     /// What a service id's drops stood at when its service got it.
     drop_bases: BTreeMap<u16, u64>,
+    /// The same of what rules of admission refused.
+    refused_bases: BTreeMap<u16, [u64; RULE_SLOTS]>,
 }
 
 impl Ledger {
     pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, sums: Sums::default(), bases: BTreeMap::new(), drop_bases: BTreeMap::new() }
+        Self {
+            counters,
+            sums: Sums::default(),
+            bases: BTreeMap::new(),
+            drop_bases: BTreeMap::new(),
+            refused_bases: BTreeMap::new(),
+        }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -88,6 +97,10 @@ impl Ledger {
 
     pub fn drop_base(&self, id: u16) -> u64 {
         self.drop_bases.get(&id).copied().unwrap_or_default()
+    }
+
+    pub fn refused_bases(&self) -> &BTreeMap<u16, [u64; RULE_SLOTS]> {
+        &self.refused_bases
     }
 
     /// Whether the maps hold what should hold now, or why they do not.
@@ -117,6 +130,7 @@ impl Ledger {
                 && let Ok(dropped) = self.counters.service_drops(*id)
             {
                 self.drop_bases.insert(*id, dropped);
+                self.refused_bases.insert(*id, self.counters.refused(*id));
             }
         }
         for write in &plan.retire {

@@ -129,7 +129,7 @@ async fn start(
     counters: Arc<crate::maps::Counters>,
     doors: api::Doors,
 ) -> Result<Started> {
-    let mut layout = Layout::new(maps.n_slots());
+    let mut layout = Layout::new(maps.n_slots()).with_prefixes(config.limits.prefixes);
     let remembered = desk::remember(config);
     let mut findings = assemble::Findings { overrides: remembered.overrides, ..assemble::Findings::default() };
     let tables = if datapath.adopted {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use toml::{Table, Value};
 
+use crate::admission::Lists;
 use crate::compile::{self, Layout, Quiet, compile};
 use crate::config::{self, Config, ConfigError};
 use crate::daemon::{Findings, assemble};
@@ -47,11 +48,17 @@ pub enum PreviewError {
 /// # Errors
 /// The new configuration is wrong, or the tables could not hold it on a good day.
 pub fn preview(running: &Running, file_name: &str, text: &str) -> Result<Preview, PreviewError> {
-    let new = config::parse(file_name, text)?;
+    let mut new = config::parse(file_name, text)?;
+    new.read_lists()?;
     let (overrides, forgets) = running.overrides.under(&new);
     // As if every backend were up.
     let findings = Findings { overrides, ..Findings::default() };
-    compile(&assemble(&new, &findings), &Layout::new(new.limits.slots), &Tables::default(), &Quiet(0))?;
+    compile(
+        &assemble(&new, &findings),
+        &Layout::new(new.limits.slots).with_prefixes(new.limits.prefixes),
+        &Tables::default(),
+        &Quiet(0),
+    )?;
     Ok(Preview { diff: diff(running, &new, text), needs_restart: differing_fixed_keys(&running.config, &new), forgets })
 }
 
@@ -69,6 +76,8 @@ pub fn differing_fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api.audit_file", new.api.audit_file != old.api.audit_file),
         ("limits.slots", new.limits.slots != old.limits.slots),
         ("limits.flows", new.limits.flows != old.limits.flows),
+        ("limits.prefixes", new.limits.prefixes != old.limits.prefixes),
+        ("limits.sources", new.limits.sources != old.limits.sources),
     ];
     fixed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
@@ -84,9 +93,11 @@ pub fn diff(running: &Running, new: &Config, text: &str) -> Vec<String> {
             (Some(before), Some(after)) => {
                 let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
                 let differing: Vec<_> = keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).collect();
-                if !differing.is_empty() {
+                let lists = lists(old, new, header);
+                if !differing.is_empty() || lists.is_some() {
                     lines.push(format!("  {header}"));
                 }
+                lines.extend(lists);
                 for key in differing {
                     lines.extend(before.get(key).map(|value| format!("-   {key} = {value}")));
                     lines.extend(after.get(key).map(|value| format!("+   {key} = {value}")));
@@ -113,11 +124,23 @@ fn means_the_same(old: &Config, new: &Config, header: &str) -> bool {
         "[xdp]" => old.xdp == new.xdp,
         "[api]" => old.api == new.api,
         "[limits]" => old.limits == new.limits,
+        "[admission]" => old.admission.all_vips == new.admission.all_vips,
         _ => header.strip_prefix(SERVICE).is_some_and(|name| {
             let find = |config: &'_ Config| config.services.iter().find(|service| &*service.name == name).cloned();
-            find(old) == find(new)
+            find(old) == find(new) && old.admission.of(&name.into()) == new.admission.of(&name.into())
         }),
     }
+}
+
+/// What files of lists have now and would have, where those differ.
+fn lists(old: &Config, new: &Config, header: &str) -> Option<String> {
+    let rules = |config: &Config| match header.strip_prefix(SERVICE) {
+        Some(name) => config.admission.of(&name.into()).cloned(),
+        None => (header == "[admission]").then(|| config.admission.all_vips.clone()),
+    };
+    let (old, new) = (rules(old)?.lists, rules(new)?.lists);
+    let have = |lists: &Lists| format!("{} denied, {} allowed", lists.deny.len(), lists.allow.len());
+    (old != new).then(|| format!("    prefixes: {}; before: {}", have(&new), have(&old)))
 }
 
 const SERVICE: &str = "[[service]] ";

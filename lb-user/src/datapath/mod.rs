@@ -181,7 +181,7 @@ fn on_this_kernel(kernel: KernelVersion, wanted: Sizes) -> Result<Sizes, Datapat
     }
     let sizes = wanted.or_less(kernel);
     if sizes != wanted {
-        let Sizes { n_slots, n_flows } = sizes;
+        let Sizes { n_slots, n_flows, .. } = sizes;
         tracing::warn!(n_slots, n_flows, "fewer than by default: before Linux 6.1, no map may have more than 4 MiB");
     }
     Ok(sizes)

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use lb_common::admission::Rule;
 use lb_common::flow::{Entry, State as FlowState, TICK_SHIFT, Tick};
 use lb_common::records::{self, choice, forward, service_flags};
 use lb_common::verdict::{Class, Verdict};
@@ -30,6 +31,8 @@ pub struct Explanation {
     pub service: Option<ServiceFound>,
     /// If no service takes the packet, those that its destination has.
     pub services_at_vip: Vec<ServiceAt>,
+    /// The rule of admission that refuses the packet.
+    pub refused: Option<RefusedBy>,
     pub slot: Option<SlotFound>,
     pub flow: Option<FlowFound>,
     pub backend: Option<Chosen>,
@@ -72,6 +75,16 @@ pub struct ServiceAt {
     /// 0 takes every port.
     pub port: u16,
     pub protocol: Protocol,
+}
+
+/// A rule of admission that a packet did not pass.
+#[derive(Clone, Debug, Serialize)]
+pub struct RefusedBy {
+    /// The service whose rule it is; `None` for one of all VIPs.
+    pub service: Option<ServiceName>,
+    pub rule: &'static str,
+    /// The rule in words.
+    pub why: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -198,6 +211,7 @@ impl Explanation {
             packet: Asked { client, vip, protocol, syn, interface: interface.to_owned(), ttl, length },
             service: trail.service.map(|(id, record)| teller.service(id, &record)),
             services_at_vip: if trail.service.is_none() { names.services_at(vip.ip()) } else { Vec::new() },
+            refused: trail.refused.map(|(scope, rule)| teller.refused(scope, rule)),
             slot: trail.slot.map(|seen| teller.slot(seen)),
             flow: trail.flow.map(|seen| teller.flow(seen)),
             backend: trail.backend.map(|(id, _)| teller.chosen(id, syn)),
@@ -225,6 +239,12 @@ impl<N: Names> Teller<'_, N> {
             protocol: if record.listens.protocol == Protocol::Udp.number() { Protocol::Udp } else { Protocol::Tcp },
             algorithm: algorithm(record),
         }
+    }
+
+    fn refused(&self, scope: u16, rule: Rule) -> RefusedBy {
+        let service = (scope != 0).then(|| self.names.service(scope)).flatten();
+        let section = if scope == 0 { "[admission]" } else { "the service's own [admission]" };
+        RefusedBy { service, rule: rule.label(), why: format!("by {section}: {}", rule.explanation().trim()) }
     }
 
     fn slot(&self, SlotSeen { index, slot }: SlotSeen) -> SlotFound {

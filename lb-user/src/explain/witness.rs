@@ -3,14 +3,16 @@
 
 use std::cell::{Cell, OnceCell};
 
+use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::load::{Handshake, Load, Response};
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Question, Recorded};
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use super::frame::Frame;
 
@@ -32,6 +34,15 @@ pub trait Records {
     fn active(&self, service: u16) -> u64;
     /// The number of a service's next turn.
     fn turn(&self, service: u16) -> u64;
+    /// The rules of a service, by its id, or at 0 those of all VIPs.
+    fn admission(&self, scope: u16) -> Rules;
+    /// A line of the table of prefixes; `None` beyond its end.
+    fn prefix_line(&self, index: u32) -> Option<Line>;
+    /// A bucket of the table of meters. Of either number, upper bits do not count; likewise of the next.
+    fn meter(&self, line: u32, position: usize) -> meter::Entry;
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry;
+    /// In units of [`meter`].
+    fn meter_time(&self) -> u64;
     fn now(&self) -> Tick;
 }
 
@@ -47,6 +58,8 @@ pub struct Trail {
     /// Whom the packet is for; of no backend at all, [`BackendId::NONE`].
     pub backend: Option<(BackendId, Backend)>,
     pub reply: Option<ReplySeen>,
+    /// The scope whose rule refused the packet, by a service's id or 0 for all VIPs, and that rule.
+    pub refused: Option<(u16, Rule)>,
     /// The time by which ages count.
     pub now: Tick,
 }
@@ -90,6 +103,7 @@ pub fn follow(mut frame: Frame, records: &impl Records) -> Trail {
         // Once there is a slot, the last backend asked for is the one that was chosen.
         backend: slot.and(witness.last_backend.get()),
         reply: witness.reply.get(),
+        refused: witness.refused.get(),
         now: witness.now,
     }
 }
@@ -108,6 +122,9 @@ struct Witness<'r, R> {
     slot: Cell<Option<SlotSeen>>,
     flow: Cell<Option<FlowSeen>>,
     reply: Cell<Option<ReplySeen>>,
+    refused: Cell<Option<(u16, Rule)>>,
+    rules: Kept<Rules>,
+    lines: Kept<Line>,
     /// What the packet path would write into the flow table.
     recorded: Cell<Option<flow::Entry>>,
 }
@@ -127,6 +144,9 @@ impl<'r, R: Records> Witness<'r, R> {
             slot: Cell::default(),
             flow: Cell::default(),
             reply: Cell::default(),
+            refused: Cell::default(),
+            rules: Kept::default(),
+            lines: Kept::default(),
             recorded: Cell::default(),
         }
     }
@@ -167,6 +187,56 @@ impl<R: Records> Env for Witness<'_, R> {
 
     fn link(&self, ifindex: u32) -> Option<Link> {
         self.records.link(ifindex)
+    }
+
+    fn admission(&self, scope: u16) -> &Rules {
+        self.rules.keep(self.records.admission(scope))
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<&Line> {
+        Some(self.lines.keep(self.records.prefix_line(index)?))
+    }
+
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        // Nobody is held against rules but of the service that was found last.
+        self.service.set(self.last_service.get());
+        admit::answer(self, question)
+    }
+
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        admit::listed(|index| self.prefix_line(index), listing)
+    }
+
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
+        admit::exceeded(self, excess)
+    }
+
+    fn take(&self, charge: admit::Charge) -> Option<bool> {
+        admit::take(self, charge)
+    }
+
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
+        admit::is_known(self, place, idle, is_recorded)
+    }
+
+    fn meter_time(&self) -> u64 {
+        self.records.meter_time()
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        self.records.meter(line, position)
+    }
+
+    fn replace_meter(&self, _line: u32, _old: meter::Found, _new: meter::Entry) -> bool {
+        true
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        self.records.known_flow(line, position)
+    }
+
+    fn replace_known_flow(&self, _line: u32, _old: meter::Found, _new: meter::Entry) -> bool {
+        true
     }
 
     fn flow_backend(&self, question: Question) -> BackendId {
@@ -259,6 +329,10 @@ impl<R: Records> Env for Witness<'_, R> {
     fn count_backend(&self, _id: BackendId, _bytes: u32, _is_new_connection: bool) {}
 
     fn count_service_drop(&self, _id: u16) {}
+
+    fn count_refused(&self, scope: u16, rule: Rule, _source: &Suspect) {
+        self.refused.set(Some((scope, rule)));
+    }
 
     fn redirect(&self, _ifindex: u32) -> bool {
         true

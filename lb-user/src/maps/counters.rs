@@ -1,9 +1,11 @@
 //! What the packet path counts, from this process's memory. Read-only, and each reader may have its own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::Ebpf;
 use lb_common::BackendId;
+use lb_common::admission::{RULE_SLOTS, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals, Traffic};
 use lb_common::limits;
 
@@ -18,11 +20,13 @@ pub struct Counters {
     traffic: Mapped<Traffic>,
     connections: Mapped<u64>,
     drops: Mapped<u64>,
+    refused: Mapped<u64>,
+    suspects: Mapped<Suspect>,
 }
 
 impl Counters {
     pub(super) fn take(ebpf: &mut Ebpf, n_cpus: u32, pins: Option<&Path>) -> Result<Self, MapError> {
-        let [flow_events, totals, traffic, connections, drops] = shape::counters(n_cpus);
+        let [flow_events, totals, traffic, connections, drops, refused, suspects] = shape::counters(n_cpus);
         Ok(Self {
             n_cpus,
             flow_events: Mapped::take(ebpf, &flow_events, pins)?,
@@ -30,6 +34,8 @@ impl Counters {
             traffic: Mapped::take(ebpf, &traffic, pins)?,
             connections: Mapped::take(ebpf, &connections, pins)?,
             drops: Mapped::take(ebpf, &drops, pins)?,
+            refused: Mapped::take(ebpf, &refused, pins)?,
+            suspects: Mapped::take(ebpf, &suspects, pins)?,
         })
     }
 
@@ -71,6 +77,31 @@ impl Counters {
     pub fn service_drops(&self, id: u16) -> Result<u64, MapError> {
         let copies = self.copies(u32::from(id), limits::SERVICE_RECORDS);
         Ok(copies.filter_map(|index| self.drops.read(index)).fold(0, u64::wrapping_add))
+    }
+
+    /// Packets that rules of a scope refused, by [`Rule`](lb_common::admission::Rule), since the scope's id was first used.
+    pub fn refused(&self, scope: u16) -> [u64; RULE_SLOTS] {
+        let mut sums = [0u64; RULE_SLOTS];
+        for copy in self.copies(u32::from(scope), limits::ADMISSION_RECORDS) {
+            for (rule, sum) in sums.iter_mut().enumerate() {
+                *sum = sum.wrapping_add(self.refused.read(copy * RULE_SLOTS + rule).unwrap_or_default());
+            }
+        }
+        sums
+    }
+
+    /// Sources that were refused, those that were most often first. One is there for each place of the table at most, and its votes
+    /// are at most as many as its packets.
+    pub fn suspects(&self) -> Vec<Suspect> {
+        let mut by_source: BTreeMap<(u32, u64, u64), Suspect> = BTreeMap::new();
+        for (_, suspect) in self.suspects.iter().filter(|(_, suspect)| suspect.votes > 0) {
+            let Suspect { what, high, low, votes, .. } = suspect;
+            let sum = by_source.entry((what, high, low)).or_insert(Suspect { votes: 0, ..suspect });
+            sum.votes = sum.votes.wrapping_add(votes);
+        }
+        let mut suspects: Vec<Suspect> = by_source.into_values().collect();
+        suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.votes));
+        suspects
     }
 
     /// Where each CPU's copy of a record is.

@@ -15,12 +15,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use lb_common::admission::{Line, Root, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::hash::HashKeys;
+use lb_common::meter;
 use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, limits};
 
@@ -30,8 +33,12 @@ pub use loads::Loads;
 use mapped::Mapped;
 pub use shape::Sizes;
 
+use crate::admission::Image;
 use crate::compile::Sightings;
 use crate::tables::{FilledDirectory, Write};
+
+/// Far longer than a packet is in the program's hands.
+const IN_HAND: Duration = Duration::from_millis(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
@@ -70,6 +77,13 @@ pub struct KernelMaps {
     services: Mapped<Service>,
     backends: Mapped<Backend>,
     links: Mapped<Link>,
+    admission: Mapped<Rules>,
+    prefixes: Mapped<Line>,
+    /// The packet path's own, and the next too.
+    meters: Mapped<u64>,
+    known_flows: Mapped<u64>,
+    /// When packets were led from one half of that table to the other.
+    led_over: Instant,
     pub flows: FlowTable,
     pub loads: Loads,
     /// The packet path's own.
@@ -108,11 +122,15 @@ pub fn load(object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, 
 /// As there.
 pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
     let object = substitute::for_kernel(object, kernel);
+    let n_meter_lines = sizes.n_sources / meter::ENTRIES as u32;
+    let n_prefix_lines = 2 * limits::prefix_lines(sizes.n_prefixes);
     let (n_cpus, n_flow_buckets) = (n_cpus()?, sizes.n_flows / flow::ENTRIES as u32);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("N_SLOTS", &sizes.n_slots, true)
         .override_global("N_FLOW_BUCKETS", &n_flow_buckets, true)
+        .override_global("N_PREFIX_LINES", &n_prefix_lines, true)
+        .override_global("N_METER_LINES", &n_meter_lines, true)
         .override_global("N_CPUS", &n_cpus, true);
     let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;
     let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
@@ -144,6 +162,11 @@ impl KernelMaps {
             services: Mapped::take(ebpf, &shape::SERVICES, pins)?,
             backends: Mapped::take(ebpf, &shape::BACKENDS, pins)?,
             links: Mapped::take(ebpf, &shape::LINKS, pins)?,
+            admission: Mapped::take(ebpf, &shape::ADMISSION, pins)?,
+            prefixes: Mapped::take(ebpf, &shape::prefixes(sizes.n_prefixes), pins)?,
+            led_over: Instant::now(),
+            meters: Mapped::take(ebpf, &shape::meters(sizes.n_sources), pins)?,
+            known_flows: Mapped::take(ebpf, &shape::KNOWN_FLOWS, pins)?,
             known_links: BTreeMap::new(),
         })
     }
@@ -196,6 +219,16 @@ impl KernelMaps {
                 self.settings.store_word(Settings::FLAGS_WORD, *flags);
                 Ok(())
             }
+            Write::Prefixes(image) => {
+                // Nobody may be left in the half that was in use before the last change.
+                std::thread::sleep(IN_HAND.saturating_sub(self.led_over.elapsed()));
+                let first = image.half * self.prefixes.len() as u32 / 2;
+                (first..).zip(image.lines.iter()).try_for_each(|(index, line)| self.prefixes.set(index, line))
+            }
+            Write::Admission(scope, rules) => {
+                self.led_over = Instant::now();
+                self.admission.set(u32::from(*scope), rules)
+            }
         }
     }
 
@@ -214,6 +247,15 @@ impl KernelMaps {
         self.known_links = links.clone();
         self.known_links.retain(|&ifindex, _| ifindex < limits::LINKS);
         Ok(())
+    }
+
+    /// The rules that a running program has, by scope, and which half of the table of prefixes they lead to.
+    pub fn rules(&self) -> (BTreeMap<u16, Rules>, Arc<Image>) {
+        let rules = self.admission.iter().filter(|(_, rules)| *rules != Rules::default());
+        let rules: BTreeMap<u16, Rules> = rules.map(|(scope, rules)| (scope as u16, rules)).collect();
+        let is_second = |root: Root| root.line() as usize >= self.prefixes.len() / 2;
+        let half = rules.values().flat_map(|rules| [rules.v4, rules.v6]).any(is_second);
+        (rules, Arc::new(Image::adopted(half.into())))
     }
 
     /// What a running program's records say: services and backends in use, by id.
@@ -244,8 +286,17 @@ impl KernelMaps {
 
 /// The time by the clock that the packet path reads.
 pub fn now() -> Tick {
+    (clock_ns() >> flow::TICK_SHIFT) as Tick
+}
+
+/// The same in units of [`meter`].
+pub fn meter_time() -> u64 {
+    clock_ns() >> meter::TIME_SHIFT
+}
+
+fn clock_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> flow::TICK_SHIFT) as Tick
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// What the packet path has noted and counted.

@@ -1,8 +1,10 @@
 //! What stands in the maps, for whoever wants to follow a packet.
 
+use lb_common::admission::{Line, Rules};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::load::Load;
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot};
 
@@ -36,6 +38,28 @@ impl Records for KernelMaps {
 
     fn link(&self, ifindex: u32) -> Option<Link> {
         self.links.read(ifindex as usize)
+    }
+
+    fn admission(&self, scope: u16) -> Rules {
+        self.admission.read(usize::from(scope)).unwrap_or_default()
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<Line> {
+        self.prefixes.read(index as usize)
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        let n_lines = self.meters.len() / meter::ENTRIES;
+        meter::Entry::from_raw(self.meters.load_long((line as usize % n_lines * meter::ENTRIES + position) as u32))
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        let n_lines = self.known_flows.len() / meter::ENTRIES;
+        meter::Entry::from_raw(self.known_flows.load_long((line as usize % n_lines * meter::ENTRIES + position) as u32))
+    }
+
+    fn meter_time(&self) -> u64 {
+        super::meter_time()
     }
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {

@@ -2,7 +2,8 @@
 
 use aya::util::KernelVersion;
 use lb_common::Slot;
-use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Totals, TrafficByBackend};
+use lb_common::admission::{Line, Rules};
+use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::directory::Bucket;
 use lb_common::flow::Tick;
 use lb_common::limits;
@@ -24,11 +25,15 @@ pub struct Sizes {
     pub n_slots: u32,
     /// A power of two.
     pub n_flows: u32,
+    /// A multiple of 16.
+    pub n_prefixes: u32,
+    /// A power of two.
+    pub n_sources: u32,
 }
 
 impl From<Limits> for Sizes {
     fn from(limits: Limits) -> Self {
-        Self { n_slots: limits.slots, n_flows: limits.flows }
+        Self { n_slots: limits.slots, n_flows: limits.flows, n_prefixes: limits.prefixes, n_sources: limits.sources }
     }
 }
 
@@ -45,13 +50,18 @@ impl Sizes {
         let default = Self::default();
         let n_slots = if self.n_slots == default.n_slots { OLD_ELEMENT_LEN_MAX / size_of::<Slot>() as u32 } else { self.n_slots };
         let n_flows = if self.n_flows == default.n_flows { OLD_ELEMENT_LEN_MAX / size_of::<u64>() as u32 } else { self.n_flows };
-        Self { n_slots, n_flows }
+        Self { n_slots, n_flows, ..self }
     }
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { n_slots: limits::SLOTS_DEFAULT, n_flows: limits::FLOWS_DEFAULT }
+        Self {
+            n_slots: limits::SLOTS_DEFAULT,
+            n_flows: limits::FLOWS_DEFAULT,
+            n_prefixes: limits::PREFIXES_DEFAULT,
+            n_sources: limits::SOURCES_DEFAULT,
+        }
     }
 }
 
@@ -61,6 +71,8 @@ impl Shape {
         match self.name {
             "SLOTS" => "lower limits.slots to 1048576",
             "FLOWS" => "lower limits.flows to 524288",
+            "METERS" => "lower limits.sources to 524288",
+            "PREFIXES" => "lower limits.prefixes to 104848",
             _ => "use a machine of at most 4 possible CPUs (/sys/devices/system/cpu/possible)",
         }
     }
@@ -82,6 +94,8 @@ pub const BACKEND_LOADS: Shape = Shape::table::<Load>("BACKEND_LOADS", limits::B
 pub const SERVICE_LOADS: Shape = Shape::table::<u64>("SERVICE_LOADS", limits::SERVICE_RECORDS);
 pub const TURNS: Shape = Shape::table::<u64>("TURNS", limits::SERVICE_RECORDS);
 pub const HANDSHAKES: Shape = Shape::table::<u64>("HANDSHAKES", limits::HANDSHAKES);
+pub const ADMISSION: Shape = Shape::table::<Rules>("ADMISSION", limits::ADMISSION_RECORDS);
+pub const KNOWN_FLOWS: Shape = Shape::table::<u64>("KNOWN_FLOWS", limits::KNOWN_FLOWS);
 pub const LINKS: Shape = Shape::table::<Link>("LINKS", limits::LINKS);
 
 /// As many slots as the configuration says.
@@ -94,29 +108,42 @@ pub const fn slots_seen(n_slots: u32) -> Shape {
     Shape::table::<Tick>("SLOTS_SEEN", n_slots / limits::SLOTS_PER_LINE)
 }
 
+/// Both halves, for as many prefixes as the configuration says.
+pub const fn prefixes(n_prefixes: u32) -> Shape {
+    Shape::table::<Line>("PREFIXES", 2 * limits::prefix_lines(n_prefixes))
+}
+
+/// As many buckets as the configuration says.
+pub const fn meters(n_sources: u32) -> Shape {
+    Shape::table::<u64>("METERS", n_sources)
+}
+
 /// As many flows as the configuration says.
 pub const fn flows(n_flows: u32) -> Shape {
     Shape::table::<u64>("FLOWS", n_flows)
 }
 
 /// Counters of the packet path, one copy a CPU.
-pub const fn counters(n_cpus: u32) -> [Shape; 5] {
+pub const fn counters(n_cpus: u32) -> [Shape; 7] {
     [
         Shape::table::<FlowEvents>("FLOW_EVENTS", n_cpus),
         Shape::table::<Totals>("TOTALS", n_cpus),
         Shape::table::<TrafficByBackend>("BACKEND_TRAFFIC", n_cpus),
         Shape::table::<ConnectionsByBackend>("BACKEND_CONNECTIONS", n_cpus),
         Shape::table::<DropsByService>("SERVICE_DROPS", n_cpus),
+        Shape::table::<DropsByRule>("ADMISSION_DROPS", n_cpus),
+        Shape::table::<Suspects>("SUSPECTS", n_cpus),
     ]
 }
 
 /// All maps.
 pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
-    let Sizes { n_slots, n_flows } = sizes;
+    let Sizes { n_slots, n_flows, n_prefixes, n_sources } = sizes;
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
+    let rules = [ADMISSION, prefixes(n_prefixes), meters(n_sources), KNOWN_FLOWS];
     let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];
     let loads = [BACKEND_LOADS, SERVICE_LOADS, TURNS, HANDSHAKES];
-    tables.into_iter().chain(memory).chain(loads).chain(counters(n_cpus))
+    tables.into_iter().chain(rules).chain(memory).chain(loads).chain(counters(n_cpus))
 }
 
 #[cfg(test)]
@@ -126,9 +153,9 @@ mod tests {
     #[test]
     fn before_linux_6_1_the_defaults_fit_into_4_mib_and_what_was_asked_for_stays() {
         let (old, new) = (KernelVersion::new(5, 15, 0), KernelVersion::new(6, 1, 0));
-        let asked_for = Sizes { n_slots: 1 << 21, n_flows: 1 << 13 };
+        let asked_for = Sizes { n_slots: 1 << 21, n_flows: 1 << 13, ..Sizes::default() };
         for (kernel, sizes, expected) in [
-            (old, Sizes::default(), Sizes { n_slots: 1 << 20, n_flows: 1 << 19 }),
+            (old, Sizes::default(), Sizes { n_slots: 1 << 20, n_flows: 1 << 19, ..Sizes::default() }),
             (new, Sizes::default(), Sizes::default()),
             (old, asked_for, asked_for),
         ] {
@@ -138,7 +165,7 @@ mod tests {
 
     #[test]
     fn before_linux_6_1_four_cpus_and_the_defaults_have_maps_of_4_mib_at_most() {
-        let sizes = Sizes::default().or_less(KernelVersion::new(5, 10, 0));
+        let sizes = Sizes { n_prefixes: 104_848, ..Sizes::default() }.or_less(KernelVersion::new(5, 10, 0));
         for Shape { name, len } in all(sizes, 4) {
             assert!(len <= OLD_ELEMENT_LEN_MAX, "{name}: {len}");
         }

@@ -167,7 +167,7 @@ fn desired(services: &BTreeMap<u8, Service>) -> Desired {
     let mut listening = BTreeSet::new();
     let free = services.iter().filter(|(_, service)| listening.insert((service.vip, service.port, service.protocol as u8)));
     let services = free.map(|(name, service)| (ServiceName::from(format!("s{name}")), service.clone())).collect();
-    Desired { services, ingress: BTreeSet::from([INGRESS]) }
+    Desired { services, ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
 }
 
 fn holds(tables: &Tables, write: &Write) -> bool {

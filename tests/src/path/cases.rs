@@ -44,6 +44,115 @@ pub fn all() -> Vec<Case> {
     all.into_iter().flatten().collect()
 }
 
+/// Under the rules of [`fixture::guarded`].
+pub fn guarded() -> Vec<Case> {
+    let refused = |name, packet: Frame| untouched(name, packet.bytes(), Verdict::Denied);
+    let sent = |name, packet: Frame| case(name, packet.bytes(), Verdict::Tx, packet.clone().macs(OURS, NEAR).bytes());
+    let syn = |from: &str, to: &str| frame(from, to, tcp(Flags::Syn));
+    let ack = |from: &str, to: &str| frame(from, to, tcp(Flags::Ack));
+    let (vip, vip6, from_denied) = ("10.200.1.1:80", "[fd00::1]:80", "10.66.1.1:5000");
+    let datagram = |from: &str| frame(from, "10.200.1.1:53", udp());
+    let long = || Content::Udp { payload: vec![1; 100] };
+    let [first, later] = packets::fragments(&frame(from_denied, "10.200.1.1:53", long()).bytes(), 34, 77, 64);
+    let echo = |from: &str| frame(from, "10.200.1.1", Content::EchoRequest { payload: b"ping".to_vec() });
+    let error = frame("10.66.0.1", "10.200.1.1", about(vip, CLIENT_PORT, tcp(Flags::Ack), 8));
+    vec![
+        sent("admission: who is on the allow list passes", syn(CLIENT_PORT, vip)),
+        sent("admission: so do its later packets", ack(CLIENT_PORT, vip)),
+        refused("admission: who is on both by a longer prefix of the deny list is refused", syn("10.9.0.200:5000", vip)),
+        refused("admission: so are packets that open no connection", ack("10.9.0.200:5000", vip)),
+        refused("admission: who is on the deny list alone is refused", syn("10.9.1.1:5000", vip)),
+        refused("admission: with an allow list, who is on neither is refused", syn("10.8.0.1:5000", vip)),
+        refused("admission: what is denied for all VIPs, no service's own list lets in", syn(from_denied, vip)),
+        refused("admission: it is denied for services without rules of their own", syn(from_denied, "10.200.1.3:80")),
+        refused("admission: it is denied on every port of a service on every port", syn(from_denied, "10.200.1.9:12345")),
+        refused("admission: it is denied for UDP", datagram(from_denied)),
+        refused("admission: it is denied behind IPv4 options", syn(from_denied, vip).options(&[1; 8])),
+        refused("admission: it is denied in a tagged frame", syn(from_denied, vip).vlans(&[10])),
+        refused("admission: IPv6 likewise", syn("[fd66::1]:5000", vip6)),
+        refused("admission: an IPv6 prefix of 64 bits", syn("[fd09:0:0:1:ffff::1]:5000", vip6)),
+        refused("admission: a single IPv6 address", syn("[fd09::bad]:5000", vip6)),
+        sent("admission: the address before it passes", syn("[fd09::bac]:5000", vip6)),
+        sent("admission: the address after it passes", syn("[fd09::bae]:5000", vip6)),
+        refused("admission: of many hosts the first", datagram("172.16.0.0:5000")),
+        refused("admission: of many hosts one in the middle", datagram("172.16.7.254:5000")),
+        refused("admission: of many hosts the last", datagram("172.16.15.254:5000")),
+        sent("admission: between many hosts", datagram("172.16.7.255:5000")),
+        sent("admission: after many hosts", datagram("172.16.16.0:5000")),
+        sent("admission: before many hosts", datagram("172.15.255.255:5000")),
+        untouched("admission: a first fragment is refused", first, Verdict::Denied),
+        untouched("admission: later fragments have nobody to follow", later, Verdict::Fragment),
+        untouched("admission: a ping to a VIP is refused", echo("10.66.1.1").bytes(), Verdict::Denied),
+        case(
+            "admission: a service's own rules are not for pings to its VIP",
+            echo("10.8.0.1").bytes(),
+            Verdict::EchoReply,
+            frame("10.200.1.1", "10.8.0.1", Content::EchoReply { payload: b"ping".to_vec() }).macs(OURS, GATEWAY).ttl(64).bytes(),
+        ),
+        untouched(
+            "admission: other ports of a VIP stay the host's",
+            syn(from_denied, "10.200.1.1:22").bytes(),
+            Verdict::NotService,
+        ),
+        sent("admission: routers may tell of a flow, wherever they are", error),
+    ]
+}
+
+/// Under the limits of [`fixture::limited`], in this order: what passes of a burst, and what is beyond.
+pub fn limited() -> Vec<Case> {
+    let dsr = |name, from: &str, to: &str, content: Content| {
+        let packet = frame(from, to, content);
+        case(name, packet.bytes(), Verdict::Tx, packet.clone().macs(OURS, NEAR).bytes())
+    };
+    let nat = |name, from: &str, to: &str, backend: &str, content: Content| {
+        let packet = frame(from, to, content);
+        let sent = packet.clone().macs(OURS_INSIDE, FAR).to(backend).ttl(63);
+        case(name, packet.bytes(), Verdict::Redirect, sent.bytes())
+    };
+    let refused =
+        |name, from: &str, to: &str, content: Content| untouched(name, frame(from, to, content).bytes(), Verdict::Limited);
+    let (syn, ack) = (|| tcp(Flags::Syn), || tcp(Flags::Ack));
+    let (vip, dns, vip6) = ("10.200.1.1:80", "10.200.1.1:53", "[fd00::1]:80");
+    let mut cases = vec![
+        dsr("limits: a source's first connection", "10.9.0.100:1", vip, syn()),
+        dsr("limits: its second", "10.9.0.100:2", vip, syn()),
+        dsr("limits: another host of the same prefix is the same source", "10.9.0.7:3", vip, syn()),
+        refused("limits: one more than its burst", "10.9.0.100:4", vip, syn()),
+        dsr("limits: what opens no connection is not of the limit", "10.9.0.100:1", vip, ack()),
+        dsr("limits: another source has a burst of its own", "10.9.1.100:1", vip, syn()),
+        dsr("limits: a first UDP flow", "10.9.0.100:1", dns, udp()),
+        dsr("limits: a second UDP flow", "10.9.0.100:2", dns, udp()),
+        dsr("limits: a known UDP flow opens nothing", "10.9.0.100:1", dns, udp()),
+        refused("limits: a third UDP flow", "10.9.0.100:3", dns, udp()),
+        refused("limits: which is not known, for it did not pass", "10.9.0.100:3", dns, udp()),
+        dsr("limits: the second is still known, and the source's last packet", "10.9.0.100:2", dns, udp()),
+        refused("limits: more packets than a source may send, of a known flow", "10.9.0.100:2", dns, udp()),
+        nat("limits: the service's first packet", "10.9.0.100:1", "10.200.1.3:80", "10.0.2.1:8080", ack()),
+        nat("limits: whoever sends its second", "10.9.1.1:1", "10.200.1.3:80", "10.0.2.1:8080", ack()),
+        nat("limits: its third", "10.9.2.1:1", "10.200.1.3:80", "10.0.2.1:8080", ack()),
+        nat("limits: its fourth", "10.9.3.1:1", "10.200.1.3:80", "10.0.2.1:8080", syn()),
+        refused("limits: a fifth packet to the service, from anywhere", "10.9.4.1:1", "10.200.1.3:80", ack()),
+        nat("limits: the service's first flow", "10.9.5.1:1", "10.200.1.3:53", "10.0.2.1:5353", udp()),
+        nat("limits: its second flow", "10.9.6.1:1", "10.200.1.3:53", "10.0.2.1:5353", udp()),
+        refused("limits: a third flow, from anywhere", "10.9.7.1:1", "10.200.1.3:53", udp()),
+        nat("limits: known flows go on", "10.9.5.1:1", "10.200.1.3:53", "10.0.2.1:5353", udp()),
+    ];
+    for _ in 0..3 {
+        cases.push(dsr("limits: what an IPv6 source may send", "[fd09::100]:1", vip6, ack()));
+    }
+    cases.push(refused("limits: an IPv6 source is its /64", "[fd09::7]:1", vip6, ack()));
+    cases.push(dsr("limits: another /64 is another source", "[fd09:0:0:1::7]:1", vip6, ack()));
+    // 20 packets to all VIPs together: 5 to this one, then others.
+    for n in 0..20 {
+        let to = ["10.200.1.1:80", "10.200.1.9:7"][n % 2];
+        cases.push(dsr("limits: what a source may send to all VIPs", "10.99.0.1:5", to, ack()));
+    }
+    cases.push(refused("limits: more than it may send to all VIPs", "10.99.0.1:5", "10.200.1.9:8", ack()));
+    let ping = frame("10.99.0.1", "10.200.1.1", Content::EchoRequest { payload: b"ping".to_vec() });
+    cases.push(untouched("limits: pings among it", ping.bytes(), Verdict::Limited));
+    cases
+}
+
 fn dsr() -> Vec<Case> {
     let sent = |packet: &Frame| packet.clone().macs(OURS, NEAR).bytes();
     let syn = to_vip("10.200.1.1:80", tcp(Flags::Syn));

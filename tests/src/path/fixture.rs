@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::flow::Tick;
 use lb_common::hash::HashKeys;
+use lb_common::meter::{Limit, Meter};
 use lb_common::{LinkAddresses, MacAddr};
 use lb_ebpf::{Route, RouteQuery};
+use lb_user::admission::{Admission, Limits, List, Lists, Rules};
 use lb_user::compile::{CompileError, Layout, Quiet, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::tables::{Plan, Tables, diff};
@@ -125,7 +127,58 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         service.backends.values_mut().zip(choices::WEIGHTS).for_each(|(backend, weight)| backend.weight = weight);
         services.insert(format!("chosen-{n}").into(), service);
     }
-    Desired { services, ingress: BTreeSet::from([interfaces.outside]) }
+    Desired { services, ingress: BTreeSet::from([interfaces.outside]), ..Desired::default() }
+}
+
+/// Single hosts, every other of a /20: their tree has several levels.
+fn every_other_host() -> Vec<String> {
+    (0..2048u32).map(|n| IpAddr::V4((0xac10_0000 + 2 * n).into()).to_string()).collect()
+}
+
+/// The same with rules of admission: some for all VIPs, some for single services.
+pub fn guarded(interfaces: Interfaces) -> Desired {
+    let prefix = |text: &str| lb_user::admission::prefix(text).expect("a prefix");
+    let list = |prefixes: &[&str]| List::new(prefixes.iter().map(|text| prefix(text)).collect(), Vec::new());
+    let every_other = List::new(every_other_host().iter().map(|host| prefix(host)).collect(), Vec::new());
+    let rules = |deny: List, allow: List| Rules { lists: Lists::new(deny, allow).into(), ..Rules::default() };
+    let services = [
+        ("dsr", rules(list(&["10.9.0.128/25", "10.9.0.0/16"]), list(&["10.9.0.0/24", "10.66.0.0/16"]))),
+        ("dsr-v6", rules(list(&["fd09:0:0:1::/64", "fd09::bad"]), List::default())),
+        ("dsr-udp", rules(every_other, List::default())),
+    ];
+    let admission = Admission {
+        all_vips: rules(list(&["10.66.0.0/16", "fd66::/16"]), List::default()),
+        services: services.into_iter().map(|(name, rules)| (name.into(), rules)).collect(),
+    };
+    Desired { admission: admission.into(), ..desired(interfaces) }
+}
+
+/// The same with limits, so low that nothing comes back while a test runs: only bursts pass.
+pub fn limited(interfaces: Interfaces) -> Desired {
+    let rules = |limits: &[(Meter, u32)]| {
+        let mut of_service = Limits { source_bits_v4: 24, ..Limits::default() };
+        for &(meter, burst) in limits {
+            of_service.limits[meter as usize] = Limit { interval: u32::MAX, burst };
+        }
+        Rules { limits: of_service, ..Rules::default() }
+    };
+    let services = [
+        ("dsr", rules(&[(Meter::SourceConnections, 3)])),
+        ("dsr-udp", rules(&[(Meter::SourceConnections, 2), (Meter::SourcePackets, 6)])),
+        ("dsr-v6", rules(&[(Meter::SourcePackets, 3)])),
+        ("nat", rules(&[(Meter::Packets, 4)])),
+        ("nat-udp", rules(&[(Meter::Connections, 2)])),
+    ];
+    let services = services.into_iter().map(|(name, rules)| (name.into(), rules)).collect();
+    let all_vips = rules(&[(Meter::SourcePackets, 20)]);
+    Desired { admission: Admission { all_vips, services }.into(), ..desired(interfaces) }
+}
+
+/// What leads from the fixture's tables to others with the same services.
+pub fn plan_to(interfaces: Interfaces, desired: &Desired) -> Plan {
+    let (tables, layout, _) = plan(interfaces);
+    let (guarded, _) = compile_to_rest(desired, &layout, &tables).expect("the rules fit");
+    diff(&tables, &guarded)
 }
 
 /// The tables once all flows of before have ended: no slot is learning, and nobody is leaving.

@@ -3,17 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
 use lb_common::flow::{self, Place, Tick};
 use lb_common::hash::{HashKeys, avalanche};
 use lb_common::limits;
 use lb_common::load::{Handshake, Load, Response};
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Question, Recorded};
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 use lb_user::compile::Sightings;
 use lb_user::explain::Frame;
 use lb_user::tables::{FilledDirectory, Plan, Write};
@@ -53,6 +55,16 @@ pub struct Host {
     pub totals: RefCell<Totals>,
     backend_counters: RefCell<BTreeMap<BackendId, BackendCounters>>,
     service_drops: RefCell<BTreeMap<u16, u64>>,
+    rules: BTreeMap<u16, Rules>,
+    no_rules: Rules,
+    prefixes: Vec<Line>,
+    meters: Vec<Cell<meter::Entry>>,
+    known_flows: Vec<Cell<meter::Entry>>,
+    /// What the clock of meters shows.
+    pub meter_time: Cell<u64>,
+    refused: RefCell<BTreeMap<(u16, Rule), u64>>,
+    /// Who was refused, by place.
+    pub suspects: RefCell<BTreeMap<usize, Suspect>>,
     redirected_to: Cell<Option<u32>>,
 }
 
@@ -84,6 +96,14 @@ impl Host {
             totals: RefCell::default(),
             backend_counters: RefCell::default(),
             service_drops: RefCell::default(),
+            rules: BTreeMap::new(),
+            no_rules: Rules::default(),
+            prefixes: vec![Line::default(); 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT) as usize],
+            meters: vec![Cell::default(); limits::SOURCES_MIN as usize],
+            known_flows: vec![Cell::default(); limits::KNOWN_FLOWS as usize],
+            meter_time: Cell::new(1 << 30),
+            refused: RefCell::default(),
+            suspects: RefCell::default(),
             redirected_to: Cell::default(),
         }
     }
@@ -114,6 +134,11 @@ impl Host {
                 self.settings.replies = fill_half(&mut self.reply_buckets, 1 - self.settings.replies.half(), directory);
             }
             Write::Flags(flags) => self.settings.flags = *flags,
+            Write::Prefixes(image) => {
+                let first = image.half as usize * self.prefixes.len() / 2;
+                self.prefixes[first..][..image.lines.len()].copy_from_slice(&image.lines);
+            }
+            Write::Admission(scope, rules) => drop(self.rules.insert(*scope, *rules)),
         }
     }
 
@@ -160,6 +185,11 @@ impl Host {
         self.backend_counters.borrow().get(&id).copied().unwrap_or_default()
     }
 
+    /// Packets that a rule of a scope refused.
+    pub fn refused(&self, scope: u16, rule: Rule) -> u64 {
+        self.refused.borrow().get(&(scope, rule)).copied().unwrap_or_default()
+    }
+
     pub fn service_drops(&self, id: u16) -> u64 {
         self.service_drops.borrow().get(&id).copied().unwrap_or_default()
     }
@@ -184,13 +214,13 @@ impl Sightings for Host {
     }
 }
 
-/// An entry of a table of buckets, of which there are a power of two.
-fn entry(table: &[Cell<flow::Entry>], bucket: u32, position: usize) -> &Cell<flow::Entry> {
-    let n_buckets = table.len() / flow::ENTRIES;
-    &table[(bucket as usize % n_buckets) * flow::ENTRIES + position]
+/// An entry of a table whose lines have eight.
+fn at<E>(table: &[E], line: u32, position: usize) -> &E {
+    let n_lines = table.len() / flow::ENTRIES;
+    &table[line as usize % n_lines * flow::ENTRIES + position]
 }
 
-fn replace(place: &Cell<flow::Entry>, seen: flow::Entry, new: flow::Entry) -> bool {
+fn replace<E: Copy + PartialEq>(place: &Cell<E>, seen: E, new: E) -> bool {
     let is_same = place.get() == seen;
     if is_same {
         place.set(new);
@@ -233,6 +263,54 @@ impl Env for Host {
     fn link(&self, ifindex: u32) -> Option<Link> {
         let takes_redirects = self.links.get(&ifindex).copied().unwrap_or_default();
         Some(Link { flags: if takes_redirects { link_flags::REDIRECT } else { 0 }, pad: 0 })
+    }
+
+    fn admission(&self, scope: u16) -> &Rules {
+        self.rules.get(&scope).unwrap_or(&self.no_rules)
+    }
+
+    fn prefix_line(&self, index: u32) -> Option<&Line> {
+        self.prefixes.get(index as usize)
+    }
+
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        admit::answer(self, question)
+    }
+
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        admit::listed(|index| self.prefix_line(index), listing)
+    }
+
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
+        admit::exceeded(self, excess)
+    }
+
+    fn take(&self, charge: admit::Charge) -> Option<bool> {
+        admit::take(self, charge)
+    }
+
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
+        admit::is_known(self, place, idle, is_recorded)
+    }
+
+    fn meter_time(&self) -> u64 {
+        self.meter_time.get()
+    }
+
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        at(&self.meters, line, position).get()
+    }
+
+    fn replace_meter(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
+        replace(at(&self.meters, line, old.position), old.entry, new)
+    }
+
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        at(&self.known_flows, line, position).get()
+    }
+
+    fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
+        replace(at(&self.known_flows, line, old.position), old.entry, new)
     }
 
     fn flow_backend(&self, question: Question) -> BackendId {
@@ -298,11 +376,11 @@ impl Env for Host {
     }
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
-        entry(&self.flows, bucket, position).get()
+        at(&self.flows, bucket, position).get()
     }
 
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        replace(entry(&self.flows, bucket, old.position), old.entry, new)
+        replace(at(&self.flows, bucket, old.position), old.entry, new)
     }
 
     fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
@@ -310,11 +388,11 @@ impl Env for Host {
     }
 
     fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
-        entry(&self.fragments, bucket, position).get()
+        at(&self.fragments, bucket, position).get()
     }
 
     fn replace_fragment(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        replace(entry(&self.fragments, bucket, old.position), old.entry, new)
+        replace(at(&self.fragments, bucket, old.position), old.entry, new)
     }
 
     fn note_elsewhere(&self, slot_index: u32, now: Tick) {
@@ -349,6 +427,12 @@ impl Env for Host {
 
     fn count_service_drop(&self, id: u16) {
         *self.service_drops.borrow_mut().entry(id).or_default() += 1;
+    }
+
+    fn count_refused(&self, scope: u16, rule: Rule, source: &Suspect) {
+        let place = source.place(&self.settings.hash_keys) as usize % limits::SUSPECTS as usize;
+        self.suspects.borrow_mut().entry(place).or_default().hear(source);
+        *self.refused.borrow_mut().entry((scope, rule)).or_default() += 1;
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

@@ -12,6 +12,7 @@ use lb_common::Verdict;
 use lb_common::counters::Totals;
 use lb_common::decap::{Ends, Outcome};
 use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes};
+use lb_user::tables::Plan;
 use nix::sched::{CloneFlags, unshare};
 
 use super::fixture::{self, Interfaces};
@@ -79,7 +80,7 @@ impl Kernel {
         if !names_ingress {
             interfaces.outside = LOOPBACK;
         }
-        let sizes = Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS };
+        let sizes = Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS, ..Sizes::default() };
         let Loaded { mut ebpf, mut maps, counters } = maps::load_as_for(kernel, &object()?, sizes, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);
@@ -92,6 +93,14 @@ impl Kernel {
         program.load()?;
         let verified = Verified { time: start.elapsed(), n_instructions: program.info()?.verified_instruction_count() };
         Ok(Self { ebpf, counters, maps, interfaces, verified, names_ingress })
+    }
+
+    /// Carries out a plan, to its end.
+    ///
+    /// # Errors
+    /// If the maps are too small.
+    pub fn carry_out(&mut self, plan: &Plan) -> Result<()> {
+        Ok(plan.writes.iter().chain(&plan.retire).try_for_each(|write| self.maps.write(write))?)
     }
 
     /// Runs one packet, as if it had come in on this interface.

@@ -1,5 +1,6 @@
 //! The daemon with real traffic, in network namespaces. One scenario a file.
 
+mod admission;
 mod algorithms;
 mod auto_mode;
 mod bad_input;

@@ -92,7 +92,8 @@ fn kinds() -> impl Iterator<Item = Kind> {
 
 fn host() -> Host {
     let named = kinds().enumerate().map(|(n, kind)| (ServiceName::from(format!("s{n}")), kind.service()));
-    let desired = Desired { services: named.collect::<BTreeMap<_, _>>(), ingress: BTreeSet::from([INGRESS]) };
+    let desired =
+        Desired { services: named.collect::<BTreeMap<_, _>>(), ingress: BTreeSet::from([INGRESS]), ..Desired::default() };
     let (tables, _) = fixture::compile_to_rest(&desired, &Layout::new(1 << 18), &Tables::default()).unwrap();
     let route = Route::Forward { ifindex: INGRESS, link: LinkAddresses::new(MacAddr::new(GATEWAY), MacAddr::new(OURS)) };
     let mut host = Host::new(fixture::keys(), 1 << 18, Box::new(move |_| route));

@@ -200,7 +200,7 @@ impl World {
             };
             (protocol.to_string().into(), service)
         });
-        Desired { services: services.into(), ingress: BTreeSet::from([INGRESS]) }
+        Desired { services: services.into(), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
     }
 
     /// What a daemon finds that takes over: ids and members, and slots whose histories nobody knows.

@@ -18,10 +18,18 @@ fn all() -> Result<Vec<std::path::PathBuf>> {
 #[test]
 #[ignore = "needs the xlb binary; run by cargo xtask test"]
 fn each_passes_xlb_check() -> Result<()> {
+    let directory = tempfile::tempdir()?;
     for file in all()? {
-        let output = Command::new(paths::xlb()?).arg("check").arg(&file).output()?;
+        // Lists of prefixes that the machine need not have.
+        let text = std::fs::read_to_string(&file)?;
+        let here = |name: &str| directory.path().join(name).display().to_string();
+        ["deny.txt", "allow.txt"].iter().try_for_each(|name| std::fs::write(here(name), "# nobody\n"))?;
+        let text = text.replace("/etc/xlb/deny.txt", &here("deny.txt")).replace("/etc/xlb/allow.txt", &here("allow.txt"));
+        let copy = directory.path().join("xlb.toml");
+        std::fs::write(&copy, text)?;
+        let output = Command::new(paths::xlb()?).arg("check").arg(&copy).output()?;
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        ensure!(output.status.success(), "{said}");
+        ensure!(output.status.success(), "{}: {said}", file.display());
     }
     Ok(())
 }

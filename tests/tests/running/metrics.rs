@@ -21,7 +21,8 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
          [service.dns]\nname = \"api.internal\"\nresolver = \"{}\"\n",
         dns.address()
     );
-    let services = web(&network) + &found;
+    let rules = "[service.admission]\ndeny = [\"192.0.2.0/24\"]\n";
+    let services = web(&network) + &found + rules;
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     // Each has series, once each backend of both services has been checked.
     let exported = until(LIMIT, "series of every metric", || {

@@ -43,7 +43,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         on_down: OnDown::Remap,
         backends: backends.collect(),
     };
-    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]) }
+    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
 }
 
 fn slots(tables: &Tables) -> Arc<[Slot]> {

@@ -28,7 +28,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
 
 fn desired(services: impl IntoIterator<Item = Service>) -> Desired {
     let named = services.into_iter().enumerate().map(|(n, service)| (ServiceName::from(format!("s{n:04}")), service));
-    Desired { services: named.collect(), ingress: BTreeSet::new() }
+    Desired { services: named.collect(), ingress: BTreeSet::new(), ..Desired::default() }
 }
 
 fn address(network: u8, n: usize) -> Ipv4Addr {

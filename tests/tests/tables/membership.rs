@@ -41,7 +41,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         on_down: OnDown::Remap,
         backends: backends.into_iter().collect(),
     };
-    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]) }
+    Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
 }
 
 /// Hosts `0..n`, all on this port.

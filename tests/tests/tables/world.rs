@@ -182,7 +182,7 @@ impl World {
                 services.insert(ServiceName::from(NAMES[name]), spec.service());
             }
         }
-        Desired { services, ingress: BTreeSet::from([INGRESS]) }
+        Desired { services, ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
     }
 }
 

@@ -101,7 +101,7 @@ fn desired(options: Options) -> Desired {
     ];
     let wanted = services.into_iter().filter(|(_, service)| service.forward != Nat || options == Options::Nat);
     let services = wanted.map(|(name, service)| (name.into(), service)).collect();
-    Desired { services, ingress: BTreeSet::from([INGRESS]) }
+    Desired { services, ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
 }
 
 fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, forward: Forward) -> Service {

@@ -9,21 +9,37 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
 };
+use lb_common::admission::{Line, RULE_SLOTS, Root, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
 use lb_common::limits;
 use lb_common::load::{Handshake, Load, Response};
+use lb_common::meter::{self, Limit};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Change, Question, Recorded};
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use crate::maps::{self, Table};
 
 /// Address families as `bpf_fib_lookup` wants them.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// What `xlb_admit` answers: neither of these is limited.
+const ADMITTED: u16 = 0;
+const DENIED: u16 = 1;
+const LIMITED: u16 = 2;
+
+/// What `xlb_exceeded` answers, but for the last.
+const WITHIN: u16 = 0;
+const SOURCE_PACKETS: u16 = Rule::SourcePackets as u16;
+const SOURCE_CONNECTIONS: u16 = Rule::SourceConnections as u16;
+const PACKETS: u16 = Rule::Packets as u16;
+
+/// What `xlb_take` answers if another CPU was faster; otherwise whether there was one left.
+const LOST: u16 = 2;
 
 pub struct Kernel {
     ctx: *mut xdp_md,
@@ -84,6 +100,91 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn admission(&self, scope: u16) -> &Rules {
+        maps::ADMISSION.at::<{ limits::ADMISSION_RECORDS }>(u32::from(scope))
+    }
+
+    #[inline(always)]
+    fn prefix_line(&self, index: u32) -> Option<&Line> {
+        maps::prefix_line(index)
+    }
+
+    #[inline(always)]
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        let admit::Question { high, low, place, service, is_v6, protocol, tcp_flags } = question;
+        // A tag has 24 bits.
+        let tag_family = place.tag | u32::from(is_v6) << 24;
+        let words = u32::from(service) | u32::from(protocol) << 16 | u32::from(tcp_flags) << 24;
+        match masked(xlb_admit(high, low, place.line, tag_family, words)) {
+            ADMITTED => None,
+            DENIED => Some(Verdict::Denied),
+            _ => Some(Verdict::Limited),
+        }
+    }
+
+    #[inline(always)]
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
+        let admit::Excess { high, scope, is_v6, opens } = excess;
+        let words = u32::from(scope) | u32::from(is_v6) << 16 | u32::from(opens) << 17;
+        match masked(xlb_exceeded(high, words)) {
+            WITHIN => None,
+            SOURCE_PACKETS => Some(Rule::SourcePackets),
+            SOURCE_CONNECTIONS => Some(Rule::SourceConnections),
+            PACKETS => Some(Rule::Packets),
+            _ => Some(Rule::Connections),
+        }
+    }
+
+    #[inline(always)]
+    fn take(&self, charge: admit::Charge) -> Option<bool> {
+        let admit::Charge { place, limit } = charge;
+        match masked(xlb_take(place.line, place.tag, limit.interval, limit.burst)) {
+            0 => Some(false),
+            LOST => None,
+            _ => Some(true),
+        }
+    }
+
+    #[inline(always)]
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
+        xlb_is_known(place.line, place.tag, idle, is_recorded.into()) != 0
+    }
+
+    #[inline(always)]
+    fn meter_time(&self) -> u64 {
+        // SAFETY: takes no pointers.
+        unsafe { bpf_ktime_get_coarse_ns() >> meter::TIME_SHIFT }
+    }
+
+    #[inline(always)]
+    fn meter(&self, line: u32, position: usize) -> meter::Entry {
+        // SAFETY: within the map; a word is read as a whole.
+        meter::Entry::from_raw(unsafe { maps::meter(line, position).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn replace_meter(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
+        replace(maps::meter(line, old.position), old.entry.raw(), new.raw())
+    }
+
+    #[inline(always)]
+    fn known_flow(&self, line: u32, position: usize) -> meter::Entry {
+        // SAFETY: within the map; a word is read as a whole.
+        meter::Entry::from_raw(unsafe { maps::known_flow(line, position).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
+        replace(maps::known_flow(line, old.position), old.entry.raw(), new.raw())
+    }
+
+    #[inline(always)]
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        let admit::Listing { high, low, root } = listing;
+        xlb_listed(high, low, root.raw()) as u8
+    }
+
+    #[inline(always)]
     fn flow_backend(&self, question: Question) -> BackendId {
         let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
         BackendId(masked(xlb_flow(place.bucket, place.tag, slot, question.slot_index, service_flags)))
@@ -117,7 +218,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        replace(maps::flow_entry(bucket, old.position), old.entry, new)
+        replace(maps::flow_entry(bucket, old.position), old.entry.raw(), new.raw())
     }
 
     #[inline(always)]
@@ -133,7 +234,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn replace_fragment(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
-        replace(maps::fragment_entry(bucket, old.position), old.entry, new)
+        replace(maps::fragment_entry(bucket, old.position), old.entry.raw(), new.raw())
     }
 
     #[inline(always)]
@@ -202,7 +303,7 @@ impl Env for Kernel {
         for _ in 0..TURN_TRIES {
             // SAFETY: within the map; a word is read as a whole.
             let turn = unsafe { turns.read_volatile() };
-            if exchange(turns, turn, turn.wrapping_add(1)) {
+            if replace(turns, turn, turn.wrapping_add(1)) {
                 return turn as u32;
             }
         }
@@ -244,6 +345,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn count_service_drop(&self, id: u16) {
         self.bump(&maps::SERVICE_DROPS, |services| services[usize::from(id) % services.len()] += 1);
+    }
+
+    #[inline(always)]
+    fn count_refused(&self, _: u16, _: Rule, source: &Suspect) {
+        xlb_refused(source.high, source.low, source.what, source.n_bits);
     }
 
     #[inline(always)]
@@ -340,6 +446,72 @@ const IS_CHOSEN: u32 = 1 << 25;
 /// After as many other CPUs, a turn is left to chance.
 const TURN_TRIES: u32 = 4;
 
+/// [`admit::answer`](lb_ebpf::admit::answer) as a global function, for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_admit(high: u64, low: u64, line: u32, tag_family: u32, words: u32) -> u32 {
+    let question = admit::Question {
+        high,
+        low,
+        place: meter::Place { line, tag: tag_family & 0xff_ffff },
+        service: words as u16,
+        is_v6: tag_family >> 24 != 0,
+        protocol: (words >> 16) as u8,
+        tcp_flags: (words >> 24) as u8,
+    };
+    let answer = match admit::answer(&Kernel::new(core::ptr::null_mut()), question) {
+        None => ADMITTED,
+        Some(Verdict::Denied) => DENIED,
+        Some(_) => LIMITED,
+    };
+    answer.into()
+}
+
+/// Counts a refusal: a global function, for it is called from several places.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_refused(high: u64, low: u64, what: u32, n_bits: u32) -> u32 {
+    let env = Kernel::new(core::ptr::null_mut());
+    let source = Suspect { high, low, what, n_bits, votes: 0 };
+    let (scope, rule) = (source.scope() as usize, (what >> 16) as usize);
+    env.bump(&maps::ADMISSION_DROPS, |scopes| scopes[scope % scopes.len()][rule % RULE_SLOTS] += 1);
+    let place = source.place(&env.settings().hash_keys) as usize;
+    env.bump(&maps::SUSPECTS, |suspects| suspects[place % suspects.len()].hear(&source));
+    0
+}
+
+/// [`admit::exceeded`](lb_ebpf::admit::exceeded) as a global function. Yields [`WITHIN`], or a rule's number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_exceeded(high: u64, words: u32) -> u32 {
+    let excess = admit::Excess { high, scope: words as u16, is_v6: words >> 16 & 1 != 0, opens: words >> 17 != 0 };
+    let rule = admit::exceeded(&Kernel::new(core::ptr::null_mut()), excess);
+    rule.map_or(WITHIN.into(), |rule| rule as u32)
+}
+
+/// [`admit::take`](lb_ebpf::admit::take) as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_take(line: u32, tag: u32, interval: u32, burst: u32) -> u32 {
+    let charge = admit::Charge { place: meter::Place { line, tag }, limit: Limit { interval, burst } };
+    admit::take(&Kernel::new(core::ptr::null_mut()), charge).map_or(LOST, u16::from).into()
+}
+
+/// [`admit::is_known`](lb_ebpf::admit::is_known) as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_is_known(line: u32, tag: u32, idle: u32, is_recorded: u32) -> u32 {
+    admit::is_known(&Kernel::new(core::ptr::null_mut()), meter::Place { line, tag }, idle, is_recorded != 0).into()
+}
+
+/// [`admit::listed`](lb_ebpf::admit::listed) as a global function: a loop, which the verifier goes through once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_listed(high: u64, low: u64, root: u64) -> u32 {
+    let env = Kernel::new(core::ptr::null_mut());
+    u32::from(admit::listed(|line| env.prefix_line(line), admit::Listing { high, low, root: Root::from_raw(root) }))
+}
+
 /// [`fragments::answer`](lb_ebpf::fragments::answer) as a global function, for the same reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -358,12 +530,6 @@ fn masked(result: u32) -> u16 {
     result as u16
 }
 
-/// Replaces an entry, unless somebody else did since it was seen.
-#[inline(always)]
-fn replace(word: *mut u64, seen: flow::Entry, new: flow::Entry) -> bool {
-    exchange(word, seen.raw(), new.raw())
-}
-
 /// Adds to a number that other CPUs change too.
 #[inline(always)]
 fn add(number: *mut u64, change: u64) {
@@ -373,7 +539,7 @@ fn add(number: *mut u64, change: u64) {
 
 /// Replaces a word of a map, unless somebody else did since it was seen.
 #[inline(always)]
-fn exchange(word: *mut u64, seen: u64, new: u64) -> bool {
+fn replace(word: *mut u64, seen: u64, new: u64) -> bool {
     let mut found = seen;
     // SAFETY: the word is within the map and aligned to 8. BPF's compare-and-exchange (Linux 5.12) expects what was seen in r0,
     // and leaves there what it found.

@@ -51,6 +51,8 @@ macro_rules! parts {
 }
 
 parts! {
+    xlb_admit_v4() = Part::AdmitV4, Part::AdmitV4 => [];
+    xlb_admit_v6() = Part::AdmitV6, Part::AdmitV6 => [];
     xlb_v4() = Part::V4, Part::V4 => [];
     xlb_v6() = Part::V6, Part::V6 => [];
     xlb_icmp_v4() = Part::IcmpV4, Part::IcmpV4 => [];

@@ -4,12 +4,14 @@ use core::arch::asm;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
-use lb_common::counters::{ConnectionsByBackend, DropsByService, FlowEvents, Totals, TrafficByBackend};
+use lb_common::admission::{Line, Rules};
+use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::limits;
 use lb_common::load::Load;
+use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, Slot};
 
@@ -88,6 +90,10 @@ tables! {
     SLOTS: Slot, ".bss.SLOTS";
     BACKENDS: Backend, ".bss.BACKENDS";
     LINKS: Link, ".bss.LINKS";
+    ADMISSION: Rules, ".bss.ADMISSION";
+    PREFIXES: Line, ".bss.PREFIXES";
+    METERS: [u64; meter::ENTRIES], ".bss.METERS";
+    KNOWN_FLOWS: [u64; meter::ENTRIES], ".bss.KNOWN_FLOWS";
     FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
     FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
@@ -101,6 +107,8 @@ tables! {
     BACKEND_TRAFFIC: TrafficByBackend, ".bss.BACKEND_TRAFFIC";
     BACKEND_CONNECTIONS: ConnectionsByBackend, ".bss.BACKEND_CONNECTIONS";
     SERVICE_DROPS: DropsByService, ".bss.SERVICE_DROPS";
+    ADMISSION_DROPS: DropsByRule, ".bss.ADMISSION_DROPS";
+    SUSPECTS: Suspects, ".bss.SUSPECTS";
 }
 
 /// Of `xlb_decap`, which runs on backends and has no other.
@@ -116,6 +124,14 @@ static N_SLOTS: u32 = limits::SLOTS_DEFAULT;
 /// Records in `FLOWS`, a power of two.
 #[unsafe(no_mangle)]
 static N_FLOW_BUCKETS: u32 = limits::FLOWS_DEFAULT / flow::ENTRIES as u32;
+
+/// Records in `PREFIXES`.
+#[unsafe(no_mangle)]
+static N_PREFIX_LINES: u32 = 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT);
+
+/// Records in `METERS`, a power of two.
+#[unsafe(no_mangle)]
+static N_METER_LINES: u32 = limits::SOURCES_DEFAULT / meter::ENTRIES as u32;
 
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
@@ -133,6 +149,11 @@ macro_rules! constant {
 #[inline(always)]
 pub fn slot(index: u32) -> Option<Slot> {
     SLOTS.below(index, constant!(N_SLOTS)).copied()
+}
+
+#[inline(always)]
+pub fn prefix_line(index: u32) -> Option<&'static Line> {
+    PREFIXES.below(index, constant!(N_PREFIX_LINES))
 }
 
 /// When a flow of this slot, or of one on the same line, was last seen elsewhere.
@@ -194,6 +215,24 @@ pub fn fragment_entry(bucket: u32, position: usize) -> *mut u64 {
     let bucket = FRAGMENTS.at::<{ limits::FRAGMENTS / flow::ENTRIES as u32 }>(bucket);
     // SAFETY: within the bucket.
     unsafe { (&raw const *bucket).cast::<u64>().cast_mut().add(position % flow::ENTRIES) }
+}
+
+/// Upper bits of either number do not count.
+#[inline(always)]
+pub fn meter(line: u32, position: usize) -> *mut u64 {
+    let mask = constant!(N_METER_LINES) - 1;
+    // SAFETY: the daemon makes the map with that many records; the verifier knows the mask.
+    let line = unsafe { METERS.first().add((line & mask) as usize) };
+    // SAFETY: within the line.
+    unsafe { line.cast::<u64>().cast_mut().add(position % meter::ENTRIES) }
+}
+
+/// Upper bits of either number do not count.
+#[inline(always)]
+pub fn known_flow(line: u32, position: usize) -> *mut u64 {
+    let line = KNOWN_FLOWS.at::<{ limits::KNOWN_FLOWS / meter::ENTRIES as u32 }>(line);
+    // SAFETY: within the line.
+    unsafe { (&raw const *line).cast::<u64>().cast_mut().add(position % meter::ENTRIES) }
 }
 
 /// An index that is about to be compared with a limit. Before Linux 6.8, a number that was put on the stack is another to the

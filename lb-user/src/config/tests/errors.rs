@@ -112,7 +112,7 @@ ttl = 5
             2 | colour = 1
               | ^^^^^^ not a key that xlb knows
               |
-              = help: known here are xdp, api, limits, service
+              = help: known here are xdp, api, limits, admission, service
 
             error: unknown key `mod` in [xdp]
              --> xlb.toml:5:1
@@ -136,7 +136,7 @@ ttl = 5
             9 | slot = 1
               | ^^^^ did you mean `slots`?
               |
-              = help: known here are slots, flows
+              = help: known here are slots, flows, prefixes, sources
 
             error: unknown key `backends` in [[service]]
               --> xlb.toml:14:1
@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, health_mode, health, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, health_mode, health, admission, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1

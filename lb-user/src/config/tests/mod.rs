@@ -1,5 +1,6 @@
 //! What is accepted, what it means, and that nothing whatever makes the parser panic.
 
+mod admission;
 mod errors;
 mod failover;
 mod health;
@@ -49,6 +50,47 @@ fn the_minimal_file_takes_every_default() {
             limits: Limits {
                 slots: 16777216,
                 flows: 1048576,
+                prefixes: 65536,
+                sources: 131072,
+            },
+            admission: Admission {
+                all_vips: Rules {
+                    lists: Lists {
+                        deny: List {
+                            prefixes: [],
+                            files: [],
+                            read: [],
+                        },
+                        allow: List {
+                            prefixes: [],
+                            files: [],
+                            read: [],
+                        },
+                    },
+                    limits: Limits {
+                        limits: [
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                            Limit {
+                                interval: 0,
+                                burst: 0,
+                            },
+                        ],
+                        source_bits_v4: 32,
+                        source_bits_v6: 64,
+                    },
+                },
+                services: {},
             },
             services: [
                 Service {
@@ -143,6 +185,97 @@ fn the_full_file_says_what_it_shows() {
             limits: Limits {
                 slots: 16777216,
                 flows: 1048576,
+                prefixes: 65536,
+                sources: 131072,
+            },
+            admission: Admission {
+                all_vips: Rules {
+                    lists: Lists {
+                        deny: List {
+                            prefixes: [
+                                198.51.100.0/24,
+                                2001:db8:bad::/48,
+                            ],
+                            files: [
+                                "/etc/xlb/deny.txt",
+                            ],
+                            read: [],
+                        },
+                        allow: List {
+                            prefixes: [
+                                0.0.0.0/0,
+                                ::/0,
+                            ],
+                            files: [
+                                "/etc/xlb/allow.txt",
+                            ],
+                            read: [],
+                        },
+                    },
+                    limits: Limits {
+                        limits: [
+                            Limit {
+                                interval: 12500,
+                                burst: 40000,
+                            },
+                            Limit {
+                                interval: 2500000,
+                                burst: 200,
+                            },
+                            Limit {
+                                interval: 50,
+                                burst: 5000000,
+                            },
+                            Limit {
+                                interval: 1250,
+                                burst: 200000,
+                            },
+                        ],
+                        source_bits_v4: 32,
+                        source_bits_v6: 64,
+                    },
+                },
+                services: {
+                    "web": Rules {
+                        lists: Lists {
+                            deny: List {
+                                prefixes: [],
+                                files: [],
+                                read: [],
+                            },
+                            allow: List {
+                                prefixes: [
+                                    203.0.113.0/24,
+                                    198.51.100.7/32,
+                                ],
+                                files: [],
+                                read: [],
+                            },
+                        },
+                        limits: Limits {
+                            limits: [
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                                Limit {
+                                    interval: 0,
+                                    burst: 0,
+                                },
+                            ],
+                            source_bits_v4: 32,
+                            source_bits_v6: 64,
+                        },
+                    },
+                },
             },
             services: [
                 Service {
