@@ -17,6 +17,11 @@ impl Scene {
     fn new() -> Result<Self> {
         let network = Network::dsr(2, &[vip()])?;
         let backends = Backend::start_all(&network, 80, &[vip()])?;
+        // A bridge has the least address of its ports, and would have another with another port: the backends would not know it.
+        network.router.as_ref().context("a router")?.netns.ip(&["link set br0 address 02:00:00:00:00:01"])?;
+        // While no program takes them, packets to the VIP go round in circles, and the router tells the client of another way.
+        let none = ["all", "eth0"].map(|interface| format!("ipv4/conf/{interface}/accept_redirects"));
+        network.client.netns.sysctl(&none.each_ref().map(|key| (key.as_str(), "0")))?;
         Ok(Self { network, _backends: backends })
     }
 
@@ -46,7 +51,9 @@ impl Scene {
         self.network.world.veth((&lb, "eth0"), (&router, "lb"))?;
         router.ip(&["link set lb master br0"])?;
         self.network.world.pass_all(&router, "lb")?;
-        lb.ip(&["addr add 10.2.0.2/24 dev eth0", "route add default via 10.2.0.1"])
+        lb.ip(&["addr add 10.2.0.2/24 dev eth0", "route add default via 10.2.0.1"])?;
+        // The router asks nobody for the new link-layer address, for it has the old one; who asks it is believed.
+        lb.run("ping -n -c 1 -W 5 10.2.0.1").map(drop)
     }
 }
 
@@ -98,6 +105,8 @@ fn an_interface_that_is_deleted_and_made_again_has_the_program_again() -> Result
         let told = scene.lb().run(&format!("{} status", paths::xlb()?.display()))?;
         ensure!(told.contains("not on interface eth0: it is gone"), "{told}");
         scene.make_interface_again()?;
+        until(LIMIT, "the program to run there", || Ok(daemon.status()?["interfaces_lost"].is_null().then_some(())))
+            .with_context(|| daemon.log())?;
         wait_serving(&daemon, "web", 2)?;
         wait_answer(&scene.network.client.netns, &url(vip(), 80)).with_context(|| daemon.log())?;
         scene.flows()?;

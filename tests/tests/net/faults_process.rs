@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use xlb_tests::{Backend, Connections, Daemon, Network, http, until};
 
-use super::support::{LIMIT, Service, n_serving, tally, url, vip, wait_serving};
+use super::support::{LIMIT, Service, n_serving, service, tally, url, vip, wait_serving};
 
 fn connections(network: &Network) -> Result<Connections> {
     let (interval, limit) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -49,6 +49,12 @@ fn a_daemon_that_was_stopped_for_a_while_takes_no_backend_for_dead() -> Result<(
         let said = || daemon.log().matches("this process did not run for").count();
         until(LIMIT, "the daemon to say that it stood still", || Ok((said() == round).then_some(())))
             .with_context(|| daemon.log())?;
+        // Two that were late in a row would count.
+        until(LIMIT, "all to be checked in time", || {
+            let backends = service(&daemon.status()?, "web")?["backends"].clone();
+            Ok((0..3).all(|i| backends[i]["check"] == "http 200").then_some(()))
+        })
+        .with_context(|| daemon.log())?;
     }
     ensure!(n_serving(&daemon, "web")? == 3, "{}", daemon.log());
     ensure!(!daemon.log().contains("backend is down"), "{}", daemon.log());
