@@ -11,19 +11,18 @@ use super::support::{LIMIT, Service, url, vip, wait_answer, wait_serving};
 struct Scene {
     network: Network,
     _backends: Vec<Backend>,
-    /// Of the balancer's interface.
-    mac: [u8; 6],
 }
 
 impl Scene {
     fn new() -> Result<Self> {
         let network = Network::dsr(2, &[vip()])?;
         let backends = Backend::start_all(&network, 80, &[vip()])?;
-        let mac = network.lb.netns.mac("eth0")?;
+        // A bridge has the least address of its ports, and would have another with another port: the backends would not know it.
+        network.router.as_ref().context("a router")?.netns.ip(&["link set br0 address 02:00:00:00:00:01"])?;
         // While no program takes them, packets to the VIP go round in circles, and the router tells the client of another way.
         let none = ["all", "eth0"].map(|interface| format!("ipv4/conf/{interface}/accept_redirects"));
         network.client.netns.sysctl(&none.each_ref().map(|key| (key.as_str(), "0")))?;
-        Ok(Self { network, _backends: backends, mac })
+        Ok(Self { network, _backends: backends })
     }
 
     fn daemon(&self) -> xlb_tests::daemon::Builder {
@@ -49,14 +48,9 @@ impl Scene {
     fn make_interface_again(&mut self) -> Result<()> {
         let router = self.network.router.as_ref().context("a router")?.netns.clone();
         let lb = self.lb();
-        // Under another name until its other end has a program: before, what XDP sends out of it would vanish.
-        self.network.world.veth((&lb, "new0"), (&router, "lb"))?;
+        self.network.world.veth((&lb, "eth0"), (&router, "lb"))?;
         router.ip(&["link set lb master br0"])?;
         self.network.world.pass_all(&router, "lb")?;
-        // With the address that it had: who knew it by another would not ask again for a while.
-        let mac = self.mac.map(|byte| format!("{byte:02x}")).join(":");
-        lb.ip(&["link set new0 down".into(), format!("link set new0 address {mac}"), "link set new0 name eth0".into()])?;
-        lb.ip(&["link set eth0 up"])?;
         lb.ip(&["addr add 10.2.0.2/24 dev eth0", "route add default via 10.2.0.1"])?;
         // The router asks nobody for the new link-layer address, for it has the old one; who asks it is believed.
         lb.run("ping -n -c 1 -W 5 10.2.0.1").map(drop)
