@@ -103,7 +103,7 @@ impl Datapath {
             maps.set_hash_keys(random_keys()?);
         }
         let program: &mut Xdp = program(&mut ebpf)?;
-        program.load().map_err(|source| DatapathError::Verifier { hint: verifier_hint(&source), source: Box::new(source) })?;
+        load(program).map_err(|source| DatapathError::Verifier { hint: verifier_hint(&source), source: Box::new(source) })?;
         Ok((Self { ebpf, pins, attached: BTreeMap::new(), adopted }, Handles { maps, counters }))
     }
 
@@ -234,3 +234,20 @@ fn verifier_hint(error: &ProgramError) -> &'static str {
 }
 
 const RIGHTS: &str = "it takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
+/// How often a program is given to the verifier that was interrupted.
+const LOAD_TRIES: u32 = 8;
+
+/// Has the kernel look at a program and take it. A signal to this process, even to another of its threads, interrupts the verifier
+/// (EAGAIN): it begins again then.
+///
+/// # Errors
+/// The verifier refuses.
+pub fn load(program: &mut Xdp) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_TRIES {
+        match program.load() {
+            Err(error) if crate::error::os_code(&error) == Some(Errno::AGAIN.raw_os_error()) => {}
+            done => return done,
+        }
+    }
+    program.load()
+}

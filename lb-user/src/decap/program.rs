@@ -26,7 +26,7 @@ impl Program {
         // The balancer's tables are in the same object, and stay as small as their anchors.
         let mut ebpf = EbpfLoader::new().load(&object).context("the BPF object does not load")?;
         let program: &mut Xdp = ebpf.program_mut(NAME).context("the BPF object has no such program")?.try_into()?;
-        program.load().context("the kernel refuses the program")?;
+        crate::datapath::load(program).context("the kernel refuses the program")?;
         Ok(Self { ebpf })
     }
 

@@ -90,7 +90,7 @@ impl Kernel {
         maps.set_links(&links)?;
         let program: &mut Xdp = ebpf.program_mut("xlb").context("no program named xlb")?.try_into()?;
         let start = Instant::now();
-        program.load()?;
+        lb_user::datapath::load(program)?;
         let verified = Verified { time: start.elapsed(), n_instructions: program.info()?.verified_instruction_count() };
         Ok(Self { ebpf, counters, maps, interfaces, verified, names_ingress })
     }

@@ -77,7 +77,7 @@ impl Loaded {
 
 fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
     let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-    program.load().with_context(|| format!("loading {name}"))?;
+    lb_user::datapath::load(program).with_context(|| format!("loading {name}"))?;
     Ok(program.fd()?.try_clone()?)
 }
 
