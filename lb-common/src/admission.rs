@@ -213,7 +213,7 @@ fn push(lines: &mut alloc::vec::Vec<Line>, ranges: &[Range], level: u32, node: u
         let of = |n: usize| u64::from(ranges.get(node * n_ways + n).map_or(said::ADMIT, |range| range.said));
         (0..n_ways).map(|n| of(n) << (8 * n)).sum()
     } else {
-        (children + (node * n_ways << usize::from(is_wide))) as u64
+        (children + ((node * n_ways) << usize::from(is_wide))) as u64
     };
     lines.push(line);
     if is_wide {

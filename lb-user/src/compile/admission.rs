@@ -68,5 +68,5 @@ fn flags(limits: &[Limit; METERS]) -> u64 {
     let is_any = |meters: &[Meter]| meters.iter().any(|&meter| !limits[meter as usize].is_none());
     let of_connections = is_any(&[Meter::SourceConnections, Meter::Connections]);
     let of_packets = is_any(&[Meter::SourcePackets, Meter::Packets]);
-    u64::from(of_connections || of_packets) * rules_flags::LIMITS | u64::from(of_connections) * rules_flags::CONNECTIONS
+    (u64::from(of_connections || of_packets) * rules_flags::LIMITS) | (u64::from(of_connections) * rules_flags::CONNECTIONS)
 }

@@ -57,7 +57,10 @@ impl CompileError {
     pub fn service(&self) -> Option<&ServiceName> {
         match self {
             Self::TooManyBackends { service, .. } | Self::OutOfSlots { service, .. } => Some(service),
-            Self::TooManyServices { .. } | Self::Directory { .. } | Self::SharedNatBackend { .. } => None,
+            Self::TooManyServices { .. }
+            | Self::TooManyPrefixes { .. }
+            | Self::Directory { .. }
+            | Self::SharedNatBackend { .. } => None,
         }
     }
 }

@@ -15,8 +15,8 @@ fn services(network: &Network) -> String {
 
 /// Whether the client is served from this address of its own.
 fn is_served(network: &Network, from: &str, url: &str) -> bool {
-    let from = SocketAddr::new(from.parse().expect("an address"), 0);
-    http::get_from(&network.client.netns, from, url).is_ok_and(|answer| answer.status == 200)
+    let answer = |from| http::get_from(&network.client.netns, SocketAddr::new(from, 0), url);
+    from.parse().is_ok_and(|from| answer(from).is_ok_and(|answer| answer.status == 200))
 }
 
 #[test]
