@@ -65,6 +65,7 @@ fn turns_are_kept_to_the_connection() -> Result<()> {
     let counted = counts(30)?;
     ensure!(counted == [10, 10, 10], "{counted:?}");
     daemon.reload(service("weighted-round-robin"))?;
+    daemon.process().wait_for_log(" reloaded", super::support::LIMIT)?;
     let counted = counts(80)?;
     ensure!(counted == [10, 20, 50], "{counted:?}");
     daemon.stop()
@@ -110,6 +111,8 @@ fn another_algorithm_breaks_no_connection() -> Result<()> {
         ["maglev", "round-robin", "least-connections", "random", "least-response-time", "weighted-round-robin", "maglev"];
     for (n, algorithm) in algorithms.into_iter().enumerate() {
         daemon.reload(service(algorithm, 4 + n % 2))?;
+        let is_in_force = || Ok((super::support::service(&daemon.status()?, "web")?["algorithm"] == algorithm).then_some(()));
+        xlb_tests::until(super::support::LIMIT, "the algorithm to be in force", is_in_force)?;
         held.push(Connections::open(client, (vip(), 80).into(), 50, Duration::from_millis(20), Duration::from_secs(2))?);
     }
     let before: Vec<u64> = held.iter().map(Connections::exchanges).collect();
