@@ -127,7 +127,6 @@ fn a_flood_from_one_source_and_from_spoofed_ones_is_held_while_a_good_client_wor
     let (from, to) = (router.netns.mac("br0")?, network.lb.netns.mac("eth0")?);
     let frame = |source: Ipv4Addr| frames::udp_v4((from, to), (source, 4000), (Ipv4Addr::new(10, 200, 1, 1), 80), b"flood");
     let heavy = Ipv4Addr::new(10, 9, 9, 9);
-    let start = Instant::now();
     let mut n_sent = 0u32;
     let mut slowest = Duration::ZERO;
     for round in 0..20u32 {
@@ -142,7 +141,8 @@ fn a_flood_from_one_source_and_from_spoofed_ones_is_held_while_a_good_client_wor
     }
     let limited = until(LIMIT, "the flood to be counted", || {
         let limited = verdict(&daemon, "limited")?;
-        Ok((limited + 200 * (start.elapsed().as_secs() + 2) + 300 >= u64::from(n_sent)).then_some(limited))
+        // Less what has passed, and what a full queue has lost on the way.
+        Ok((2 * limited >= u64::from(n_sent)).then_some(limited))
     })?;
     ensure!(limited < u64::from(n_sent), "its burst has passed: {limited} of {n_sent}");
     ensure!(slowest < Duration::from_secs(1), "three requests took {slowest:?}");
