@@ -7,9 +7,11 @@
 //!
 //! Addresses are two words in host byte order, from the left: an IPv4 address is the upper half of the first one.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::branchless::{borrow, less};
 use crate::hash::{self, HashKeys};
 use crate::meter::{Limit, METERS};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Keys in a line; its last word is about where they lead.
 pub const KEYS: usize = 7;
@@ -86,19 +88,6 @@ impl Root {
     pub const fn moved_by(self, lines: u32) -> Self {
         if self.is_none() { self } else { Self(self.0 + lines as u64) }
     }
-}
-
-/// 1 if `a < b`, else 0. No branch: seven in a row would be more ways than the verifier cares to follow, and a comparison is one
-/// in BPF, which has no other.
-#[inline(always)]
-pub(crate) const fn less(a: u64, b: u64) -> u64 {
-    borrow(a, b, a.wrapping_sub(b))
-}
-
-/// What is borrowed by a subtraction with this result (Hacker's Delight, section 2-16).
-#[inline(always)]
-const fn borrow(a: u64, b: u64, difference: u64) -> u64 {
-    ((!a & b) | ((!a | b) & difference)) >> 63
 }
 
 /// What the tree at `root` says of an address. `line` yields a line of the table, `None` beyond its end, where nothing is said.

@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod admission;
+pub mod branchless;
 pub mod checksum;
 pub mod counters;
 pub mod decap;

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::branchless::{either, less};
 use crate::flow::Tick;
 
 /// One backend's load, over all CPUs. The value of the `BACKEND_LOADS` map, by backend id; the packet path writes it.
@@ -93,9 +94,8 @@ impl Response {
     /// more for each unit of weight, by which those are told apart that have none. Less than 2^47 for less than 2^26 flows.
     #[inline(always)]
     pub const fn busy(self, n_flows: u64, weight: u64, now: Tick) -> u64 {
-        let if_unknown = (self.time as u64).wrapping_sub(1) as i64 >> 63;
         let known = (n_flows + weight) * self.expected(now) as u64;
-        (known & !(if_unknown as u64)) | ((n_flows * UNKNOWN as u64) & if_unknown as u64)
+        either(less(0, self.time as u64), known, n_flows * UNKNOWN as u64)
     }
 
     /// The response time to be expected now, between 1 and [`RESPONSE_MAX`].

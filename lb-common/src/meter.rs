@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::admission;
+use crate::branchless::{either, less};
 use crate::flow::{self, Tick};
 use crate::hash::{self, HashKeys};
 
@@ -161,8 +161,7 @@ pub fn find(line: impl Fn(usize) -> Entry, tag: u32, now: u64) -> Found {
         let is_other = (u64::from(entry.tag() ^ tag) + u64::from(TAG_MASK)) >> TAG_BITS;
         // One's own comes before all others.
         let rank = ((entry.ahead(now) + 1) & is_other.wrapping_neg()) * ENTRIES as u64 + position as u64;
-        let is_less = admission::less(rank, least);
-        least ^= (least ^ rank) & is_less.wrapping_neg();
+        least = either(less(rank, least), rank, least);
         position += 1;
     }
     let position = least as usize % ENTRIES;

@@ -10,6 +10,7 @@
 //! Maglev with bounded loads (Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018): a backend that has its
 //! share of flows passes the next one on, along a sequence of slots that follows from the flow's hash.
 
+use lb_common::branchless::{either, less};
 use lb_common::load::{Handshake, n_active};
 use lb_common::records::{BOUND_SHIFT, Service, choice};
 use lb_common::{BackendId, limits};
@@ -75,7 +76,7 @@ fn least_busy<const BY_TIME: bool>(env: &impl Env, service: &Service) -> Backend
         let n_flows = load.n_active() & N_FLOWS_MASK;
         let amount = if BY_TIME { load.response.busy(n_flows, weight, now) } else { n_flows };
         least = least.or(Busy { id, amount, weight });
-        number = (number + 1) & if_less((number + 1).into(), n_turns.into()) as u32;
+        number = either(less((number + 1).into(), n_turns.into()), (number + 1).into(), 0) as u32;
         looked_at += 1;
     }
     least.id
@@ -110,7 +111,7 @@ fn within_bounds(env: &impl Env, service: &Service, flow: NewFlow) -> BackendId 
 #[derive(Clone, Copy)]
 struct Busy {
     id: BackendId,
-    /// At most 2^47: multiplied by a weight, less than 2^63.
+    /// At most 2^47: it can be multiplied by a weight.
     amount: u64,
     weight: u64,
 }
@@ -123,18 +124,12 @@ impl Busy {
     /// eight rounds makes 256 ways.
     #[inline(always)]
     fn or(self, other: Self) -> Self {
-        let mask = if_less(other.amount * self.weight, self.amount * other.weight);
-        let chosen = |ours: u64, theirs: u64| ours ^ (ours ^ theirs) & mask;
+        let is_other = less(other.amount * self.weight, self.amount * other.weight);
+        let chosen = |ours: u64, theirs: u64| either(is_other, theirs, ours);
         Self {
             id: BackendId(chosen(self.id.0.into(), other.id.0.into()) as u16),
             amount: chosen(self.amount, other.amount),
             weight: chosen(self.weight, other.weight),
         }
     }
-}
-
-/// All ones if one number is less than another, or else none. Both are less than 2^63.
-#[inline(always)]
-fn if_less(number: u64, than: u64) -> u64 {
-    (number.wrapping_sub(than) as i64 >> 63) as u64
 }

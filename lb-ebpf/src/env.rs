@@ -8,14 +8,15 @@ use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
-use crate::admit;
 use crate::choose::NewFlow;
 use crate::flow::{Question, Recorded};
+use crate::{admit, choose, fragments};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
-/// A record that nobody wrote is all zeros.
-pub trait Env {
+/// A record that nobody wrote is all zeros. What has a body here is the packet path's own: a machine may take another way to it, as the
+/// kernel does by global functions.
+pub trait Env: Sized {
     fn settings(&self) -> &Settings;
     fn service_bucket(&self, index: u32) -> &Bucket;
     fn reply_bucket(&self, index: u32) -> &Bucket;
@@ -30,19 +31,26 @@ pub trait Env {
     fn admission(&self, scope: u16) -> &Rules;
     /// A line of the table of prefixes; `None` beyond its end.
     fn prefix_line(&self, index: u32) -> Option<&Line>;
-    /// The verdict on what may not go to its service: [`admit::answer`](crate::admit::answer), by whatever way the machine likes
-    /// best.
-    fn refuse(&self, question: admit::Question) -> Option<Verdict>;
-    /// What a list says of an address: [`admit::listed`](crate::admit::listed), likewise.
-    fn listed(&self, listing: admit::Listing) -> u8;
-
-    /// The limit of a scope that a packet is beyond: [`admit::exceeded`](crate::admit::exceeded), likewise.
-    fn exceeded(&self, excess: admit::Excess) -> Option<Rule>;
-    /// Takes one out of a bucket: [`admit::take`](crate::admit::take), likewise.
-    fn take(&self, charge: admit::Charge) -> Option<bool>;
-    /// Whether a UDP flow is known to have begun: [`admit::is_known`](crate::admit::is_known), likewise. One that is put on record is
-    /// from then on.
-    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool;
+    /// The verdict on what may not go to its service.
+    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
+        admit::answer(self, question)
+    }
+    /// What a list says of an address.
+    fn listed(&self, listing: admit::Listing) -> u8 {
+        admit::listed(|index| self.prefix_line(index), listing)
+    }
+    /// The limit of a scope that a packet is beyond.
+    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
+        admit::exceeded(self, excess)
+    }
+    /// Takes one out of a bucket.
+    fn take(&self, charge: admit::Charge) -> Option<bool> {
+        admit::take(self, charge)
+    }
+    /// Whether a UDP flow is known to have begun. One that is put on record is from then on.
+    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
+        admit::is_known(self, place, idle, is_recorded)
+    }
     /// The coarse time in units of [`meter`](lb_common::meter).
     fn meter_time(&self) -> u64;
     /// A bucket of the table of meters. Upper bits of either number do not count.
@@ -54,22 +62,28 @@ pub trait Env {
     /// Replaces an entry of the table of known flows, unless somebody else did meanwhile.
     fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool;
 
-    /// The backend of a flow whose slot is not at rest: [`flow::answer`](crate::flow::answer), by whatever way the machine likes
-    /// best.
-    fn flow_backend(&self, question: Question) -> BackendId;
-    /// The backend on record, or the slot's: [`flow::record`](crate::flow::record), likewise.
-    fn record_flow(&self, question: Question) -> Recorded;
-    /// The backend of a new flow: [`choose::answer`](crate::choose::answer), likewise.
-    fn new_backend(&self, flow: NewFlow) -> BackendId;
+    /// The backend of a flow whose slot is not at rest.
+    fn flow_backend(&self, question: Question) -> BackendId {
+        crate::flow::answer(self, question)
+    }
+    /// The backend on record, or the slot's.
+    fn record_flow(&self, question: Question) -> Recorded {
+        crate::flow::record(self, question)
+    }
+    /// The backend of a new flow.
+    fn new_backend(&self, flow: NewFlow) -> BackendId {
+        choose::answer(self, flow)
+    }
     /// The coarse time.
     fn now(&self) -> Tick;
     /// An entry of the flow table. Upper bits of either number do not count.
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
     /// Replaces an entry of the flow table, unless somebody else did meanwhile.
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool;
-    /// What is on record of a packet's fragments: [`fragments::answer`](crate::fragments::answer), by whatever way the machine
-    /// likes best.
-    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId;
+    /// What is on record of a packet's fragments.
+    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
+        fragments::answer(self, place, id)
+    }
     /// An entry of the table of fragments. Upper bits of either number do not count.
     fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry;
     /// Replaces an entry of the table of fragments, unless somebody else did meanwhile.

@@ -140,9 +140,9 @@ pub enum Part {
     TooBig(TooBig),
 }
 
-/// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a
-/// later part to tell: about who is admitted, all packets that are no fragments, replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments, which are only put on
-/// record there, fragments, and fragments of replies, in this order.
+/// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a later part to tell. They are,
+/// in this order: who is not admitted, TCP and UDP, replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments,
+/// which are only put on record there, fragments, and fragments of replies.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
     Some(match part {
@@ -294,16 +294,9 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
         return Some(refused);
     }
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);
-    Some(match forward::send::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed) {
-        Ok(verdict) => {
-            env.count_backend(backend_id, parsed.l3 as u32 + parsed.ip_len, parsed.is_syn());
-            verdict
-        }
-        Err(verdict) => {
-            if let Verdict::NoBackend = verdict {
-                env.count_service_drop(id);
-            }
-            verdict
-        }
-    })
+    let sent = forward::send::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed);
+    if let Err(Verdict::NoBackend) = sent {
+        env.count_service_drop(id);
+    }
+    Some(forward::count::<F>(env, backend_id, parsed, sent))
 }

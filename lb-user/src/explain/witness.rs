@@ -11,7 +11,7 @@ use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
-use lb_ebpf::flow::{Question, Recorded};
+use lb_ebpf::flow::Question;
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use super::frame::Frame;
@@ -203,22 +203,6 @@ impl<R: Records> Env for Witness<'_, R> {
         admit::answer(self, question)
     }
 
-    fn listed(&self, listing: admit::Listing) -> u8 {
-        admit::listed(|index| self.prefix_line(index), listing)
-    }
-
-    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
-        admit::exceeded(self, excess)
-    }
-
-    fn take(&self, charge: admit::Charge) -> Option<bool> {
-        admit::take(self, charge)
-    }
-
-    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
-        admit::is_known(self, place, idle, is_recorded)
-    }
-
     fn meter_time(&self) -> u64 {
         self.records.meter_time()
     }
@@ -247,10 +231,6 @@ impl<R: Records> Env for Witness<'_, R> {
         let chosen = lb_ebpf::flow::answer(self, question);
         self.flow.set(Some(FlowSeen { entry, recorded: self.recorded.get() }));
         chosen
-    }
-
-    fn record_flow(&self, question: Question) -> Recorded {
-        lb_ebpf::flow::record(self, question)
     }
 
     /// Who was asked for on the way has no part in it: the slot that the hash leads to is the packet's.

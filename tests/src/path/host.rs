@@ -6,16 +6,14 @@ use std::collections::BTreeMap;
 use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
-use lb_common::flow::{self, Place, Tick};
+use lb_common::flow::{self, Tick};
 use lb_common::hash::{HashKeys, avalanche};
 use lb_common::limits;
 use lb_common::load::{Handshake, Load, Response};
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
-use lb_ebpf::choose::NewFlow;
-use lb_ebpf::flow::{Question, Recorded};
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 use lb_user::compile::Sightings;
 use lb_user::explain::Frame;
 use lb_user::tables::{FilledDirectory, Plan, Write};
@@ -273,26 +271,6 @@ impl Env for Host {
         self.prefixes.get(index as usize)
     }
 
-    fn refuse(&self, question: admit::Question) -> Option<Verdict> {
-        admit::answer(self, question)
-    }
-
-    fn listed(&self, listing: admit::Listing) -> u8 {
-        admit::listed(|index| self.prefix_line(index), listing)
-    }
-
-    fn exceeded(&self, excess: admit::Excess) -> Option<Rule> {
-        admit::exceeded(self, excess)
-    }
-
-    fn take(&self, charge: admit::Charge) -> Option<bool> {
-        admit::take(self, charge)
-    }
-
-    fn is_known(&self, place: meter::Place, idle: Tick, is_recorded: bool) -> bool {
-        admit::is_known(self, place, idle, is_recorded)
-    }
-
     fn meter_time(&self) -> u64 {
         self.meter_time.get()
     }
@@ -311,18 +289,6 @@ impl Env for Host {
 
     fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool {
         replace(at(&self.known_flows, line, old.position), old.entry, new)
-    }
-
-    fn flow_backend(&self, question: Question) -> BackendId {
-        lb_ebpf::flow::answer(self, question)
-    }
-
-    fn record_flow(&self, question: Question) -> Recorded {
-        lb_ebpf::flow::record(self, question)
-    }
-
-    fn new_backend(&self, flow: NewFlow) -> BackendId {
-        lb_ebpf::choose::answer(self, flow)
     }
 
     fn load(&self, id: BackendId) -> Load {
@@ -381,10 +347,6 @@ impl Env for Host {
 
     fn replace_flow(&self, bucket: u32, old: flow::Found, new: flow::Entry) -> bool {
         replace(at(&self.flows, bucket, old.position), old.entry, new)
-    }
-
-    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
-        lb_ebpf::fragments::answer(self, place, id)
     }
 
     fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
