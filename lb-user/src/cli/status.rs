@@ -99,7 +99,7 @@ fn service_line(service: &Value) -> String {
     }
     line.push_str(&failover(&service["failover"]));
     for backend in list(&service["backends"]) {
-        for set in set_at_runtime(backend) {
+        for set in set_at_runtime(backend).into_iter().chain(handshakes(backend)) {
             line.push_str(&format!("\n  {}: {set}", endpoint(&backend["address"], &backend["port"])));
         }
     }
@@ -186,6 +186,25 @@ fn set_at_runtime(backend: &Value) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// How a backend's connections opened, in words, if any did.
+fn handshakes(backend: &Value) -> Option<String> {
+    let handshakes = &backend["handshakes"];
+    let n = |key: &str| handshakes[key].as_u64().unwrap_or_default();
+    if n("opened") == 0 {
+        return None;
+    }
+    let mut line = format!("{} connections opened, {} answered", n("opened"), n("answered"));
+    if let Some(mean_ms) = handshakes["mean_ms"].as_f64() {
+        line.push_str(&format!(" in {mean_ms:.2} ms on average"));
+    }
+    for (key, words) in [("repeated", "SYNs repeated"), ("resets", "resets")] {
+        if n(key) > 0 {
+            line.push_str(&format!(", {} {words}", n(key)));
+        }
+    }
+    Some(line)
 }
 
 fn when(set: &Value) -> String {

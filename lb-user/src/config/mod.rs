@@ -162,6 +162,8 @@ pub struct Service {
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,
+    /// Every flow is on record, though its hash would do.
+    pub is_tracked: bool,
     pub failover: FailoverRules,
     pub health: Checks,
     /// Fixed backends, each endpoint once, the sorry one too; may be empty if there is a source.

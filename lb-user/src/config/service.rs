@@ -53,6 +53,7 @@ pub(super) struct ServiceDraft {
     hashing: Option<Hashing>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
+    is_tracked: Option<bool>,
     failover: Option<FailoverRules>,
     health: Option<Checks>,
     pub(super) admission: Option<AdmissionRules>,
@@ -85,6 +86,7 @@ impl ServiceDraft {
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
         let idle = section.or("idle", idle_default, problems, idle);
         let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
+        let is_tracked = section.or("track", false, problems, values::truth);
 
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
@@ -129,6 +131,7 @@ impl ServiceDraft {
             hashing,
             idle: idle.map(|idle| idle.value),
             on_down: on_down.map(|on_down| on_down.value),
+            is_tracked: is_tracked.map(|is_tracked| is_tracked.value),
             failover,
             health,
             admission,
@@ -152,6 +155,7 @@ impl ServiceDraft {
             gue_port: self.gue_port?,
             idle: self.idle?,
             on_down: self.on_down?,
+            is_tracked: self.is_tracked?,
             failover: self.failover?,
             health: self.health?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,

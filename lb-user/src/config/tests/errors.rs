@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, health_mode, health, admission, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1

@@ -107,6 +107,7 @@ fn the_minimal_file_takes_every_default() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -294,6 +295,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: Some(
@@ -432,6 +434,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -485,6 +488,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -549,6 +553,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -615,6 +620,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -685,6 +691,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -736,6 +743,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -799,6 +807,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
