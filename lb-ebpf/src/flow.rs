@@ -59,6 +59,9 @@ pub fn backend<F: Family, const QUOTED: bool>(
 /// Answers a question, and records the answer.
 #[inline(always)]
 pub fn answer(env: &impl Env, question: Question) -> BackendId {
+    if let Some(id) = known(env, question) {
+        return id;
+    }
     let recorded = env.record_flow(question);
     if !recorded.is_to_choose {
         return count(env, question, recorded);
@@ -67,6 +70,25 @@ pub fn answer(env: &impl Env, question: Question) -> BackendId {
     let id = env.new_backend(NewFlow { service, slot_index, tag: place.tag });
     let recorded = env.record_flow(Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question });
     count(env, question, recorded)
+}
+
+/// The backend of a connection that had a packet in this tick already: most packets have, and change nothing of its record.
+#[inline(always)]
+fn known(env: &impl Env, question: Question) -> Option<BackendId> {
+    let Question { place: Place { bucket, tag }, service, tcp_flags, .. } = question;
+    if tcp_flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) != 0 {
+        return None;
+    }
+    let id = flow::find_live(|position| env.flow_entry(bucket, position), tag, env.now())?;
+    may_keep(env, env.service(service), service, id).then_some(id)
+}
+
+/// Whether a flow on record may stay with its backend.
+#[inline(always)]
+fn may_keep(env: &impl Env, service: &Service, service_id: u16, id: BackendId) -> bool {
+    let backend = env.backend(id);
+    let is_kept = service.flags & service_flags::KEEP != 0 || backend.flags & backend_flags::ALIVE != 0;
+    is_kept && backend.service == service_id
 }
 
 /// Counts whose active flow it is now, and how its connection opens; the flow's backend.
@@ -165,17 +187,12 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
     let now = env.now();
     let is_syn = tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
     let found = flow::find(|position| env.flow_entry(bucket, position), tag, now, service.idle);
-    let may_keep = |id: BackendId| {
-        let backend = env.backend(id);
-        let is_kept = service.flags & service_flags::KEEP != 0 || backend.flags & backend_flags::ALIVE != 0;
-        is_kept && backend.service == service_id
-    };
     let is_opening = found.is_some_and(|found| matches!(found.entry.state(), State::Opening));
     let is_new = is_syn && !is_opening;
     let kept = match found {
         _ if is_new => None,
-        Some(found) if may_keep(found.entry.backend()) => Some(found.entry.backend()),
-        _ => Some(slot.settled()).filter(|&settled| may_keep(settled)),
+        Some(found) if may_keep(env, service, service_id, found.entry.backend()) => Some(found.entry.backend()),
+        _ => Some(slot.settled()).filter(|&settled| may_keep(env, service, service_id, settled)),
     };
     // Of a connection that began unseen the hash tells at least where all nodes send it.
     let may_choose = service.choice != choice::SLOT && !is_chosen && !is_quoted;

@@ -58,6 +58,12 @@ impl Kernel {
         Self { ctx, cpu: unsafe { bpf_get_smp_processor_id() } }
     }
 
+    /// The same for a function that counts nothing of its own: it need not know the CPU, and has no packet.
+    #[inline(always)]
+    fn uncounting() -> Self {
+        Self { ctx: core::ptr::null_mut(), cpu: u32::MAX }
+    }
+
     /// Changes this CPU's copy of a counter record.
     #[inline(always)]
     fn bump<T: Table>(&self, counters: &T, change: impl FnOnce(&mut T::Record)) {
@@ -424,7 +430,7 @@ impl Env for Kernel {
 #[inline(never)]
 pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
     let question = question(bucket, tag, slot, slot_index, service_flags);
-    u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+    u32::from(lb_ebpf::flow::answer(&Kernel::uncounting(), question).0)
 }
 
 /// [`flow::record`](lb_ebpf::flow::record) as a global function, and the next one too: called one after the other, they share the
