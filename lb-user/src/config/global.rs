@@ -1,4 +1,4 @@
-//! The sections that stand once: `[xdp]`, `[api]` and `[limits]`.
+//! The sections that stand once: `[xdp]`, `[api]`, `[steering]` and `[limits]`.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::report::{Problem, Problems};
 use super::section::{Fault, Section};
 use super::{Api, Limits, Mode, OnExit, Xdp, values};
+use crate::health::steer::{self, N_TABLES};
 
 pub(super) const PIN_DEFAULT: &str = "/sys/fs/bpf/xlb";
 
@@ -93,6 +94,22 @@ fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
         ..=LENGTH_MAX => Ok(path),
         length => Err(Fault::new(format!("{length} bytes, but a socket's path has at most {LENGTH_MAX}"), "use a shorter path")),
     }
+}
+
+pub(super) fn steering(mut section: Section<'_>, problems: &mut Problems) -> Option<steer::Range> {
+    let default = steer::Range::default();
+    let tables = section.or("tables", default.first_table, problems, |value| {
+        let first = values::integer(value, N_TABLES, u32::MAX - N_TABLES)?;
+        if !first.is_multiple_of(N_TABLES) {
+            let next = first.next_multiple_of(N_TABLES);
+            return Err(Fault::new(format!("not a multiple of {N_TABLES}"), format!("the next that fits is {next}")));
+        }
+        Ok(first)
+    });
+    // After the rule for local addresses, and before the one for the main table.
+    let priority = section.or("priority", default.priority, problems, |value| values::integer(value, 1, 32_765));
+    section.finish(problems);
+    Some(steer::Range { first_table: tables?.value, priority: priority?.value })
 }
 
 pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Option<Limits> {

@@ -35,7 +35,7 @@ use crate::admission::{Admission, Rules};
 use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName};
 use crate::discovery::{Kind, Source};
 use crate::failover::{Rules as FailoverRules, Tier};
-use crate::health::Checks;
+use crate::health::{Checks, steer};
 use report::{Problem, Problems};
 use section::Section;
 
@@ -48,6 +48,7 @@ pub struct Config {
     pub xdp: Xdp,
     pub api: Api,
     pub limits: Limits,
+    pub steering: steer::Range,
     pub admission: Arc<Admission>,
     /// In the order of the file; names are unique.
     pub services: Vec<Service>,
@@ -349,6 +350,9 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     };
     let limits =
         top.table("limits", "[limits]", problems).map_or(Some(Limits::default()), |section| global::limits(section, problems));
+    let steering = top
+        .table("steering", "[steering]", problems)
+        .map_or(Some(steer::Range::default()), |section| global::steering(section, problems));
     let all_vips = match top.table("admission", admission::ALL_VIPS, problems) {
         Some(section) => admission::rules(section, admission::ALL_VIPS, problems),
         None => Some(Rules::default()),
@@ -367,5 +371,5 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     };
     let admission = Admission { all_vips: all_vips?, services: drafts.iter().filter_map(ruled).collect() };
     let services = drafts.into_iter().map(service::ServiceDraft::complete).collect::<Option<_>>()?;
-    Some(Config { xdp: xdp?, api: api?, limits: limits?, admission: admission.into(), services })
+    Some(Config { xdp: xdp?, api: api?, limits: limits?, steering: steering?, admission: admission.into(), services })
 }

@@ -40,7 +40,7 @@ use crate::datapath::{Attached, Attachment, Datapath, Pins, Wanted};
 use crate::discovery::Discovered;
 use crate::error::chain;
 use crate::explain::{Explanation, Question, Senseless};
-use crate::health::Transition;
+use crate::health::{Steering, Transition};
 use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::rights;
 use crate::status::{Interface, Snapshot};
@@ -88,10 +88,13 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let (mut datapath, handles) = Datapath::load(object, pins, config.limits.into(), secret)?;
     bpf_log::follow(datapath.ebpf_mut());
     let adopted = datapath.adopted;
-    let started = start(&config, text, &mut datapath, handles.maps, Arc::new(handles.counters), doors).await;
+    // With the lock on the pins: a daemon that was killed here is the one whose rules are found.
+    let steering = Steering::start(config.steering);
+    let started = start(&config, text, &mut datapath, handles.maps, Arc::new(handles.counters), doors, &steering).await;
     let Started { mut control, mut inbox, mut desk, socket } = match started {
         Ok(started) => started,
         Err(error) => {
+            steering.end().await;
             // What an earlier daemon left running balances better than nothing.
             shut_down(datapath, if adopted { OnExit::Keep } else { OnExit::Detach });
             return Err(error);
@@ -108,6 +111,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     drop(socket);
     control.log_end();
     shut_down(datapath, control.config().xdp.on_exit);
+    steering.end().await;
     Ok(())
 }
 
@@ -128,6 +132,7 @@ async fn start(
     maps: crate::maps::KernelMaps,
     counters: Arc<crate::maps::Counters>,
     doors: api::Doors,
+    steering: &Steering,
 ) -> Result<Started> {
     let mut layout = Layout::new(maps.n_slots()).with_prefixes(config.limits.prefixes);
     let remembered = desk::remember(config);
@@ -148,7 +153,7 @@ async fn start(
     let (to_next_hops, next_hops) = mpsc::channel(QUEUE);
     let (to_inquiries, inquiries) = mpsc::channel(QUEUE);
     let resolver = Resolver::start(redirect_mode(datapath.attached()), to_next_hops).await?;
-    let followers = Followers::new(resolver, to_transitions, to_discovered);
+    let followers = Followers::new(resolver, steering.clone(), to_transitions, to_discovered);
     let ledger = ledger::Ledger::new(counters.clone());
     let config_text = text.into();
     let start = Start { config: config.clone(), config_text, findings, followers, maps, layout, tables, ledger };

@@ -74,6 +74,7 @@ pub fn differing_fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api.token_file", new.api.token_file != old.api.token_file),
         ("api.state_file", new.api.state_file != old.api.state_file),
         ("api.audit_file", new.api.audit_file != old.api.audit_file),
+        ("steering", new.steering != old.steering),
         ("limits.slots", new.limits.slots != old.limits.slots),
         ("limits.flows", new.limits.flows != old.limits.flows),
         ("limits.prefixes", new.limits.prefixes != old.limits.prefixes),
@@ -123,6 +124,7 @@ fn means_the_same(old: &Config, new: &Config, header: &str) -> bool {
     match header {
         "[xdp]" => old.xdp == new.xdp,
         "[api]" => old.api == new.api,
+        "[steering]" => old.steering == new.steering,
         "[limits]" => old.limits == new.limits,
         "[admission]" => old.admission.all_vips == new.admission.all_vips,
         _ => header.strip_prefix(SERVICE).is_some_and(|name| {

@@ -32,3 +32,4 @@ mod standby;
 mod strangers;
 mod support;
 mod tunnels;
+mod via_path;

@@ -112,7 +112,7 @@ ttl = 5
             2 | colour = 1
               | ^^^^^^ not a key that xlb knows
               |
-              = help: known here are xdp, api, limits, admission, service
+              = help: known here are xdp, api, limits, steering, admission, service
 
             error: unknown key `mod` in [xdp]
              --> xlb.toml:5:1
@@ -152,7 +152,7 @@ ttl = 5
             16 | intervall = "1s"
                | ^^^^^^^^^ did you mean `interval`?
                |
-               = help: known here are type, port, interval, timeout, rise, fall
+               = help: known here are type, port, via, interval, timeout, rise, fall
 
             error: unknown key `weigth` in [[service.backend]]
               --> xlb.toml:19:1

@@ -53,6 +53,10 @@ fn the_minimal_file_takes_every_default() {
                 prefixes: 65536,
                 sources: 131072,
             },
+            steering: Range {
+                first_table: 2020343808,
+                priority: 120,
+            },
             admission: Admission {
                 all_vips: Rules {
                     lists: Lists {
@@ -123,6 +127,7 @@ fn the_minimal_file_takes_every_default() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -187,6 +192,10 @@ fn the_full_file_says_what_it_shows() {
                 flows: 1048576,
                 prefixes: 65536,
                 sources: 131072,
+            },
+            steering: Range {
+                first_table: 2020343808,
+                priority: 120,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -331,6 +340,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -455,6 +465,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -519,6 +530,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -585,6 +597,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -648,6 +661,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -706,6 +720,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -759,6 +774,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 5s,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                             Check {
                                 probe: Agent,
@@ -769,6 +785,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -815,6 +832,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -846,9 +864,9 @@ fn told(text: &str, label: &str) -> Vec<String> {
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[steering]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
     let mut known = told(every_section, "known here are ");
-    assert_eq!(known.len(), 9);
+    assert_eq!(known.len(), 10);
     // A check's keys depend on its type.
     let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
     for word in types.trim_end_matches(", found the number 0").split(", ") {
