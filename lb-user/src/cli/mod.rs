@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, decap, rights};
+use crate::{agent, daemon, decap, rights};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -150,6 +150,35 @@ enum Command {
         #[arg(long, value_name = "PORT", default_value_t = 6080)]
         gue_port: u16,
     },
+    /// On a backend: say how this host is, for checks of type "agent"
+    ///
+    /// Answers each TCP connection with a line of HAProxy's agent-check protocol. "ready up NN%": CPU and memory are within their
+    /// limits, and NN falls linearly from 100 when idle to 1 at the limit. "down #reason": a limit is passed, by a disk too, or
+    /// something cannot be measured any more. "drain" and "maint", with the file's first line as the reason: an operator has made
+    /// that file. Measures once a second, the CPU over five; needs no rights. SIGTERM and SIGINT end it.
+    Agent {
+        /// Where to answer
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9777")]
+        listen: SocketAddr,
+        /// Down above this share of CPU time; waiting for disks is not counted
+        #[arg(long, value_name = "PERCENT", default_value = "95%")]
+        cpu_max: agent::Percent,
+        /// Down above this share of memory; what the kernel can give back at once is not counted
+        #[arg(long, value_name = "PERCENT", default_value = "95%")]
+        memory_max: agent::Percent,
+        /// Down when the file system with PATH is fuller than this, such as /var=90%; may be given several times
+        #[arg(long, value_name = "PATH=PERCENT")]
+        disk: Vec<agent::Disk>,
+        /// A balancer's own address: with one or more, nobody else is answered
+        #[arg(long, value_name = "ADDRESS")]
+        from: Vec<IpAddr>,
+        /// While this file is there, say "drain": no new connections, those there are go on
+        #[arg(long, value_name = "FILE", default_value = "/run/xlb-agent/drain")]
+        drain_file: PathBuf,
+        /// While this file is there, say "maint"
+        #[arg(long, value_name = "FILE", default_value = "/run/xlb-agent/maint")]
+        maint_file: PathBuf,
+    },
     /// Say what would become of a packet now, and why: service, slot, backend, way and verdict
     ///
     /// Takes the packet through the packet path, by the tables as they stand, and changes nothing: no packet is sent, and no flow
@@ -199,6 +228,11 @@ pub fn main(object: &'static [u8]) -> ExitCode {
             let options = decap::Options { interface, mode, addresses: address, senders: from, gue_port };
             start_log(LogFormat::Text);
             block_on(decap::run(object, options))
+        }
+        Command::Agent { listen, cpu_max, memory_max, disk, from, drain_file, maint_file } => {
+            let limits = agent::Limits { cpu: cpu_max, memory: memory_max, disks: disk };
+            start_log(LogFormat::Text);
+            block_on(agent::run(agent::Options { listen, limits, askers: from, maint_file, drain_file }))
         }
         Command::Check { config, socket } => check::check(&config, socket),
         Command::Events { json, once, api } => block_on(events::follow(api, json, once)),

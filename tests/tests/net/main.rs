@@ -1,6 +1,7 @@
 //! The daemon with real traffic, in network namespaces. One scenario a file.
 
 mod admission;
+mod agent;
 mod algorithms;
 mod auto_mode;
 mod bad_input;
