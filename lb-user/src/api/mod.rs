@@ -12,6 +12,7 @@ mod events;
 mod explain;
 mod metrics;
 mod page;
+mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 pub use doors::{Doors, SocketFile};
+pub use tls::Identity;
 
 use crate::daemon::{Inquiry, Order};
 use crate::error::chain;

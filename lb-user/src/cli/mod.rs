@@ -35,9 +35,6 @@ Examples:
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
 
-/// Where a daemon listens that is not told otherwise.
-const API_DEFAULT: &str = "127.0.0.1:9400";
-
 /// Layer-4 load balancer: an XDP program sends packets to backends in the kernel; this daemon keeps it in step with health
 /// checks, DNS and the configuration
 #[derive(Parser)]
@@ -97,9 +94,8 @@ enum Command {
         /// Print JSON instead of tables
         #[arg(long)]
         json: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     /// Watch services, backends, rates and drops of a running daemon in the terminal
     ///
@@ -109,9 +105,8 @@ enum Command {
         /// Print one picture, with the rates of one second, and end
         #[arg(long)]
         once: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     /// Print what changes, as it changes: health, weights, drains, reloads
     ///
@@ -123,9 +118,8 @@ enum Command {
         /// Print what was kept, and end
         #[arg(long)]
         once: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     /// On a backend: take packets out of the tunnels that end here
     ///
@@ -192,9 +186,8 @@ enum Command {
         /// Print JSON instead of lines
         #[arg(long)]
         json: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     #[command(flatten)]
     Change(change::Verb),
@@ -235,13 +228,13 @@ pub fn main(object: &'static [u8]) -> ExitCode {
             block_on(agent::run(agent::Options { listen, limits, askers: from, maint_file, drain_file }))
         }
         Command::Check { config, socket } => check::check(&config, socket),
-        Command::Events { json, once, api } => block_on(events::follow(api, json, once)),
-        Command::Explain { packet, json, api } => block_on(explain::show(api, &packet, json)),
+        Command::Events { json, once, server } => block_on(events::follow(&server.into(), json, once)),
+        Command::Explain { packet, json, server } => block_on(explain::show(&server.into(), &packet, json)),
         Command::Change(verb) => block_on(change::carry_out(verb)),
         Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
-        Command::Status { json, api } => block_on(status::show(api, json)),
-        Command::Top { once: true, api } => block_on(top::print_once(api)),
-        Command::Top { once: false, api } => top::watch(api),
+        Command::Status { json, server } => block_on(status::show(&server.into(), json)),
+        Command::Top { once: true, server } => block_on(top::print_once(&server.into())),
+        Command::Top { once: false, server } => top::watch(&server.into()),
         Command::Completions { shell } => papers::print_completions(shell),
         Command::Man { directory } => papers::write_man_pages(&directory),
     };

@@ -94,12 +94,21 @@ pub struct Api {
     pub socket: PathBuf,
     /// A group that may make changes too, besides root and the daemon's own user.
     pub socket_gid: Option<u32>,
+    /// `None` speaks plain HTTP.
+    pub tls: Option<ApiTls>,
     /// Where the token stands that changes over TCP take; without, there are none.
     pub token_file: Option<PathBuf>,
     /// What was set at runtime is kept here.
     pub state_file: PathBuf,
     /// Every change, and every one refused, is noted here.
     pub audit_file: Option<PathBuf>,
+}
+
+/// `tls_certificate` and `tls_key`: who the daemon is on `listen`. Absolute paths to PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Api {
@@ -110,6 +119,7 @@ impl Api {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9400)),
             socket: PathBuf::from(format!("/run/xlb/{instance}.sock")),
             socket_gid: None,
+            tls: None,
             token_file: None,
             state_file: PathBuf::from(format!("/var/lib/xlb/{instance}.json")),
             audit_file: None,

@@ -21,7 +21,7 @@ mod supervisor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -83,6 +83,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     // Before anything is attached: a signal from here on must find somebody who undoes it.
     let mut signals = Signals::new()?;
     let doors = api::Doors::open(&config.api).await?;
+    let identity = doors.identity.clone();
     let pins = Pins::open(&config.xdp.pin)?;
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
     let (mut datapath, handles) = Datapath::load(object, pins, config.limits.into(), secret)?;
@@ -104,7 +105,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&control.in_words());
     tokio::spawn(pulse::watch());
-    let mut file = File { datapath: &mut datapath, path: &config_path };
+    let mut file = File { datapath: &mut datapath, path: &config_path, identity };
     serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
     supervisor.stopping();
     desk.finish(&mut control).await;
@@ -294,6 +295,8 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
 struct File<'f> {
     datapath: &'f mut Datapath,
     path: &'f Path,
+    /// Its files are read again too.
+    identity: Option<api::Identity>,
 }
 
 /// What was set at runtime, or is to be.
@@ -314,7 +317,7 @@ async fn handle(event: Event, control: &mut Control, desk: &mut Desk, file: &mut
 
 /// Another configuration from the same file. A bad one changes nothing. Yields what is different now.
 async fn reload(control: &mut Control, desk: &mut Desk, file: &mut File<'_>) -> Result<Vec<String>> {
-    let result = try_reload(control, file.datapath, file.path).await;
+    let result = try_reload(control, file).await;
     control.note_reload(result.as_ref().err().map(|error| report::in_one_line(&format!("{error:#}"))));
     match &result {
         Ok(reloaded) => {
@@ -335,12 +338,14 @@ struct Reloaded {
     forgotten: Vec<String>,
 }
 
-async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<Reloaded> {
-    let (new, text) = config::load_with_text(path)?;
+async fn try_reload(control: &mut Control, file: &mut File<'_>) -> Result<Reloaded> {
+    let datapath = &mut *file.datapath;
+    let (new, text) = config::load_with_text(file.path)?;
     let old = control.config().clone();
     if let Some(key) = preview::differing_fixed_keys(&old, &new).first() {
         anyhow::bail!("{key} cannot change while running; restart the daemon for it");
     }
+    let renewed = file.identity.as_ref().map(api::Identity::renew).transpose().context("the API's TLS")?;
     let diff = preview::diff(&control.running(), &new, &text);
     // First what can fail and can be undone; the tables last.
     let added: Vec<&String> = new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)).collect();
@@ -362,6 +367,9 @@ async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path)
         info!(interface, "detached");
     }
     set_interfaces(control, datapath);
+    if let (Some(identity), Some(renewed)) = (&file.identity, renewed) {
+        identity.take(renewed);
+    }
     Ok(Reloaded { diff, forgotten })
 }
 

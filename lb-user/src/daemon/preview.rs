@@ -71,6 +71,7 @@ pub fn differing_fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api.listen", new.api.listen != old.api.listen),
         ("api.socket", new.api.socket != old.api.socket),
         ("api.socket_gid", new.api.socket_gid != old.api.socket_gid),
+        ("api.tls_certificate and tls_key", new.api.tls != old.api.tls),
         ("api.token_file", new.api.token_file != old.api.token_file),
         ("api.state_file", new.api.state_file != old.api.state_file),
         ("api.audit_file", new.api.audit_file != old.api.audit_file),

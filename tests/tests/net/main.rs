@@ -3,6 +3,7 @@
 mod admission;
 mod agent;
 mod algorithms;
+mod api_tls;
 mod auto_mode;
 mod bad_input;
 mod consistency;

@@ -43,6 +43,7 @@ fn the_minimal_file_takes_every_default() {
                 listen: 127.0.0.1:9400,
                 socket: "/run/xlb/xlb.sock",
                 socket_gid: None,
+                tls: None,
                 token_file: None,
                 state_file: "/var/lib/xlb/xlb.json",
                 audit_file: None,
@@ -178,6 +179,12 @@ fn the_full_file_says_what_it_shows() {
                 socket: "/run/xlb/xlb.sock",
                 socket_gid: Some(
                     27,
+                ),
+                tls: Some(
+                    ApiTls {
+                        certificate: "/etc/xlb/api.pem",
+                        key: "/etc/xlb/api.key",
+                    },
                 ),
                 token_file: Some(
                     "/etc/xlb/token",

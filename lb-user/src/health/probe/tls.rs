@@ -59,7 +59,7 @@ impl Tls {
 impl Trust {
     /// # Errors
     /// This machine lacks the certificates to verify by: why, for the operator.
-    async fn config(&self) -> Result<Arc<ClientConfig>, String> {
+    pub(crate) async fn config(&self) -> Result<Arc<ClientConfig>, String> {
         /// Some hundred certificates, which take milliseconds to read.
         static SYSTEM: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
         match self {
