@@ -111,12 +111,12 @@ fn forbidden(reason: String) -> Forbidden {
 }
 
 /// Whether more than its owner can read a file.
-fn others_than_owner_may_read(path: &Path) -> bool {
+pub fn others_than_owner_may_read(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
 }
 
 /// The token, read anew each time: who replaces it in the file need not restart anything.
-fn token(path: &Path) -> Result<String, String> {
+pub fn token(path: &Path) -> Result<String, String> {
     let read = || -> Result<String> {
         let length = fs::metadata(path)?.len();
         if length > TOKEN_FILE_LEN_MAX {

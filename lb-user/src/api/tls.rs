@@ -5,11 +5,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
-use rustls::ServerConfig;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, RootCertStore, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -142,6 +145,33 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 /// Whether anybody on this machine can take the key.
-fn others_may_read(key: &Path) -> bool {
+pub fn others_may_read(key: &Path) -> bool {
     fs::metadata(key).is_ok_and(|file| file.mode() & 0o007 != 0)
+}
+
+/// How long the first certificate in the file is valid from `now` on: zero if not any more, `None` where that cannot be told.
+///
+/// Asked whether the certificate is valid on a day far off, rustls says until when it was: that comes before all else that it
+/// verifies. So no second parser of certificates is needed.
+///
+/// # Errors
+/// There is no certificate.
+pub fn valid_for(certificate: &Path, now: SystemTime) -> Result<Option<Duration>, TlsError> {
+    const FAR_OFF: Duration = Duration::from_secs(400 * 365 * 86_400);
+    let chain = certificates(certificate)?;
+    let Some(own) = chain.first() else { return Ok(None) };
+    let mut roots = RootCertStore::empty();
+    if roots.add(own.clone()).is_err() {
+        return Ok(None);
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider())).build();
+    let (Ok(verifier), Ok(name)) = (verifier, ServerName::try_from("any.invalid")) else { return Ok(None) };
+    let far_off = UnixTime::since_unix_epoch(FAR_OFF);
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    match verifier.verify_server_cert(own, &chain[1..], &name, &[], far_off) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Ok(Some(Duration::from_secs(not_after.as_secs()).saturating_sub(now)))
+        }
+        _ => Ok(None),
+    }
 }

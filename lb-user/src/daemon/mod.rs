@@ -15,7 +15,7 @@ mod ledger;
 pub mod preview;
 mod pulse;
 mod report;
-mod secret;
+pub(crate) mod secret;
 mod supervisor;
 
 use std::path::{Path, PathBuf};
