@@ -34,4 +34,5 @@ mod standby;
 mod strangers;
 mod support;
 mod tunnels;
+mod upgrade;
 mod via_path;
