@@ -16,6 +16,7 @@ mod explain;
 mod faces;
 mod failover;
 mod faults_api;
+mod faults_clock;
 mod faults_discovery;
 mod faults_disk;
 mod faults_health;
