@@ -1,21 +1,20 @@
 //! `xlb status`: what `GET /lb/status` says, as a table.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
-use super::client;
+use super::client::{self, Door};
 use super::events::{admin, tiers, time};
 
 /// Asks the daemon and prints the answer.
 ///
 /// # Errors
 /// If no daemon answers there.
-pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
-    let status = client::status(api).await?;
+pub async fn show(door: &Door, json: bool) -> Result<()> {
+    let status = client::status(door).await?;
     let text = if json { format!("{status:#}\n") } else { tables(&status) + "\n" };
     super::print(&text)
 }
@@ -163,7 +162,7 @@ fn source_line(source: &Value) -> String {
 }
 
 /// What was set of a backend at runtime, in words.
-fn set_at_runtime(backend: &Value) -> Vec<String> {
+pub fn set_at_runtime(backend: &Value) -> Vec<String> {
     let set = &backend["set"];
     let mut lines = Vec::new();
     if !set["presence"].is_null() {

@@ -90,7 +90,13 @@ impl ServiceDraft {
 
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
-        let health = checks(&mut section, port_value, protocol_value, problems);
+        let of = health::Of {
+            // With the protocol refused, the checks can still be read.
+            protocol: protocol_value.unwrap_or(Protocol::Tcp),
+            vip: vip.as_ref().map(|vip| vip.value),
+            forward: forward.as_ref().map(|forward| forward.value),
+        };
+        let health = checks(&mut section, port_value, protocol_value, of, problems);
 
         let admission = match section.table("admission", admission::OF_SERVICE, problems) {
             Some(section) => admission::rules(section, admission::OF_SERVICE, problems),
@@ -218,7 +224,13 @@ fn idle(value: &DeValue<'_>) -> Result<Duration, Fault> {
 }
 
 /// The service's checks, or what stands for them.
-fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protocol>, problems: &mut Problems) -> Option<Checks> {
+fn checks(
+    section: &mut Section<'_>,
+    port: Option<u16>,
+    protocol: Option<Protocol>,
+    of: health::Of,
+    problems: &mut Problems,
+) -> Option<Checks> {
     let mode = section.or("health_mode", Mode::default(), problems, |value| values::one_of(value, &MODES));
     let sections = section.one_or_more("health", ["[service.health]", "[[service.health]]"], problems);
     if !section.has("health") {
@@ -228,8 +240,7 @@ fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protoco
     let n_sections = sections.len();
     let read = |section: Section<'_>| {
         let span = section.span.clone();
-        // With the protocol refused, the rest of the section can still be read.
-        let check = health::read(section, protocol.unwrap_or(Protocol::Tcp), problems)?;
+        let check = health::read(section, of, problems)?;
         needing_no_port(check, port, span, problems)
     };
     let mut list: Vec<Check> = sections.into_iter().filter_map(read).collect();

@@ -10,21 +10,35 @@ use crate::config::Config;
 use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
 use crate::failover::Tier;
-use crate::health::{self, Check, Checker, Checks, Mode, Probe, Transition};
+use crate::health::{self, Check, Checker, Checks, Mode, Probe, Steering, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
     checkers: BTreeMap<BackendKey, (Checks, Checker)>,
     watchers: BTreeMap<ServiceName, BTreeMap<Kind, (Source, Place, Watcher)>>,
     resolver: Resolver,
+    steering: Steering,
     wanted: BTreeSet<IpAddr>,
     transitions: mpsc::Sender<Transition>,
     discovered: mpsc::Sender<Discovered>,
 }
 
 impl Followers {
-    pub fn new(resolver: Resolver, transitions: mpsc::Sender<Transition>, discovered: mpsc::Sender<Discovered>) -> Self {
-        Self { checkers: BTreeMap::new(), watchers: BTreeMap::new(), resolver, wanted: BTreeSet::new(), transitions, discovered }
+    pub fn new(
+        resolver: Resolver,
+        steering: Steering,
+        transitions: mpsc::Sender<Transition>,
+        discovered: mpsc::Sender<Discovered>,
+    ) -> Self {
+        Self {
+            checkers: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            resolver,
+            steering,
+            wanted: BTreeSet::new(),
+            transitions,
+            discovered,
+        }
     }
 
     /// Starts what is missing, ends what nobody wants any more, and starts anew what is to be done differently.
@@ -56,7 +70,8 @@ impl Followers {
             for &endpoint in service.backends.keys() {
                 let Some(wanted) = wanted(name, endpoint) else { continue };
                 self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
-                    (wanted.clone(), health::spawn(name.clone(), endpoint, wanted.clone(), self.transitions.clone()))
+                    let (wanted, transitions) = (wanted.clone(), self.transitions.clone());
+                    (wanted.clone(), health::spawn(name.clone(), endpoint, wanted, transitions, &self.steering))
                 });
             }
         }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::probe::{self, Outcome};
 use super::state::{Machine, State};
+use super::steer::Steering;
 use super::{Check, Checks, Mode, Probe, TICK, Transition};
 use crate::desired::ServiceName;
 
@@ -59,25 +60,40 @@ impl Drop for Checker {
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn spawn(service: ServiceName, backend: SocketAddr, checks: Checks, transitions: mpsc::Sender<Transition>) -> Checker {
+pub fn spawn(
+    service: ServiceName,
+    backend: SocketAddr,
+    checks: Checks,
+    transitions: mpsc::Sender<Transition>,
+    steering: &Steering,
+) -> Checker {
     let status = Arc::new(Mutex::new(Status::default()));
     let record = Record::new(service, backend, &checks, Arc::clone(&status), transitions);
     let task = match checks.list.iter().all(|check| check.probe == Probe::None) {
         true => tokio::spawn(record.without_check()),
-        false => tokio::spawn(keep_checking_all(record, checks.list)),
+        false => tokio::spawn(keep_checking_all(record, checks.list, steering.clone())),
     };
     Checker { task: task.abort_handle(), status }
 }
 
 /// Follows every check on its own schedule, all in one task, until nobody listens.
-async fn keep_checking_all(record: Record, checks: Vec<Check>) {
+async fn keep_checking_all(record: Record, checks: Vec<Check>, steering: Steering) {
     let (service, backend) = (record.service.clone(), record.backend);
     // Never contended for long: it is held while a result is noted, and while a transition waits for its receiver.
     let record = tokio::sync::Mutex::new(record);
     let schedules = checks.iter().enumerate().map(|(index, check)| {
-        let target = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
+        let target = SocketAddr::new(check.via_vip.unwrap_or(backend.ip()), check.port.unwrap_or(backend.port()));
         let service = &service;
-        let probe = move || probe::run(&check.probe, service, target, check.timeout);
+        let lease = Arc::new(check.via_vip.map(|_| steering.lease(backend.ip())));
+        let probe = move || {
+            let lease = Arc::clone(&lease);
+            async move {
+                match &*lease {
+                    Some(lease) => probe::run_steered(&check.probe, service, target, lease, check.timeout).await,
+                    None => probe::run(&check.probe, service, target, check.timeout).await,
+                }
+            }
+        };
         Box::pin(keep_checking(&record, index, check, probe))
     });
     select_all(schedules).await;

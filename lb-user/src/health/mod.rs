@@ -6,8 +6,9 @@
 pub mod checker;
 pub mod probe;
 pub mod state;
+pub mod steer;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::desired::ServiceName;
 pub use checker::{Checker, Status, spawn};
 pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Script, Tls, Trust, Udp};
 pub use state::State;
+pub use steer::Steering;
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
 const TICK: Duration = Duration::from_millis(1);
@@ -68,6 +70,8 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that take a backend down.
     pub fall: u32,
+    /// The VIP to ask, on the link to the backend, as clients' packets would come; `None` asks the backend's own address.
+    pub via_vip: Option<IpAddr>,
 }
 
 impl Default for Check {
@@ -80,6 +84,7 @@ impl Default for Check {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 2,
+            via_vip: None,
         }
     }
 }

@@ -43,6 +43,7 @@ fn the_minimal_file_takes_every_default() {
                 listen: 127.0.0.1:9400,
                 socket: "/run/xlb/xlb.sock",
                 socket_gid: None,
+                tls: None,
                 token_file: None,
                 state_file: "/var/lib/xlb/xlb.json",
                 audit_file: None,
@@ -52,6 +53,10 @@ fn the_minimal_file_takes_every_default() {
                 flows: 1048576,
                 prefixes: 65536,
                 sources: 131072,
+            },
+            steering: Range {
+                first_table: 2020343808,
+                priority: 120,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -124,6 +129,7 @@ fn the_minimal_file_takes_every_default() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -175,6 +181,12 @@ fn the_full_file_says_what_it_shows() {
                 socket_gid: Some(
                     27,
                 ),
+                tls: Some(
+                    ApiTls {
+                        certificate: "/etc/xlb/api.pem",
+                        key: "/etc/xlb/api.key",
+                    },
+                ),
                 token_file: Some(
                     "/etc/xlb/token",
                 ),
@@ -188,6 +200,10 @@ fn the_full_file_says_what_it_shows() {
                 flows: 1048576,
                 prefixes: 65536,
                 sources: 131072,
+            },
+            steering: Range {
+                first_table: 2020343808,
+                priority: 120,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -333,6 +349,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -458,6 +475,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -523,6 +541,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -590,6 +609,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -654,6 +674,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -713,6 +734,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -767,6 +789,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 5s,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                             Check {
                                 probe: Agent,
@@ -777,6 +800,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -824,6 +848,7 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                via_vip: None,
                             },
                         ],
                     },
@@ -855,9 +880,9 @@ fn told(text: &str, label: &str) -> Vec<String> {
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[steering]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
     let mut known = told(every_section, "known here are ");
-    assert_eq!(known.len(), 9);
+    assert_eq!(known.len(), 10);
     // A check's keys depend on its type.
     let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
     for word in types.trim_end_matches(", found the number 0").split(", ") {

@@ -3,19 +3,17 @@
 //! Words between spaces, tabs or commas, up to the end of the line or a `#`, after which a reason may follow. What the words
 //! say of weights and numbers of connections is not taken up: only whether the backend should get new flows.
 
-use std::net::SocketAddr;
-
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::time::Time;
-use super::{Found, Setback, connect, excerpt, setback};
+use super::{Found, Setback, Target, connect, excerpt, setback};
 
 const PHASE: &str = "agent";
 /// HAProxy reads no more of it either.
 const ANSWER_BYTES_MAX: u64 = 1024;
 
-pub(super) async fn ask(target: SocketAddr, time: &Time) -> Found {
+pub(super) async fn ask(target: Target, time: &Time) -> Found {
     let stream = connect(target, time).await?;
     let line = time.keep(PHASE, line(stream)).await?.map_err(|error| setback(PHASE, &error))?;
     if line.len() as u64 == ANSWER_BYTES_MAX && !line.ends_with(b"\n") {
