@@ -122,6 +122,15 @@ impl Default for FilledDirectory {
     }
 }
 
+impl Tables {
+    /// Takes over what single services have.
+    pub fn amend(&mut self, part: Self) {
+        self.services.extend(part.services);
+        self.backends.extend(part.backends);
+        self.regions.extend(part.regions);
+    }
+}
+
 /// One change of the maps.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {

@@ -19,6 +19,17 @@ impl<K: Ord + Clone> Ids<K> {
         Self { assigned: BTreeMap::new(), fresh: u32::from(first), last, free: VecDeque::new(), resting: Vec::new() }
     }
 
+    /// A part of the assigned ones, and no others to give.
+    pub fn only(&self, assigned: impl Iterator<Item = (K, u16)>) -> Self {
+        let fresh = u32::from(self.last) + 1;
+        Self { assigned: assigned.collect(), fresh, last: self.last, free: VecDeque::new(), resting: Vec::new() }
+    }
+
+    /// Those from one key on, in order.
+    pub fn from(&self, first: K) -> impl Iterator<Item = (&K, u16)> {
+        self.assigned.range(first..).map(|(key, &id)| (key, id))
+    }
+
     /// `None` if all ids are taken, or rest.
     pub fn get_or_assign(&mut self, key: &K) -> Option<u16> {
         if let Some(&id) = self.assigned.get(key) {

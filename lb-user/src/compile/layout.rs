@@ -2,7 +2,7 @@
 //! before it is given to another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lb_common::flow::Tick;
 use lb_common::limits::SERVICES;
@@ -53,6 +53,9 @@ impl Service {
     }
 }
 
+/// Before all others.
+const FIRST_ENDPOINT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Ids and regions in use, and those resting.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {
@@ -93,6 +96,36 @@ impl Layout {
     #[must_use]
     pub fn with_prefixes(self, n_prefixes: u32) -> Self {
         Self { n_prefix_lines: limits::prefix_lines(n_prefixes), ..self }
+    }
+
+    /// What one service has, and no room for more.
+    #[must_use]
+    pub fn of(&self, service: &ServiceName) -> Self {
+        let first = (service.clone(), FIRST_ENDPOINT);
+        let is_own = |(name, _): &(ServiceName, SocketAddr)| name == service;
+        let one = |regions: &BTreeMap<ServiceName, Region>| {
+            regions.get(service).map(|&region| (service.clone(), region)).into_iter().collect()
+        };
+        let leaving = self.leaving.range(first.clone()..).take_while(|(key, _)| is_own(key));
+        let backends = self.backends.from(first).take_while(|(key, _)| is_own(key));
+        Self {
+            roles: self.roles.get(service).map(|&role| (service.clone(), role)).into_iter().collect(),
+            services: self.services.only(self.services.find(service).map(|id| (service.clone(), id)).into_iter()),
+            vips: self.vips.only(std::iter::empty()),
+            leaving: leaving.map(|(key, &since)| (key.clone(), since)).collect(),
+            backends: self.backends.only(backends.map(|(key, id)| (key.clone(), id))),
+            members: self.members.of(service),
+            regions: one(&self.regions),
+            reserved_regions: one(&self.reserved_regions),
+            resting_regions: Vec::new(),
+            n_lines: 0,
+            n_prefix_lines: self.n_prefix_lines,
+        }
+    }
+
+    /// What a service takes and how it sends, if it has anything here.
+    pub fn role(&self, service: &ServiceName) -> Option<Role> {
+        self.roles.get(service).copied()
     }
 
     /// Lines of either half of the table of prefixes.

@@ -47,6 +47,11 @@ impl Members {
         }
     }
 
+    /// Those of one service.
+    pub fn of(&self, service: &ServiceName) -> Self {
+        Self(self.0.get(service).map(|members| (service.clone(), members.clone())).into_iter().collect())
+    }
+
     /// Takes over a backend of a running program.
     pub fn adopt(&mut self, service: &ServiceName, endpoint: SocketAddr, standing: Standing) {
         self.0.entry(service.clone()).or_default().insert(endpoint, standing);

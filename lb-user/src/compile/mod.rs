@@ -4,6 +4,7 @@
 //! backend's slots and nothing else.
 
 mod admission;
+mod amend;
 mod ids;
 mod layout;
 mod members;
@@ -19,6 +20,7 @@ use lb_common::directory::{self, Filled};
 use lb_common::records::{self, backend_flags, choice, forward, service_flags, settings_flags};
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
 
+pub use amend::{Amended, amend};
 pub use layout::{Layout, Region, Role};
 pub use rest::{Quiet, Sightings};
 

@@ -186,12 +186,10 @@ impl<'c> NatOwners<'c> {
 
 fn assemble_service(service: &config::Service, weights: discovery::Backends, findings: &Findings) -> Service {
     let backends = weights.into_iter().map(|(endpoint, weight)| {
-        let key = (service.name.clone(), endpoint);
         let is_refused = behind_gateway(service.forward, endpoint.ip(), findings).is_some();
         let next_hop = findings.last_ways.get(&endpoint.ip()).filter(|_| !is_refused).map(|way| way.hop);
-        let (alive, is_undecided) = (findings.is_alive(&key), findings.is_undecided(&key));
-        let mut backend = Backend { weight, alive, is_undecided, next_hop };
-        findings.overrides.amend(&service.name, endpoint, &mut backend);
+        let mut backend = Backend { weight, alive: false, is_undecided: true, next_hop };
+        refresh(findings, &service.name, endpoint, &mut backend);
         (endpoint, backend)
     });
     Service {
@@ -207,6 +205,13 @@ fn assemble_service(service: &config::Service, weights: discovery::Backends, fin
         is_tracked: service.is_tracked,
         backends: backends.collect(),
     }
+}
+
+/// What a backend's health makes of it, and what was set of it at runtime; all else stays.
+pub fn refresh(findings: &Findings, service: &ServiceName, endpoint: SocketAddr, backend: &mut Backend) {
+    let key = (service.clone(), endpoint);
+    (backend.alive, backend.is_undecided) = (findings.is_alive(&key), findings.is_undecided(&key));
+    findings.overrides.amend(service, endpoint, backend);
 }
 
 /// A duration in the packet path's unit, rounded up.

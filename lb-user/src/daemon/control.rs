@@ -3,8 +3,9 @@
 mod explain;
 mod room;
 mod runtime;
+mod watched;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use lb_common::records::{self, service_flags};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refused, sources};
+use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refresh, refused, sources};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
@@ -22,13 +23,14 @@ use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::{self, Discovered};
-use crate::failover::{Place, Standing, Standings};
+use crate::failover::{Place, Standing, Standings, has_say};
 use crate::health::{State, Transition};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::runtime::unix_ms;
 use crate::status::{BackendView, FailoverStatus, Interface, LeavingView, ServiceView, Snapshot};
-use crate::tables::{RegionSlots, Tables, Write, diff_in_doubt};
+use crate::tables::{Plan, RegionSlots, Tables, Write, diff, diff_in_doubt};
+use watched::Watched;
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
 pub const REST: Duration = Duration::from_secs(1);
@@ -61,7 +63,7 @@ pub struct Control {
     config: Config,
     /// What the file said that this configuration is.
     config_text: Arc<str>,
-    findings: Findings,
+    findings: Watched,
     followers: Followers,
     maps: KernelMaps,
     desired: Desired,
@@ -145,7 +147,7 @@ impl Control {
         Self {
             config,
             config_text,
-            findings,
+            findings: Watched::new(findings),
             followers,
             maps,
             desired: Desired::default(),
@@ -184,7 +186,7 @@ impl Control {
         }
         report::transition(transition);
         self.ledger.note_transition(&transition.service, transition.to);
-        self.findings.health.insert(key, transition.to);
+        self.findings.note_health(key, transition.to);
     }
 
     pub fn note_discovered(&mut self, discovered: Discovered) {
@@ -192,8 +194,9 @@ impl Control {
         if !self.followers.watches(service, *source) {
             return;
         }
-        self.held_back.release(service, &mut self.findings.discovered);
-        let by_source = self.findings.discovered.entry(service.clone()).or_default();
+        let findings = self.findings.change();
+        self.held_back.release(service, &mut findings.discovered);
+        let by_source = findings.discovered.entry(service.clone()).or_default();
         report::discovered(&discovered, by_source.get(source));
         by_source.insert(*source, discovered.backends);
         self.refused.is_known = false;
@@ -202,13 +205,13 @@ impl Control {
     pub fn note_next_hops(&mut self, mut changes: Changes) {
         self.unwritten_links = changes.redirects.take().or(self.unwritten_links.take());
         report::next_hops(&changes, &self.findings);
-        self.findings.note_next_hops(changes);
+        self.findings.change().note_next_hops(changes);
     }
 
     /// Interfaces that the program now runs on, and what that means for its redirects.
     pub fn set_interfaces(&mut self, interfaces: Vec<Interface>, mode: RedirectMode) {
         self.followers.set_redirect_mode(mode);
-        self.findings.ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
+        self.findings.change().ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
         self.interfaces = interfaces;
     }
 
@@ -273,7 +276,10 @@ impl Control {
     }
 
     fn try_reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
-        self.held_back.release_due(&mut self.findings.discovered, Instant::now());
+        if self.try_amend(since)? {
+            return Ok(());
+        }
+        self.held_back.release_due(&mut self.findings.change().discovered, Instant::now());
         let mut desired = assemble(&self.config, &self.findings);
         self.settle(&mut desired);
         self.refused.look(&self.config, &self.findings);
@@ -288,7 +294,7 @@ impl Control {
         if is_other || is_time || !self.is_settled || !self.doubted.is_empty() {
             let done = self.bring_about(&desired, since);
             if let Err(ControlError::Compile(error)) = &done
-                && self.held_back.hold(error, &mut self.findings.discovered, Instant::now())
+                && self.held_back.hold(error, &mut self.findings.change().discovered, Instant::now())
             {
                 self.refused.is_known = false;
                 return self.try_reconcile(since);
@@ -303,8 +309,9 @@ impl Control {
             done?;
             // Most changes are of health, and leave all as they were.
             if !desired.has_backends_of(&self.desired) || !self.is_followed {
-                self.findings.retain(&desired);
-                self.findings.forget_sources(&self.config);
+                let findings = self.findings.change();
+                findings.retain(&desired);
+                findings.forget_sources(&self.config);
                 self.followers.follow(&self.config, &desired, addresses(&desired));
                 self.is_followed = true;
             }
@@ -313,7 +320,72 @@ impl Control {
             self.is_settled = true;
         }
         self.held_back.note_done(&self.config, &self.findings.discovered);
+        self.findings.note_done();
         Ok(())
+    }
+
+    /// Brings about what only concerns single services, without looking at the others: what health has changed where nobody but the
+    /// checks has a say, and slots that may have come to rest. False if there is more to it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn try_amend(&mut self, since: Option<Instant>) -> Result<bool, ControlError> {
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let is_whole = self.is_followed && self.is_settled && self.doubted.is_empty() && self.unwritten_links.is_none();
+        if !is_whole || is_due(self.held_back.next_due()) || is_due(self.standings.next_step()) {
+            return Ok(false);
+        }
+        let Some(services) = self.findings.only_health().and_then(|keys| self.with_health(keys)) else { return Ok(false) };
+        let is_time = is_due(self.settle_at);
+        if is_time {
+            self.count_flows();
+        }
+        let mut amended = services.clone();
+        amended.extend(self.restless().filter(|_| is_time));
+        self.wait_for_packets();
+        let Some(change) = compile::amend(&self.desired, &amended, &self.layout, &self.tables, &self.seen()) else {
+            return Ok(false);
+        };
+        let plan = diff(&change.before, &change.after);
+        if let Err(error) = self.carry_out(&plan, &change.names) {
+            let mut tables = self.tables.clone();
+            tables.amend(change.after);
+            self.doubted.push(tables);
+            return Err(error);
+        }
+        self.tables.amend(change.after);
+        self.desired.services.extend(services);
+        self.note_carried_out(&plan, &change.names, now, since);
+        self.findings.note_done();
+        Ok(true)
+    }
+
+    /// The services of these backends as their health makes them; `None` if others have a say in that.
+    fn with_health(&self, keys: &BTreeSet<BackendKey>) -> Option<BTreeMap<ServiceName, Service>> {
+        let mut services: BTreeMap<ServiceName, Service> = BTreeMap::new();
+        for (name, endpoint) in keys {
+            let rules = self.config.services.iter().find(|service| service.name == *name)?;
+            if self.standings.of(name).is_some() || has_say(rules) {
+                return None;
+            }
+            let service = services.entry(name.clone()).or_insert(self.desired.services.get(name)?.clone());
+            refresh(&self.findings, name, *endpoint, service.backends.get_mut(endpoint)?);
+        }
+        Some(services)
+    }
+
+    /// Services of which something is to be looked at from time to time, as they are.
+    fn restless(&self) -> impl Iterator<Item = (ServiceName, Service)> {
+        let is_restless = |service: &&records::Service| {
+            let region = self.tables.regions.get(&Region::of(service).first_line);
+            service.flags & service_flags::LEARNING != 0 || region.is_some_and(|region| !region.restless.is_empty())
+        };
+        let ids: BTreeSet<u16> =
+            self.tables.services.iter().filter(|(_, service)| is_restless(service)).map(|(&id, _)| id).collect();
+        let is_it = move |name: &ServiceName| self.layout.find_service(name).is_some_and(|id| ids.contains(&id));
+        let services = self.desired.services.iter().filter(move |(name, _)| is_it(name));
+        services.map(|(name, service)| (name.clone(), service.clone()))
     }
 
     /// Decides who of each service takes new flows.
@@ -321,7 +393,7 @@ impl Control {
         for turn in self.standings.settle(&self.config, desired, &self.findings, Instant::now()) {
             report::failover(&turn, self.findings.overrides.held(&turn.service));
             if turn.held != self.findings.overrides.held(&turn.service) {
-                self.findings.overrides.hold(&turn.service, turn.held, unix_ms());
+                self.findings.change().overrides.hold(&turn.service, turn.held, unix_ms());
                 self.has_held = true;
             }
         }
@@ -334,9 +406,7 @@ impl Control {
 
     fn bring_about(&mut self, desired: &Desired, since: Option<Instant>) -> Result<(), ControlError> {
         let started = Instant::now();
-        if let Some(since) = self.unproven_since {
-            std::thread::sleep(IN_HAND.saturating_sub(since.elapsed()));
-        }
+        self.wait_for_packets();
         let (tables, layout) = compile::compile(desired, &self.layout, &self.tables, &self.seen())?;
         let befores: Vec<&Tables> = std::iter::once(&self.tables).chain(&self.doubted).collect();
         let plan = diff_in_doubt(&befores, &tables);
@@ -347,16 +417,36 @@ impl Control {
         let rests_more = layout.n_resting() > if self.doubted.is_empty() { self.layout.n_resting() } else { 0 };
         self.layout = layout;
         self.ledger.sums.follow(desired.services.keys());
-        self.ledger.note_plan(&plan, &self.tables, &names);
-        if let Err(error) = plan.writes.iter().try_for_each(|write| self.maps.write(write)) {
+        if let Err(error) = self.carry_out(&plan, &names) {
             // Each element is now as before or as it was to be. The next round writes what differs from either.
             if !self.doubted.contains(&tables) {
                 self.doubted.push(tables);
             }
-            return Err(error.into());
+            return Err(error);
         }
         self.tables = tables;
         self.doubted.clear();
+        self.note_carried_out(&plan, &names, started, since);
+        if rests_more || !plan.retire.is_empty() {
+            self.retire(plan.retire, &names);
+        }
+        Ok(())
+    }
+
+    /// Waits until those that were in the program's hands when slots were written have been counted, if it matters who was.
+    fn wait_for_packets(&self) {
+        if let Some(since) = self.unproven_since {
+            std::thread::sleep(IN_HAND.saturating_sub(since.elapsed()));
+        }
+    }
+
+    fn carry_out(&mut self, plan: &Plan, names: &Names) -> Result<(), ControlError> {
+        self.ledger.note_plan(plan, &self.tables, names);
+        Ok(plan.writes.iter().try_for_each(|write| self.maps.write(write))?)
+    }
+
+    /// The tables are in the maps: when to look again, and what to say of it.
+    fn note_carried_out(&mut self, plan: &Plan, names: &Names, started: Instant, since: Option<Instant>) {
         let is_learning = |service: &records::Service| service.flags & service_flags::LEARNING != 0;
         let is_restless = self.layout.is_anyone_leaving()
             || self.tables.regions.values().any(|region| !region.restless.is_empty())
@@ -366,16 +456,12 @@ impl Control {
         let settle = if is_unproven { PROVE } else { SETTLE };
         let is_counted = !self.counted.sweep.census.is_empty() || self.counted.is_behind();
         self.settle_at = (is_restless || is_counted).then(|| Instant::now() + settle);
-        self.ledger.note_done(&plan, &names);
+        self.ledger.note_done(plan, names);
         let n_writes = plan.writes.len();
-        if rests_more || !plan.retire.is_empty() {
-            self.retire(plan.retire, &names);
-        }
         if n_writes > 0 {
             self.ledger.note_change(since.unwrap_or(started).elapsed());
-            report::change(&plan.moves, &names, n_writes, started.elapsed(), since);
+            report::change(&plan.moves, names, n_writes, started.elapsed(), since);
         }
-        Ok(())
     }
 
     fn retire(&mut self, retire: Vec<Write>, names: &Names) {

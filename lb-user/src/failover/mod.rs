@@ -164,7 +164,7 @@ impl Standings {
 }
 
 /// Whether there is anything to decide.
-fn has_say(service: &config::Service) -> bool {
+pub fn has_say(service: &config::Service) -> bool {
     service.failover != Rules::default() || service.backends.iter().any(|backend| backend.tier != Tier::default())
 }
 

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lb_common::{BackendId, MacAddr, Slot};
-use lb_user::compile::Layout;
+use lb_user::compile::{Layout, Quiet, amend, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
-use lb_user::tables::Tables;
+use lb_user::tables::{Tables, diff};
 use proptest::prelude::*;
 use xlb_tests::path::fixture;
 
@@ -85,4 +85,46 @@ proptest! {
             health = next;
         }
     }
+
+    /// What is made of single services is what would be made of all, and so is what is to be written.
+    #[test]
+    fn where_only_health_changes_the_services_concerned_are_made_alone(
+        (weights, history) in weights_and_health(),
+        pauses in prop::collection::vec(prop::sample::select(vec![0, 1, fixture::IDLE / 2, 2 * fixture::IDLE]), 8),
+    ) {
+        let both = |health: &[bool]| {
+            let (mut wanted, all) = (desired(&weights, health), vec![true; weights.len()]);
+            let shop = Service { port: 81, ..desired(&weights, &all).services.remove("web").unwrap() };
+            wanted.services.insert("shop".into(), shop);
+            wanted
+        };
+        let start = both(&vec![true; weights.len()]);
+        let (mut tables, mut layout) = fixture::compile_to_rest(&start, &Layout::new(N_SLOTS), &Tables::default()).unwrap();
+        let mut now = 1;
+        for (health, pause) in history.iter().zip(pauses) {
+            now += pause;
+            let wanted = both(health);
+            let (whole, whole_layout) = compile(&wanted, &layout, &tables, &Quiet(now)).unwrap();
+            let concerned = BTreeMap::from([("web".into(), wanted.services["web"].clone())]);
+            let amended = amend(&start, &concerned, &layout, &tables, &Quiet(now)).unwrap();
+            prop_assert_eq!(diff(&amended.before, &amended.after), diff(&tables, &whole));
+            tables.amend(amended.after);
+            prop_assert_eq!(&tables, &whole);
+            prop_assert_eq!(&layout, &whole_layout);
+            (tables, layout) = (whole, whole_layout);
+        }
+    }
+}
+
+#[test]
+fn what_takes_ids_or_regions_is_not_made_of_single_services() {
+    let before = desired(&[1, 1], &[true, true]);
+    let (tables, layout) = fixture::compile_to_rest(&before, &Layout::new(N_SLOTS), &Tables::default()).unwrap();
+    let alone = |wanted: Desired| amend(&before, &wanted.services, &layout, &tables, &Quiet(1));
+    assert!(alone(desired(&[1, 1], &[true, false])).is_some());
+    assert!(alone(desired(&[1, 1, 1], &[true, true, true])).is_none(), "a backend more");
+    assert!(alone(desired(&[1], &[true])).is_none(), "a backend less");
+    let mut other = desired(&[1, 1], &[true, true]);
+    other.services.get_mut("web").unwrap().port = 443;
+    assert!(alone(other).is_none(), "another service by the same name");
 }

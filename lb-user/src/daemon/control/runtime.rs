@@ -72,9 +72,9 @@ impl Control {
     /// # Errors
     /// What they have no room for.
     pub fn fits(&mut self, overrides: &Overrides) -> Result<(), ControlError> {
-        let before = std::mem::replace(&mut self.findings.overrides, overrides.clone());
+        let before = std::mem::replace(&mut self.findings.change().overrides, overrides.clone());
         let desired = assemble(&self.config, &self.findings);
-        self.findings.overrides = before;
+        self.findings.change().overrides = before;
         compile::compile(&desired, &self.layout, &self.tables, &self.seen())?;
         Ok(())
     }
@@ -84,11 +84,11 @@ impl Control {
     /// # Errors
     /// As [`reconcile`](Control::reconcile); those from before hold then.
     pub fn set_overrides(&mut self, overrides: Overrides) -> Result<(), ControlError> {
-        let before = std::mem::replace(&mut self.findings.overrides, overrides);
+        let before = std::mem::replace(&mut self.findings.change().overrides, overrides);
         self.counted.follow(&self.findings.overrides);
         let done = self.reconcile(None);
         if done.is_err() {
-            self.findings.overrides = before;
+            self.findings.change().overrides = before;
             self.counted.follow(&self.findings.overrides);
         }
         done
@@ -101,7 +101,7 @@ impl Control {
         let before = Before {
             config: std::mem::replace(&mut self.config, config),
             text: std::mem::replace(&mut self.config_text, text),
-            overrides: std::mem::replace(&mut self.findings.overrides, overrides),
+            overrides: std::mem::replace(&mut self.findings.change().overrides, overrides),
         };
         self.is_followed = false;
         self.counted.follow(&self.findings.overrides);
@@ -109,7 +109,7 @@ impl Control {
     }
 
     pub(super) fn give_back(&mut self, before: Before) {
-        (self.config, self.config_text, self.findings.overrides) = (before.config, before.text, before.overrides);
+        (self.config, self.config_text, self.findings.change().overrides) = (before.config, before.text, before.overrides);
         self.is_followed = false;
         self.counted.follow(&self.findings.overrides);
     }
