@@ -162,7 +162,7 @@ fn source_line(source: &Value) -> String {
 }
 
 /// What was set of a backend at runtime, in words.
-fn set_at_runtime(backend: &Value) -> Vec<String> {
+pub fn set_at_runtime(backend: &Value) -> Vec<String> {
     let set = &backend["set"];
     let mut lines = Vec::new();
     if !set["presence"].is_null() {
