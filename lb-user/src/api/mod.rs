@@ -29,7 +29,7 @@ use tokio::time::timeout;
 pub(crate) use auth::{others_than_owner_may_read, token};
 pub use doors::{Doors, SocketFile};
 pub use tls::Identity;
-pub(crate) use tls::{others_may_read, valid_for};
+pub(crate) use tls::{VALID_MIN, days, others_may_read, valid_for};
 
 use crate::daemon::{Inquiry, Order};
 use crate::error::chain;

@@ -23,6 +23,9 @@ use crate::config;
 
 /// The record that a TLS client begins with (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
+/// A certificate that is valid for less is warned of.
+pub const VALID_MIN: Duration = Duration::from_secs(14 * DAY_S);
+const DAY_S: u64 = 86_400;
 /// What somebody is told who comes without.
 const NOT_TLS: &str = "this port speaks TLS: use https://, or with xlb --api https://ADDRESS:PORT --ca-file FILE\n";
 
@@ -130,6 +133,13 @@ fn read(files: &config::ApiTls) -> Result<Renewed, TlsError> {
         rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { certificate: certificate.clone(), key: key.clone() },
         source => unusable(source),
     })?;
+    match valid_for(certificate, SystemTime::now()) {
+        Ok(Some(Duration::ZERO)) => warn!("{}: is not valid any more; clients refuse it", certificate.display()),
+        Ok(Some(left)) if left < VALID_MIN => {
+            warn!("{}: is valid for {} more; renew it, then: xlb reload", certificate.display(), days(left));
+        }
+        _ => {}
+    }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Renewed(Arc::new(config)))
 }
@@ -147,6 +157,14 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// Whether anybody on this machine can take the key.
 pub fn others_may_read(key: &Path) -> bool {
     fs::metadata(key).is_ok_and(|file| file.mode() & 0o007 != 0)
+}
+
+/// In words; what is begun does not count.
+pub fn days(left: Duration) -> String {
+    match left.as_secs() / DAY_S {
+        1 => "1 day".to_owned(),
+        n => format!("{n} days"),
+    }
 }
 
 /// How long the first certificate in the file is valid from `now` on: zero if not any more, `None` where that cannot be told.

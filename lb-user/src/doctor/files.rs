@@ -20,9 +20,6 @@ use crate::{daemon, runtime};
 const LIMIT: Duration = Duration::from_secs(11);
 /// Often enough to see a failure.
 const LOOK: Duration = Duration::from_millis(20);
-/// Less is left than it takes to notice.
-const CERTIFICATE_MIN: Duration = Duration::from_secs(14 * 86_400);
-const DAY_S: u64 = 86_400;
 
 pub async fn examine(config: &Config, checks: &mut Vec<Check>) {
     api(&config.api, checks);
@@ -74,12 +71,12 @@ fn api(api: &Api, checks: &mut Vec<Check>) {
 }
 
 fn expiry(certificate: &Path, left: Duration) -> Check {
-    let days = left.as_secs() / DAY_S;
+    let days = api::days(left);
     let mend = format!("renew {}, then: xlb reload", certificate.display());
     match left {
         Duration::ZERO => Check::problem("api.tls_certificate", "is not valid any more; clients refuse it", mend),
-        left if left < CERTIFICATE_MIN => Check::warning("api.tls_certificate", format!("is valid for {days} more days"), mend),
-        _ => Check::ok("api.tls_certificate", format!("is valid for {days} more days")),
+        left if left < api::VALID_MIN => Check::warning("api.tls_certificate", format!("is valid for {days} more"), mend),
+        _ => Check::ok("api.tls_certificate", format!("is valid for {days} more")),
     }
 }
 

@@ -47,7 +47,9 @@ pub async fn examine(config: &Config, links: &[LinkFacts], checks: &mut Vec<Chec
             checks.push(check);
         }
     }
-    checks.extend(vips.iter().filter_map(|vip| Some(answered_for(*vip, answers.get(vip)?))));
+    let of_path = config.services.iter().flat_map(|service| &service.health.list).filter_map(|check| check.via_vip);
+    let of_path: BTreeSet<IpAddr> = of_path.collect();
+    checks.extend(vips.iter().filter_map(|vip| Some(answered_for(*vip, of_path.contains(vip), answers.get(vip)?))));
     checks.extend(settings(&desired, links));
 }
 
@@ -116,11 +118,17 @@ fn mend(reason: &Unresolved) -> String {
     }
 }
 
-/// Where packets to a VIP come in from: who answers ARP and neighbour solicitations for it, or who routes it here.
-fn answered_for(vip: IpAddr, answer: &Answer) -> Check {
+/// Where packets to a VIP come in from: who answers ARP and neighbour solicitations for it, or who routes it here. Checks that
+/// go along its path take that it is none of this machine's own.
+fn answered_for(vip: IpAddr, has_path_checks: bool, answer: &Answer) -> Check {
     let subject = format!("vip {vip}");
     let len = if vip.is_ipv4() { 32 } else { 128 };
     match answer {
+        Err(Unresolved::LocalAddress) if has_path_checks => Check::problem(
+            subject,
+            "an address of this machine, where checks with via = \"path\" would end; backends never come up",
+            format!("have the router route it here, and: ip addr del {vip}/{len} dev INTERFACE; or via = \"address\""),
+        ),
         Err(Unresolved::LocalAddress) => Check::ok(subject, "an address of this machine, which answers for it"),
         Ok(Way { gateway: None, hop }) => Check::problem(
             subject,
@@ -202,7 +210,8 @@ mod tests {
             (way(2, true, None), Level::Problem),
         ];
         for (answer, expected) in cases {
-            assert_eq!(answered_for(vip, &answer).level, expected, "{answer:?}");
+            assert_eq!(answered_for(vip, false, &answer).level, expected, "{answer:?}");
         }
+        assert_eq!(answered_for(vip, true, &Err(Unresolved::LocalAddress)).level, Level::Problem);
     }
 }

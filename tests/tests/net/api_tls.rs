@@ -123,6 +123,8 @@ fn who_trusts_the_authority_reads_and_with_the_token_changes() -> Result<()> {
     let said = String::from_utf8(output.stderr)?;
     ensure!(!output.status.success() && said.contains("this port speaks TLS"), "{said}");
     ensure!(!daemon.log().contains("can read the key"), "{}", daemon.log());
+    // It is made for two days.
+    ensure!(daemon.log().contains("api.pem: is valid for 1 day more"), "{}", daemon.log());
     daemon.stop()
 }
 

@@ -216,7 +216,7 @@ fn files_sockets_and_names_that_cannot_be_used_are_named() -> Result<()> {
         ("warning", "api.token_file", "others than its owner", "chmod 600"),
         ("ok", "api.tls_key", "is the certificate's", ""),
         // They are made for two days.
-        ("warning", "api.tls_certificate", "is valid for 1 more days", "xlb reload"),
+        ("warning", "api.tls_certificate", "is valid for 1 day more", "xlb reload"),
         ("problem", "health checks'", "never come up", "chmod +x"),
         ("ok", "a file", "names 1 backends", ""),
         ("problem", "b docker", "no other backends", "docker -H unix://"),
@@ -226,6 +226,25 @@ fn files_sockets_and_names_that_cannot_be_used_are_named() -> Result<()> {
         ("warning", "e file", "", "ls -l"),
     ] {
         ensure_said(&report, level, subject, finding, mend)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_vip_of_this_machine_where_checks_go_along_its_path_is_named() -> Result<()> {
+    let network = Network::dsr(1, &[vip()])?;
+    let lb = &network.lb.netns;
+    let by_address = dsr_service(&network);
+    let by_path = by_address.replace("[service.health]\n", "[service.health]\nvia = \"path\"\n");
+    for (toml, is_local, level, finding) in [
+        (&by_path, false, "ok", "in no network of this machine"),
+        (&by_path, true, "problem", "backends never come up"),
+        (&by_address, true, "ok", "an address of this machine"),
+    ] {
+        lb.run(&format!("ip addr {} {}/32 dev lo", if is_local { "replace" } else { "flush to" }, vip()))?;
+        let (report, _) = examine(lb, &network.lb_interfaces(), toml)?;
+        ensure_said(&report, level, "vip 10.200.1.1", finding, "")?;
     }
     Ok(())
 }

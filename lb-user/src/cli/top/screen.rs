@@ -31,7 +31,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &mut View) {
     let header = Row::new(header.iter().enumerate().map(|(column, name)| aligned(column, (*name).to_owned())));
     let table = Table::new(rows, WIDTHS).header(header.dim()).row_highlight_style(Modifier::REVERSED);
     frame.render_stateful_widget(table, body, &mut view.cursor);
-    let set = if view.has_set() { "  * set at runtime" } else { "" };
+    let set = if view.has_set() { " * set at runtime" } else { "" };
     let keys = format!("q quit   up, down, page keys: move   s: sort, now {}{set}", view.order.name());
     frame.render_widget(Line::from(keys).dim(), foot);
 }

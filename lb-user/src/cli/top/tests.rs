@@ -117,7 +117,7 @@ fn what_was_set_at_runtime_is_marked() {
 
 
 
-        q quit   up, down, page keys: move   s: sort, now as configured  * set at runtime
+        q quit   up, down, page keys: move   s: sort, now as configured * set at runtime
     "#]]
     .assert_eq(&picture(&mut view, 80, 24).unwrap());
 }
