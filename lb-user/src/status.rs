@@ -319,6 +319,12 @@ pub struct BackendStatus {
     /// While it starts slowly: how much of its weight is in force, from 0.1 to 0.9.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
+    /// How much of its weight is in force, where that is not all: 0.5 is half of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_part: Option<f64>,
+    /// Who wants it so.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weight_parts: BTreeMap<&'static str, f64>,
 }
 
 /// One source of a service's backends.
@@ -503,6 +509,8 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         priority: backend.place.tier,
         standby: backend.place.is_standby,
         slow_start: backend.place.tenths.map(|tenths| f64::from(tenths) / 10.0),
+        weight_part: backend.place.steps.map(|steps| f64::from(steps) / f64::from(health::Parts::STEPS)),
+        weight_parts: backend.check.parts.named(),
     }
 }
 

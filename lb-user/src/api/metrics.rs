@@ -213,7 +213,7 @@ impl Page {
         counter(out, "backend_bytes", "Bytes sent to the backend.", of(|backend| backend.bytes))?;
         counter(out, "backend_connections", "TCP connections opened to the backend.", of(|backend| backend.connections))?;
         let of = |value: fn(&BackendStatus) -> f64| all().map(move |(labels, backend)| (labels, value(backend)));
-        gauge(out, "backend_up", "1 if the backend is healthy.", of(|backend| f64::from(backend.state.serves())))?;
+        gauge(out, "backend_up", "1 if the backend passes its checks.", of(|backend| f64::from(backend.state.passes())))?;
         gauge(out, "backend_serving", "1 if new flows go to the backend.", of(|backend| f64::from(backend.serving)))?;
         let reachable = of(|backend| f64::from(backend.unreachable.is_none()));
         gauge(
@@ -237,6 +237,13 @@ impl Page {
         let help = "1 while the backend, having come up, does not have all of its weight.";
         let slow = all().map(|(labels, backend)| (labels, f64::from(backend.slow_start.is_some())));
         gauge(out, "backend_slow_start", help, slow)?;
+        let help = "How much of its weight is in force, for its health and slow start: 1 is all of it.";
+        gauge(out, "backend_weight_part", help, of(|backend| backend.weight_part.unwrap_or(1.0)))?;
+        let of_state = |wanted: health::State| all().map(move |(labels, backend)| (labels, f64::from(backend.state == wanted)));
+        let help = "1 while the backend's agent wants it to have no new flows, but to keep those that it has.";
+        gauge(out, "backend_agent_drain", help, of_state(health::State::Drain))?;
+        let help = "1 while the backend's agent says that it is being worked on.";
+        gauge(out, "backend_agent_maint", help, of_state(health::State::Maint))?;
         let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
         gauge(out, "backend_flows", help, of(|backend| backend.flows as f64))?;
         let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use super::client;
-use super::events::{admin, tiers, time};
+use super::events::{admin, parts, tiers, time};
 
 /// Asks the daemon and prints the answer.
 ///
@@ -233,6 +233,9 @@ fn state(backend: &Value) -> String {
     }
     if let Some(part) = backend["slow_start"].as_f64() {
         words.push(format!("starts slowly at {:.0}%", part * 100.0));
+    }
+    if !backend["weight_parts"].is_null() {
+        words.push(parts(&backend["weight_parts"]));
     }
     words.join(", ")
 }

@@ -10,8 +10,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::probe::{self, Outcome};
-use super::state::{Machine, State};
-use super::{Check, Checks, Mode, Probe, TICK, Transition};
+use super::state::State;
+use super::vitals::{Row, Vitals};
+use super::{Check, Checks, Parts, Probe, TICK, Transition};
 use crate::desired::ServiceName;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub struct Checker {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Status {
     pub state: State,
+    pub parts: Parts,
     /// Successes since the last failure; of several checks the least.
     pub passed_in_row: u32,
     /// Failures since the last success; of several checks the most.
@@ -132,21 +134,11 @@ struct Unheard;
 struct Record {
     service: ServiceName,
     backend: SocketAddr,
-    mode: Mode,
-    /// What the checks, together, say.
-    state: State,
-    /// One for each check.
-    rows: Vec<Row>,
+    vitals: Vitals,
+    /// Of each check, that the last probe could not be sent: said once, until one can.
+    unasked: Vec<bool>,
     status: Arc<Mutex<Status>>,
     transitions: mpsc::Sender<Transition>,
-}
-
-/// The results of one check.
-struct Row {
-    machine: Machine,
-    last_result: String,
-    /// The last probe could not be sent: said once, until one can.
-    unasked: bool,
 }
 
 impl Record {
@@ -157,14 +149,11 @@ impl Record {
         status: Arc<Mutex<Status>>,
         transitions: mpsc::Sender<Transition>,
     ) -> Self {
-        let row =
-            |check: &Check| Row { machine: Machine::new(check.rise, check.fall), last_result: String::new(), unasked: false };
-        let rows = checks.list.iter().map(row).collect();
-        Self { service, backend, mode: checks.mode, state: State::Unknown, rows, status, transitions }
+        Self { service, backend, vitals: Vitals::new(checks), unasked: vec![false; checks.list.len()], status, transitions }
     }
 
     async fn without_check(mut self) {
-        for index in 0..self.rows.len() {
+        for index in 0..self.unasked.len() {
             let _ = self.take(index, Outcome::Passed("not checked".to_owned()), Instant::now(), Duration::ZERO).await;
         }
     }
@@ -172,26 +161,16 @@ impl Record {
     /// Notes what a probe of the check with this index found.
     async fn take(&mut self, index: usize, outcome: Outcome, observed: Instant, latency: Duration) -> Result<(), Unheard> {
         self.report_unasked(index, &outcome);
-        let row = &mut self.rows[index];
-        match &outcome {
-            Outcome::Passed(_) => drop(row.machine.observe(true)),
-            Outcome::Failed(_) => drop(row.machine.observe(false)),
-            Outcome::Unasked(_) | Outcome::Late(_) => {}
-        }
-        outcome.text().clone_into(&mut row.last_result);
-        // While some of them say nothing yet, what was known before goes on.
-        let states = self.rows.iter().map(|row| row.machine.state());
-        let next = self.mode.combine(states).unwrap_or(self.state);
-        let from = std::mem::replace(&mut self.state, next);
+        let left = self.vitals.observe(index, &outcome, latency);
         self.show(latency);
-        if from == self.state {
-            return Ok(());
-        }
+        let Some(left) = left else { return Ok(()) };
+        let condition = self.vitals.condition();
         let transition = Transition {
             service: self.service.clone(),
             backend: self.backend,
-            from,
-            to: self.state,
+            from: left.state,
+            to: condition.state,
+            parts: condition.parts,
             cause: outcome.text().to_owned(),
             observed,
         };
@@ -200,24 +179,25 @@ impl Record {
 
     fn report_unasked(&mut self, index: usize, outcome: &Outcome) {
         let unasked = matches!(outcome, Outcome::Unasked(_));
-        if unasked && !self.rows[index].unasked {
+        if unasked && !self.unasked[index] {
             tracing::warn!(
-                service = %self.service, backend = %self.backend, cause = outcome.text(), state = %self.state,
+                service = %self.service, backend = %self.backend, cause = outcome.text(), state = %self.vitals.condition().state,
                 "this machine cannot send health probes; the backend keeps its state",
             );
         }
-        self.rows[index].unasked = unasked;
+        self.unasked[index] = unasked;
     }
 
     fn show(&self, latency: Duration) {
+        let (condition, rows) = (self.vitals.condition(), self.vitals.rows());
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.state = self.state;
-        status.passed_in_row = self.rows.iter().map(|row| row.machine.passed_in_row()).min().unwrap_or(0);
-        status.failed_in_row = self.rows.iter().map(|row| row.machine.failed_in_row()).max().unwrap_or(0);
+        (status.state, status.parts) = (condition.state, condition.parts);
+        status.passed_in_row = rows.iter().map(Row::passed_in_row).min().unwrap_or(0);
+        status.failed_in_row = rows.iter().map(Row::failed_in_row).max().unwrap_or(0);
         status.last_latency = Some(latency);
         // The allocation is kept.
         status.last_result.clear();
-        for result in self.rows.iter().map(|row| row.last_result.as_str()).filter(|result| !result.is_empty()) {
+        for result in rows.iter().map(|row| row.last_result.as_str()).filter(|result| !result.is_empty()) {
             if !status.last_result.is_empty() {
                 status.last_result.push_str("; ");
             }

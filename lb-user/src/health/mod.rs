@@ -1,11 +1,14 @@
 //! Health: which backends serve.
 //!
-//! One task a backend probes it on a schedule ([`checker`]), a state machine without clock or I/O decides what a row of
-//! results means ([`state`]), and what it decides leaves as a [`Transition`]. Nothing here touches a map.
+//! One task a backend probes it on a schedule ([`checker`]), state machines without clock or I/O decide what a row of
+//! results means ([`state`]) and what all of them mean together ([`vitals`]), and what they decide leaves as a [`Transition`].
+//! Nothing here touches a map.
 
 pub mod checker;
+mod parts;
 pub mod probe;
 pub mod state;
+pub mod vitals;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use tokio::time::Instant;
 use crate::desired::ServiceName;
 
 pub use checker::{Checker, Status, spawn};
+pub use parts::{Advice, Condition, Parts};
 pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Script, Tls, Trust, Udp};
 pub use state::State;
 
@@ -128,13 +132,15 @@ impl Probe {
     }
 }
 
-/// A backend is in another state than before.
+/// A backend is in another condition than before: another state, or another part of its weight is in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transition {
     pub service: ServiceName,
     pub backend: SocketAddr,
     pub from: State,
     pub to: State,
+    /// With the new state.
+    pub parts: Parts,
     /// What the deciding probe found, such as `http 503` or `connect: refused`.
     pub cause: String,
     /// When the deciding probe ended: what comes after is the way to the maps.

@@ -12,23 +12,50 @@ pub enum State {
     #[default]
     Unknown,
     Up,
+    /// Its agent wants it to have no new flows, and to keep those that it has.
+    Drain,
+    /// Its agent says that it is being worked on.
+    Maint,
     Down,
 }
 
 impl State {
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Drain, Self::Maint, Self::Down];
+
     /// Whether new flows may go there.
     pub fn serves(self) -> bool {
         self == Self::Up
+    }
+
+    /// Whether its checks pass, whatever else keeps new flows away.
+    pub fn passes(self) -> bool {
+        !matches!(self, Self::Unknown | Self::Down)
+    }
+
+    /// Whether it may keep the flows that it has, as one that drains.
+    pub fn keeps_flows(self) -> bool {
+        self.passes() && self != Self::Maint
+    }
+
+    /// Whether it is out on purpose, which is no failure.
+    pub fn is_meant(self) -> bool {
+        matches!(self, Self::Drain | Self::Maint)
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Down => "down",
+        }
     }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown",
-            Self::Up => "up",
-            Self::Down => "down",
-        })
+        f.write_str(self.word())
     }
 }
 

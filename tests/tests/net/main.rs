@@ -4,6 +4,7 @@ mod admission;
 mod algorithms;
 mod auto_mode;
 mod bad_input;
+mod conditions;
 mod consistency;
 mod discovery;
 mod docker;

@@ -13,7 +13,7 @@ use crate::runtime::{Admin, Mark, Setting};
 use crate::status::{BackendView, FailoverStatus, Interface, ServiceView, Snapshot};
 
 /// Something that an operator would want to know the time of.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Change {
     /// The daemon, or rather its first snapshot.
@@ -78,6 +78,14 @@ pub enum Change {
         backend: SocketAddr,
         from: State,
         to: State,
+        cause: String,
+    },
+    /// Another part of its weight is in force, by what its checks say.
+    WeightPart {
+        service: ServiceName,
+        backend: SocketAddr,
+        /// Who wants how much of it; nobody if it has all of it.
+        parts: BTreeMap<&'static str, f64>,
         cause: String,
     },
     /// It cannot be reached, for this reason; or it can again.
@@ -225,6 +233,10 @@ fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendVie
     if before.check.state != now.check.state {
         let (from, to, cause) = (before.check.state, now.check.state, now.check.last_result.clone());
         changes.push(Change::BackendState { service: service.clone(), backend, from, to, cause });
+    }
+    if before.check.parts != now.check.parts && now.check.state.serves() {
+        let (parts, cause) = (now.check.parts.named(), now.check.last_result.clone());
+        changes.push(Change::WeightPart { service: service.clone(), backend, parts, cause });
     }
     if before.unreachable != now.unreachable {
         changes.push(Change::BackendReach { service: service.clone(), backend, unreachable: now.unreachable.clone() });

@@ -78,7 +78,7 @@ function backendState(backend) {
     return backend.state === 'down' ? ['bad', 'down'] : ['warn', backend.state];
   }
   if (backend.serving) {
-    return backend.slow_start ? ['good', `up, ${percent(backend.slow_start)}`] : ['good', 'up'];
+    return ['good', backend.weight_part === undefined ? 'up' : `up, ${Math.round(backend.weight_part * 100)}%`];
   }
   const admin = backend.set && backend.set.admin;
   if (admin) {
@@ -132,7 +132,8 @@ class BackendRow {
     setTone(this.element, tone);
     setTone(this.pill, tone);
     setText(this.pill, word);
-    this.pill.title = `weight ${backend.weight}, ${tiers([backend.priority])}`;
+    const parts = backend.weight_parts ? `, ${weightParts(backend.weight_parts)}` : '';
+    this.pill.title = `weight ${backend.weight}, ${tiers([backend.priority])}${parts}`;
     this.fill.style.width = percent(backend.share).replace('<', '');
     setText(this.share, percent(backend.share));
     setText(this.packets, short(rates.of(this.key, 'packets')));

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
 
 use super::*;
+use crate::health::Mode;
 
 const BACKEND: &str = "127.0.0.1:80";
 

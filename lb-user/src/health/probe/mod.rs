@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::Probe;
+use super::{Advice, Probe};
 use crate::desired::ServiceName;
 pub use dns::{Dns, DnsAnswer};
 pub use grpc::Grpc;
@@ -44,6 +44,8 @@ pub use udp::Udp;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Passed(String),
+    /// It passed, and said what is to become of its weight.
+    Advised(Advice, String),
     Failed(String),
     /// This machine could not even ask: the result says nothing about the backend, and must not count against it.
     /// Otherwise a daemon that runs out of file descriptors would take all backends down.
@@ -56,7 +58,7 @@ impl Outcome {
     /// What was found.
     pub fn text(&self) -> &str {
         match self {
-            Self::Passed(text) | Self::Failed(text) | Self::Unasked(text) | Self::Late(text) => text,
+            Self::Passed(text) | Self::Advised(_, text) | Self::Failed(text) | Self::Unasked(text) | Self::Late(text) => text,
         }
     }
 }
@@ -71,12 +73,11 @@ enum Setback {
     Unasked(String),
 }
 
-impl From<Found> for Outcome {
-    fn from(found: Found) -> Self {
-        match found {
-            Ok(text) => Self::Passed(text),
-            Err(Setback::Failed(text)) => Self::Failed(text),
-            Err(Setback::Unasked(text)) => Self::Unasked(text),
+impl From<Setback> for Outcome {
+    fn from(setback: Setback) -> Self {
+        match setback {
+            Setback::Failed(text) => Self::Failed(text),
+            Setback::Unasked(text) => Self::Unasked(text),
         }
     }
 }
@@ -93,12 +94,14 @@ pub async fn run(probe: &Probe, service: &ServiceName, target: SocketAddr, timeo
         Probe::Postgres(postgres) => Box::pin(postgres.ask(target, &time)).await,
         Probe::Grpc(grpc) => Box::pin(grpc.ask(target, &time)).await,
         Probe::Script(script) => Box::pin(script.ask(service, target, &time)).await,
-        Probe::Agent => agent::ask(target, &time).await,
+        Probe::Agent => {
+            return agent::ask(target, &time).await.map_or_else(Outcome::from, |(advice, text)| Outcome::Advised(advice, text));
+        }
         Probe::Udp(udp) => udp.ask(target, &time).await,
         Probe::Dns(dns) => dns.ask(target, &time).await,
         Probe::Icmp => icmp::ask(target.ip(), &time).await,
     };
-    found.into()
+    found.map_or_else(Outcome::from, Outcome::Passed)
 }
 
 /// A connection to `target`, which ends with RST instead of FIN when it is dropped.
