@@ -325,6 +325,21 @@ pub struct BackendStatus {
     /// Who wants it so.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub weight_parts: BTreeMap<&'static str, f64>,
+    /// Its circuit breaker, unless that is closed and was not open of late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerStatus>,
+    /// It comes and goes too often.
+    pub flapping: bool,
+    /// From probe to probe, in seconds, while that is longer than the check's interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BreakerStatus {
+    pub phase: health::Phase,
+    /// Ejections in a row.
+    pub ejections: u32,
 }
 
 /// One source of a service's backends.
@@ -511,7 +526,15 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         slow_start: backend.place.tenths.map(|tenths| f64::from(tenths) / 10.0),
         weight_part: backend.place.steps.map(|steps| f64::from(steps) / f64::from(health::Parts::STEPS)),
         weight_parts: backend.check.parts.named(),
+        breaker: breaker_status(&backend.check),
+        flapping: backend.check.is_flapping,
+        backoff_s: backend.check.backoff.map(|backoff| backoff.as_secs_f64()),
     }
+}
+
+fn breaker_status(check: &health::Status) -> Option<BreakerStatus> {
+    let is_of_note = check.breaker != health::Phase::Closed || check.n_ejections > 0;
+    is_of_note.then_some(BreakerStatus { phase: check.breaker, ejections: check.n_ejections })
 }
 
 /// Slots by the backend that new flows in them go to.

@@ -244,6 +244,14 @@ impl Page {
         gauge(out, "backend_agent_drain", help, of_state(health::State::Drain))?;
         let help = "1 while the backend's agent says that it is being worked on.";
         gauge(out, "backend_agent_maint", help, of_state(health::State::Maint))?;
+        let help = "1 while the backend's answers come slowly, and it has a part of its weight.";
+        gauge(out, "backend_degraded", help, of_state(health::State::Degraded))?;
+        let help = "1 while the backend is ejected by its circuit breaker.";
+        gauge(out, "backend_ejected", help, of_state(health::State::Ejected))?;
+        let help = "1 while the backend comes and goes too often.";
+        gauge(out, "backend_flapping", help, of(|backend| f64::from(backend.flapping)))?;
+        let help = "From probe to probe, while that is longer than the check's interval; else 0.";
+        gauge(out, "backend_backoff_seconds", help, of(|backend| backend.backoff_s.unwrap_or_default()))?;
         let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
         gauge(out, "backend_flows", help, of(|backend| backend.flows as f64))?;
         let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));

@@ -89,6 +89,8 @@ fn in_words(event: &Value) -> String {
             format!("{whom}: {}, was {}: {}", text(&event["to"]), text(&event["from"]), text(&event["cause"]))
         }
         "weight_part" => format!("{whom}: {}: {}", parts(&event["parts"]), text(&event["cause"])),
+        "flapping" if event["flapping"] == true => format!("{whom}: comes and goes too often"),
+        "flapping" => format!("{whom}: no longer comes and goes"),
         "backend_reach" => match event["unreachable"].as_str() {
             Some(reason) => format!("{whom}: not reachable: {reason}"),
             None => format!("{whom}: reachable"),
@@ -131,7 +133,7 @@ pub fn tiers(tiers: &Value) -> String {
 pub fn parts(parts: &Value) -> String {
     let part = |(by, part): (&String, &Value)| match by.as_str() {
         "agent" => format!("{} of its weight by its agent", percent(part)),
-        other => format!("{} of its weight, {other}", percent(part)),
+        _ => format!("{} of its weight for its slow answers", percent(part)),
     };
     let named: Vec<String> = parts.as_object().into_iter().flatten().map(part).collect();
     if named.is_empty() { "all of its weight".to_owned() } else { named.join(" and ") }
@@ -196,6 +198,10 @@ mod tests {
             (
                 json!({ "kind": "weight_part", "service": "web", "backend": "10.0.0.1:80", "parts": {}, "cause": "why" }),
                 "web 10.0.0.1:80: all of its weight: why".into(),
+            ),
+            (
+                json!({ "kind": "flapping", "service": "web", "backend": "10.0.0.1:80", "flapping": true }),
+                "web 10.0.0.1:80: comes and goes too often".into(),
             ),
             (json!({ "kind": "ready", "ready": true }), "ready".into()),
             (json!({ "kind": "of tomorrow" }), r#"{"kind":"of tomorrow"}"#.into()),

@@ -89,6 +89,10 @@ impl ServiceDraft {
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
         let health = checks(&mut section, port_value, protocol_value, problems);
+        // Even if the checks were refused, what is wrong with the rest is told.
+        let has_checks = health.is_some();
+        let health = health.unwrap_or_else(|| Checks::new(Mode::default(), Vec::new()));
+        let health = health::trust(&mut section, health, problems).filter(|_| has_checks);
 
         let admission = match section.table("admission", admission::OF_SERVICE, problems) {
             Some(section) => admission::rules(section, admission::OF_SERVICE, problems),
@@ -219,7 +223,7 @@ fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protoco
     let sections = section.one_or_more("health", ["[service.health]", "[[service.health]]"], problems);
     if !section.has("health") {
         let check = needing_no_port(health::default(protocol?), port, section.span.clone(), problems)?;
-        return Some(Checks { mode: mode?.value, list: vec![check] });
+        return Some(Checks::new(mode?.value, vec![check]));
     }
     let n_sections = sections.len();
     let read = |section: Section<'_>| {
@@ -236,7 +240,7 @@ fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protoco
     if list.iter().any(|check| check.probe != Probe::None) {
         list.retain(|check| check.probe != Probe::None);
     }
-    Some(Checks { mode: mode?.value, list })
+    Some(Checks::new(mode?.value, list))
 }
 
 /// The check, unless it needs a port that nobody has named: a service of every port has none that a probe could fall back

@@ -221,13 +221,16 @@ impl Standing {
                 let set = findings.overrides.backend(name, endpoint);
                 let is_disabled = set.and_then(|set| set.admin()) == Some(Admin::Disable);
                 let is_out = is_disabled || condition(endpoint).state.is_meant();
-                (endpoint, member(rules.tier(endpoint), backend, is_out, desired, service))
+                let is_distrusted = condition(endpoint).state.is_distrusted();
+                (endpoint, member(rules.tier(endpoint), backend, is_out, is_distrusted, desired, service))
             })
             .collect();
         let all: Vec<Member> = members.values().copied().collect();
         let choice = choice::choose(&rules.failover, &all, &self.choice, held);
         let held_now = choice.held(&rules.failover, &all, held);
-        let seen = service.backends.iter().map(|(&endpoint, backend)| (endpoint, backend.alive, backend.is_undecided));
+        let seen = service.backends.iter().map(|(&endpoint, backend)| {
+            (endpoint, backend.alive && !condition(endpoint).state.is_distrusted(), backend.is_undecided)
+        });
         self.warmth.observe(seen, rules.failover.slow_start, now);
         self.backends.clear();
         for (&endpoint, backend) in &mut service.backends {
@@ -241,7 +244,8 @@ impl Standing {
             if choice.panics && member.is_wanted && member.tier != Tier::Sorry {
                 (backend.alive, backend.is_undecided) = (true, false);
             }
-            if is_standby || state == State::Drain {
+            let is_distrusted = state.is_distrusted() && !choice.panics;
+            if is_standby || state == State::Drain || is_distrusted {
                 backend.weight = 0;
             }
         }
@@ -285,12 +289,12 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-fn member(tier: Tier, backend: &Backend, is_out: bool, desired: &Desired, service: &Service) -> Member {
+fn member(tier: Tier, backend: &Backend, is_out: bool, is_distrusted: bool, desired: &Desired, service: &Service) -> Member {
     let is_wanted = backend.weight > 0 && !is_out;
     let if_alive = Backend { weight: 1, alive: true, ..backend.clone() };
     let is_reachable = compile::serves(desired, service, &if_alive);
     let health = match () {
-        () if backend.alive && is_reachable => Health::Serves,
+        () if backend.alive && is_reachable && !is_distrusted => Health::Serves,
         () if backend.is_undecided => Health::Undecided,
         () => Health::Out,
     };

@@ -255,7 +255,7 @@ mod settled {
 
         /// Its agent wants this part of its weight.
         fn says(&mut self, n: u8, state: State, agent: u16) {
-            let condition = Condition { state, parts: Parts { agent } };
+            let condition = Condition { state, parts: Parts { agent, ..Parts::default() } };
             self.findings.health.insert(("web".into(), SocketAddr::from(([10, 0, 0, n], 80))), condition);
         }
 

@@ -48,11 +48,13 @@ impl Advice {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parts {
     pub agent: u16,
+    /// While its answers come slowly.
+    pub degraded: u16,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { agent: 100 }
+        Self { agent: 100, degraded: 100 }
     }
 }
 
@@ -62,8 +64,8 @@ impl Parts {
 
     /// All of them together, in steps of a twentieth; never nothing.
     pub fn steps(self) -> u16 {
-        let percent = u32::from(self.agent);
-        let steps = ((percent * u32::from(Self::STEPS) + 50) / 100).max(1);
+        let share = u32::from(self.agent) * u32::from(self.degraded);
+        let steps = ((share * u32::from(Self::STEPS) + 5_000) / 10_000).max(1);
         u16::try_from(steps).unwrap_or(u16::MAX)
     }
 
@@ -77,7 +79,7 @@ impl Parts {
 
     /// Those that are not all of the weight, as shares of it.
     pub fn named(self) -> BTreeMap<&'static str, f64> {
-        let all = [("agent", self.agent)];
+        let all = [("agent", self.agent), ("degraded", self.degraded)];
         all.into_iter().filter(|(_, percent)| *percent != 100).map(|(by, percent)| (by, f64::from(percent) / 100.0)).collect()
     }
 }
@@ -109,8 +111,15 @@ mod tests {
     #[test]
     fn a_part_is_rounded_to_a_twentieth_and_never_to_nothing() {
         for (percent, steps) in [(1, 1), (2, 1), (7, 1), (8, 2), (37, 7), (38, 8), (50, 10), (99, 20), (100, 20), (1000, 200)] {
-            assert_eq!(Parts { agent: percent }.steps(), steps, "{percent}%");
+            assert_eq!(Parts { agent: percent, ..Parts::default() }.steps(), steps, "{percent}%");
         }
+    }
+
+    #[test]
+    fn parts_are_taken_of_each_other() {
+        assert_eq!(Parts { agent: 50, degraded: 50 }.steps(), 5);
+        assert_eq!(Parts { agent: 200, degraded: 50 }.steps(), Parts::STEPS);
+        assert_eq!(Parts { agent: 1, degraded: 1 }.steps(), 1);
     }
 
     #[test]

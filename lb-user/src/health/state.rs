@@ -12,19 +12,28 @@ pub enum State {
     #[default]
     Unknown,
     Up,
+    /// Its answers come slowly: it has a part of its weight.
+    Degraded,
     /// Its agent wants it to have no new flows, and to keep those that it has.
     Drain,
     /// Its agent says that it is being worked on.
     Maint,
+    /// Its circuit breaker is open: too many of its results were failures.
+    Ejected,
+    /// It is up, and has come and gone too often to be trusted yet.
+    Held,
     Down,
 }
 
 impl State {
-    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Drain, Self::Maint, Self::Down];
-
     /// Whether new flows may go there.
     pub fn serves(self) -> bool {
-        self == Self::Up
+        matches!(self, Self::Up | Self::Degraded)
+    }
+
+    /// Whether it is out though its checks pass, for they have not always.
+    pub fn is_distrusted(self) -> bool {
+        matches!(self, Self::Ejected | Self::Held)
     }
 
     /// Whether its checks pass, whatever else keeps new flows away.
@@ -46,8 +55,11 @@ impl State {
         match self {
             Self::Unknown => "unknown",
             Self::Up => "up",
+            Self::Degraded => "degraded",
             Self::Drain => "drain",
             Self::Maint => "maint",
+            Self::Ejected => "ejected",
+            Self::Held => "held",
             Self::Down => "down",
         }
     }

@@ -2,19 +2,30 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, Phase};
+use super::flapping::Flapping;
 use super::probe::Outcome;
+use super::quota::Seat;
 use super::state::{Machine, State};
-use super::{Advice, Check, Checks, Condition, Mode, Parts};
+use super::window::Counts;
+use super::{Advice, Check, Checks, Condition, Degraded, Mode, Parts};
 
 /// One backend's results so far, and what follows from them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Vitals {
     mode: Mode,
     /// What the checks, together, say.
     answer: State,
     /// One for each check.
     rows: Vec<Row>,
+    breaker: Option<Breaker>,
+    flapping: Flapping,
+    /// Without one, there is nobody to share with.
+    seat: Option<Seat>,
     condition: Condition,
+    cause: String,
 }
 
 /// The results of one check.
@@ -23,13 +34,21 @@ pub struct Row {
     machine: Machine,
     /// What the last one that passed said of the weight.
     advice: Advice,
+    /// Whether those that passed came in time, as a machine of its own: down is too slow.
+    pace: Machine,
+    degraded: Option<Degraded>,
     /// What the last probe found.
     pub last_result: String,
 }
 
 impl Row {
     fn new(check: &Check) -> Self {
-        Self { machine: Machine::new(check.rise, check.fall), advice: Advice::default(), last_result: String::new() }
+        let machine = Machine::new(check.rise, check.fall);
+        Self { pace: machine.clone(), machine, advice: Advice::default(), degraded: check.degraded, last_result: String::new() }
+    }
+
+    pub fn state(&self) -> State {
+        self.machine.state()
     }
 
     /// Successes since the last failure.
@@ -42,43 +61,125 @@ impl Row {
         self.machine.failed_in_row()
     }
 
-    fn observe(&mut self, outcome: &Outcome) {
+    /// How much of its weight the backend has, as this check has it, if that is too slow.
+    fn slow(&self) -> Option<u16> {
+        self.degraded.filter(|_| self.pace.state() == State::Down).map(|degraded| degraded.percent)
+    }
+
+    fn observe(&mut self, outcome: &Outcome, latency: Duration) {
         match outcome {
-            Outcome::Passed(_) => drop(self.machine.observe(true)),
-            Outcome::Advised(advice, _) => {
+            Outcome::Passed(_) | Outcome::Advised(..) => {
                 self.machine.observe(true);
-                self.advice = *advice;
+                if let Some(degraded) = self.degraded {
+                    self.pace.observe(latency <= degraded.above);
+                }
             }
             Outcome::Failed(_) => drop(self.machine.observe(false)),
             Outcome::Unasked(_) | Outcome::Late(_) => {}
+        }
+        if let Outcome::Advised(advice, _) = outcome {
+            self.advice = *advice;
         }
         outcome.text().clone_into(&mut self.last_result);
     }
 }
 
 impl Vitals {
-    pub fn new(checks: &Checks) -> Self {
-        let rows = checks.list.iter().map(Row::new).collect();
-        Self { mode: checks.mode, answer: State::Unknown, rows, condition: Condition::default() }
+    pub fn new(checks: &Checks, seat: Option<Seat>) -> Self {
+        Self {
+            mode: checks.mode,
+            answer: State::Unknown,
+            rows: checks.list.iter().map(Row::new).collect(),
+            breaker: checks.breaker.map(Breaker::new),
+            flapping: Flapping::new(checks.flapping),
+            seat,
+            condition: Condition::default(),
+            cause: String::new(),
+        }
     }
 
     pub fn condition(&self) -> Condition {
         self.condition
     }
 
+    /// What has brought it about.
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
+    pub fn breaker(&self) -> Option<&Breaker> {
+        self.breaker.as_ref()
+    }
+
+    pub fn flapping(&self) -> &Flapping {
+        &self.flapping
+    }
+
     /// Takes the next result of the check with this index. Yields the condition that was left if that changed it.
-    pub fn observe(&mut self, index: usize, outcome: &Outcome, _latency: Duration) -> Option<Condition> {
-        self.rows.get_mut(index)?.observe(outcome);
+    pub fn observe(&mut self, index: usize, outcome: &Outcome, latency: Duration, now: Instant) -> Option<Condition> {
+        let was_up = self.answer == State::Up;
+        self.rows.get_mut(index)?.observe(outcome, latency);
         // While some of them say nothing yet, what was known before goes on.
-        let states = self.rows.iter().map(|row| row.machine.state());
-        self.answer = self.mode.combine(states).unwrap_or(self.answer);
+        let states = self.rows.iter().map(Row::state);
+        let answer = self.mode.combine(states).unwrap_or(self.answer);
+        let before = std::mem::replace(&mut self.answer, answer);
+        if before != answer && before != State::Unknown {
+            self.flapping.note_change(answer == State::Up, now);
+        }
+        self.flapping.tick(now);
+        let counts = match outcome {
+            Outcome::Passed(_) | Outcome::Advised(..) => Counts::one(true),
+            Outcome::Failed(_) => Counts::one(false),
+            Outcome::Unasked(_) | Outcome::Late(_) => Counts::default(),
+        };
+        // Of one that is down it is known; what took it down is not held against it once it is up again.
+        let counted = if was_up && answer == State::Up { counts } else { Counts::default() };
+        self.note_counts(counted, was_up, now);
+        self.follow(outcome.text(), latency)
+    }
+
+    fn note_counts(&mut self, counts: Counts, was_up: bool, now: Instant) {
+        let (is_up, seat) = (self.answer == State::Up, self.seat.as_ref());
+        let may_be_out = || seat.is_none_or(Seat::ask);
+        if let Some(breaker) = &mut self.breaker {
+            if is_up && !was_up {
+                breaker.forget();
+            }
+            breaker.observe(counts, now, || is_up && may_be_out());
+        }
+        let is_open = self.breaker.as_ref().is_some_and(|breaker| breaker.phase() != Phase::Closed);
+        let is_held = is_up && self.flapping.is_held();
+        match &mut self.breaker {
+            Some(breaker) if is_open && !may_be_out() => breaker.close(now),
+            _ if is_open || is_held => {}
+            _ => seat.into_iter().for_each(Seat::give_back),
+        }
+    }
+
+    /// Judges anew, and yields what was left if that is another condition.
+    fn follow(&mut self, found: &str, latency: Duration) -> Option<Condition> {
         let now = self.judge();
+        if let Some(seat) = &self.seat {
+            seat.note_serving(now.state.serves());
+        }
         let before = std::mem::replace(&mut self.condition, now);
-        (before != self.condition).then_some(before)
+        if before == now {
+            return None;
+        }
+        self.cause = match now.state {
+            State::Ejected => {
+                let n = self.breaker.as_ref().map_or(0, Breaker::n_ejections);
+                format!("too many failures, ejection {n} in a row; {found}")
+            }
+            State::Held => format!("flapping, held until it has been up for {:?}; {found}", self.flapping.trial()),
+            State::Degraded if before.state != now.state => format!("slow, {} ms; {found}", latency.as_millis()),
+            _ => found.to_owned(),
+        };
+        Some(before)
     }
 
     fn judge(&self) -> Condition {
@@ -86,65 +187,24 @@ impl Vitals {
             return self.answer.into();
         }
         // Whoever does not pass has nothing to say.
-        let heard = self.rows.iter().filter(|row| row.machine.state() == State::Up);
-        match Advice::strongest(heard.map(|row| row.advice)) {
-            Advice::Maint => State::Maint.into(),
-            Advice::Drain => State::Drain.into(),
-            Advice::Percent(agent) => Condition { state: State::Up, parts: Parts { agent } },
+        let heard = || self.rows.iter().filter(|row| row.state() == State::Up);
+        let agent = match Advice::strongest(heard().map(|row| row.advice)) {
+            Advice::Maint => return State::Maint.into(),
+            Advice::Drain => return State::Drain.into(),
+            Advice::Percent(percent) => percent,
+        };
+        if self.breaker.as_ref().is_some_and(|breaker| breaker.phase() != Phase::Closed) {
+            return State::Ejected.into();
+        }
+        if self.flapping.is_held() && self.seat.as_ref().is_none_or(Seat::ask) {
+            return State::Held.into();
+        }
+        match heard().filter_map(Row::slow).min() {
+            None => Condition { state: State::Up, parts: Parts { agent, ..Parts::default() } },
+            Some(degraded) => Condition { state: State::Degraded, parts: Parts { agent, degraded } },
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Results of one check with rise 2 and fall 2, such as `+` passed, `-` failed, `50%`, `drain`; the states after each.
-    fn course(results: &str) -> String {
-        let checks = Checks { mode: Mode::All, list: vec![Check::default()] };
-        let mut vitals = Vitals::new(&checks);
-        let mut shown = Vec::new();
-        for word in results.split(' ') {
-            let text = String::new();
-            let outcome = match word {
-                "+" => Outcome::Passed(text),
-                "-" => Outcome::Failed(text),
-                "?" => Outcome::Unasked(text),
-                "drain" => Outcome::Advised(Advice::Drain, text),
-                "maint" => Outcome::Advised(Advice::Maint, text),
-                percent => Outcome::Advised(Advice::percent(percent.trim_end_matches('%').parse().unwrap()), text),
-            };
-            let (before, left) = (vitals.condition(), vitals.observe(0, &outcome, Duration::ZERO));
-            assert_eq!(left, (before != vitals.condition()).then_some(before), "{results}");
-            let Condition { state, parts } = vitals.condition();
-            shown.push(if parts.agent == 100 { state.to_string() } else { format!("{state} {}%", parts.agent) });
-        }
-        shown.join(", ")
-    }
-
-    #[test]
-    fn an_agents_word_holds_while_its_check_does() {
-        for (results, expected) in [
-            ("100% 50% 0% 75%", "up, up 50%, drain, up 75%"),
-            ("drain maint 100%", "drain, maint, up"),
-            // A failure that does not decide leaves what was said, and so does one that says nothing.
-            ("50% - ? 50%", "up 50%, up 50%, up 50%, up 50%"),
-            ("drain - - 50% 50%", "drain, drain, down, down, up 50%"),
-            // One that is down has to come up before it is drained.
-            ("- - drain drain", "unknown, down, down, drain"),
-        ] {
-            assert_eq!(course(results), expected, "{results}");
-        }
-    }
-
-    #[test]
-    fn an_agent_that_is_down_has_no_say() {
-        let checks = Checks { mode: Mode::Any, list: vec![Check { fall: 1, ..Check::default() }; 2] };
-        let mut vitals = Vitals::new(&checks);
-        vitals.observe(0, &Outcome::Passed(String::new()), Duration::ZERO);
-        vitals.observe(1, &Outcome::Advised(Advice::Drain, String::new()), Duration::ZERO);
-        assert_eq!(vitals.condition().state, State::Drain);
-        vitals.observe(1, &Outcome::Failed(String::new()), Duration::ZERO);
-        assert_eq!(vitals.condition(), State::Up.into());
-    }
-}
+mod tests;

@@ -88,6 +88,12 @@ pub enum Change {
         parts: BTreeMap<&'static str, f64>,
         cause: String,
     },
+    /// It comes and goes too often, or no longer does.
+    Flapping {
+        service: ServiceName,
+        backend: SocketAddr,
+        flapping: bool,
+    },
     /// It cannot be reached, for this reason; or it can again.
     BackendReach {
         service: ServiceName,
@@ -231,12 +237,15 @@ fn failover_changes(service: &ServiceName, before: &FailoverStatus, now: &Failov
 fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendView, changes: &mut Vec<Change>) {
     let (service, backend) = (service.clone(), now.endpoint);
     if before.check.state != now.check.state {
-        let (from, to, cause) = (before.check.state, now.check.state, now.check.last_result.clone());
+        let (from, to, cause) = (before.check.state, now.check.state, now.check.cause.clone());
         changes.push(Change::BackendState { service: service.clone(), backend, from, to, cause });
     }
     if before.check.parts != now.check.parts && now.check.state.serves() {
-        let (parts, cause) = (now.check.parts.named(), now.check.last_result.clone());
+        let (parts, cause) = (now.check.parts.named(), now.check.cause.clone());
         changes.push(Change::WeightPart { service: service.clone(), backend, parts, cause });
+    }
+    if before.check.is_flapping != now.check.is_flapping {
+        changes.push(Change::Flapping { service: service.clone(), backend, flapping: now.check.is_flapping });
     }
     if before.unreachable != now.unreachable {
         changes.push(Change::BackendReach { service: service.clone(), backend, unreachable: now.unreachable.clone() });

@@ -47,7 +47,7 @@ const STATE_TONES = { up: 'good', down: 'bad', unknown: 'note' };
 
 /** Who wants how much of a backend's weight. */
 function weightParts(parts) {
-  const named = Object.entries(parts).map(([by, part]) => `${Math.round(part * 100)}% of its weight ${by === 'agent' ? 'by its agent' : `(${by})`}`);
+  const named = Object.entries(parts).map(([by, part]) => `${Math.round(part * 100)}% of its weight ${by === 'agent' ? 'by its agent' : 'for its slow answers'}`);
   return named.join(' and ') || 'all of its weight';
 }
 
@@ -91,6 +91,8 @@ function sentence(event) {
       return [STATE_TONES[event.to] ?? 'warn', `${who}: ${event.from} → ${event.to}, ${event.cause}`];
     case 'weight_part':
       return ['note', `${who}: ${weightParts(event.parts)}, ${event.cause}`];
+    case 'flapping':
+      return event.flapping ? ['warn', `${who}: comes and goes too often`] : ['good', `${who}: no longer comes and goes`];
     case 'backend_reach':
       return event.unreachable ? ['bad', `${who}: ${event.unreachable}`] : ['good', `${who}: can be reached`];
     case 'backend_weight':

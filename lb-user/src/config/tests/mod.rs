@@ -123,8 +123,18 @@ fn the_minimal_file_takes_every_default() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -331,8 +341,35 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: Some(
+                                    10s,
+                                ),
+                                degraded: Some(
+                                    Degraded {
+                                        above: 200ms,
+                                        percent: 25,
+                                    },
+                                ),
                             },
                         ],
+                        breaker: Some(
+                            Rules {
+                                errors_percent: 40,
+                                window: 30s,
+                                requests_min: 10,
+                                ejection: 10s,
+                                ejection_max: 300s,
+                            },
+                        ),
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: Some(
+                                30s,
+                            ),
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -455,8 +492,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -519,8 +566,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -585,8 +642,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -648,8 +715,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -706,8 +783,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -759,6 +846,8 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 5s,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                             Check {
                                 probe: Agent,
@@ -769,8 +858,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -815,8 +914,18 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
