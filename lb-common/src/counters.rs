@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::admission::{RULE_SLOTS, Suspect};
+use crate::handshake::Handshakes;
 use crate::limits;
 use crate::verdict::{VERDICT_SLOTS, Verdict};
 
@@ -93,6 +94,8 @@ pub struct BackendCounters {
     pub bytes: u64,
     /// TCP SYNs without ACK. UDP has no connections and counts none.
     pub connections: u64,
+    /// How they opened, where all flows are on record.
+    pub handshakes: Handshakes,
 }
 
 impl BackendCounters {
@@ -101,6 +104,7 @@ impl BackendCounters {
         self.packets = self.packets.wrapping_add(other.packets);
         self.bytes = self.bytes.wrapping_add(other.bytes);
         self.connections = self.connections.wrapping_add(other.connections);
+        self.handshakes = self.handshakes.with(&other.handshakes);
     }
 
     /// What was counted since `earlier`.
@@ -110,6 +114,7 @@ impl BackendCounters {
             packets: self.packets.wrapping_sub(earlier.packets),
             bytes: self.bytes.wrapping_sub(earlier.bytes),
             connections: self.connections.wrapping_sub(earlier.connections),
+            handshakes: self.handshakes.since(&earlier.handshakes),
         }
     }
 }

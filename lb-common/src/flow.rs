@@ -55,6 +55,9 @@ impl State {
     }
 }
 
+const BACKEND_SHIFT: u32 = 16;
+const BACKEND_BITS: u64 = 0xffff << BACKEND_SHIFT;
+
 /// One flow in a word: tag (32 bits), backend (16), state (3), clock (13). 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry(u64);
@@ -63,7 +66,7 @@ impl Entry {
     #[inline(always)]
     pub const fn new(tag: u32, backend: BackendId, state: State, now: Tick) -> Self {
         let state_clock = (state as u64) << CLOCK_BITS | (now & CLOCK_MASK) as u64;
-        Self((tag as u64) << 32 | (backend.0 as u64) << 16 | state_clock)
+        Self((tag as u64) << 32 | (backend.0 as u64) << BACKEND_SHIFT | state_clock)
     }
 
     pub const fn from_raw(raw: u64) -> Self {
@@ -86,7 +89,7 @@ impl Entry {
 
     #[inline(always)]
     pub const fn backend(self) -> BackendId {
-        BackendId((self.0 >> 16) as u16)
+        BackendId((self.0 >> BACKEND_SHIFT) as u16)
     }
 
     #[inline(always)]
@@ -173,6 +176,22 @@ pub fn find(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick, idle: Tick) ->
     None
 }
 
+/// The backend of a flow whose entry says that it is established, and was seen in this tick. One comparison an entry.
+#[inline(always)]
+pub fn find_live(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick) -> Option<BackendId> {
+    let live = Entry::new(tag, BackendId::NONE, State::Established, now).0;
+    let mut position = 0;
+    while position < ENTRIES {
+        // All but the backend is as it is in such an entry.
+        let backend = bucket(position).0 ^ live;
+        if backend & !BACKEND_BITS == 0 {
+            return Some(BackendId((backend >> BACKEND_SHIFT) as u16));
+        }
+        position += 1;
+    }
+    None
+}
+
 /// The entry to replace by a new flow's: that flow's own if it has one, or else the one that is worth least.
 #[inline(always)]
 pub fn victim(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick, idle: Tick) -> Found {
@@ -235,6 +254,18 @@ mod tests {
         assert_eq!(bucket.find(5, 100 + IDLE).map(Entry::backend), Some(B));
         assert_eq!(bucket.find(5, 101 + IDLE), None);
         assert_eq!(bucket.find(6, 100), None);
+    }
+
+    #[test]
+    fn a_flow_is_live_while_it_is_established_and_of_this_tick() {
+        let mut bucket = Bucket::default();
+        let live = |bucket: &Bucket, tag, now| find_live(|position| bucket.0[position], tag, now);
+        for (tag, state) in [(5, State::Established), (6, State::Opening), (7, State::Guessed), (8, State::Closing)] {
+            bucket.insert(tag, state, 100);
+        }
+        assert_eq!([5, 6, 7, 8, 0].map(|tag| live(&bucket, tag, 100)), [Some(B), None, None, None, None]);
+        assert_eq!([99, 101, 100 + CLOCK_MASK].map(|now| live(&bucket, 5, now)), [None; 3]);
+        assert_eq!(live(&bucket, 5, 101 + CLOCK_MASK), Some(B), "as far as the clock can tell");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod counters;
 pub mod decap;
 pub mod directory;
 pub mod flow;
+pub mod handshake;
 pub mod hash;
 pub mod limits;
 pub mod load;

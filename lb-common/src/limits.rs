@@ -18,9 +18,12 @@ pub const BACKENDS: u32 = 65_535;
 /// Records in the `BACKENDS` map, ids counted from 1. 64 B each: 4 MiB.
 pub const BACKEND_RECORDS: u32 = BACKENDS + 1;
 
-/// SYNs whose time is known until they are answered, for services that go by response time. A power of two. 8 B each: 512 KiB. Of two
+/// SYNs whose time is known until they are answered, for services whose flows are all on record. A power of two. 8 B each: 512 KiB. Of two
 /// in one place the later one counts.
 pub const HANDSHAKES: u32 = 1 << 16;
+
+/// Elements of the `BACKEND_HANDSHAKES` map are a cache line: 4 MiB, which is as large as maps may be before Linux 6.1.
+const _: () = assert!(BACKEND_RECORDS as usize * size_of::<crate::handshake::Handshakes>() <= 4 << 20);
 
 /// Slots that are looked at for a new flow's backend, where the least busy one is wanted: with as many backends or fewer, all.
 pub const CHOICES: u32 = 8;

@@ -33,39 +33,6 @@ pub const fn n_active(count: u64) -> u64 {
     count & !((count as i64 >> 63) as u64)
 }
 
-/// A SYN of which the answer is awaited: the tag of its flow, and when it was seen. An element of the `HANDSHAKES` map, where a tag's
-/// lower bits lead.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Handshake(u64);
-
-impl Handshake {
-    /// `time` is in units of 1,024 ns.
-    #[inline(always)]
-    pub const fn new(tag: u32, time: u32) -> Self {
-        Self((tag as u64) << 32 | time as u64)
-    }
-
-    pub const fn from_raw(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    pub const fn raw(self) -> u64 {
-        self.0
-    }
-
-    /// Whether it is of the flow with this tag.
-    #[inline(always)]
-    pub const fn is_of(self, tag: u32) -> bool {
-        self.0 != 0 && (self.0 >> 32) as u32 == tag
-    }
-
-    /// For how long it has been awaited, in units of 1,024 ns.
-    #[inline(always)]
-    pub const fn duration(self, now: u32) -> u32 {
-        now.wrapping_sub(self.0 as u32)
-    }
-}
-
 /// How long a backend takes to answer: from the SYN to the client's first packet after it, which is what there is to see where answers
 /// do not come back this way. It includes the way to the client, which for all backends is the same.
 #[repr(C)]

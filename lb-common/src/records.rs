@@ -14,7 +14,7 @@ use crate::hash::HashKeys;
 use crate::slot::Region;
 
 /// Changes whenever a record's meaning does: a daemon refuses to adopt maps of another layout.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// What holds for every packet. The only element of the `SETTINGS` map.
 ///
@@ -85,6 +85,8 @@ pub mod service_flags {
     pub const KEEP: u32 = 2;
     /// All flows are recorded, but not for long: one without a record may be from before, and belongs where its slot says.
     pub const LEARNING: u32 = 4;
+    /// Handshakes of flows on record are counted.
+    pub const HANDSHAKES: u32 = 8;
     /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
     pub const ADMISSION: u32 = 1 << 16;
 }

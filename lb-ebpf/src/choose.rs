@@ -11,7 +11,7 @@
 //! share of flows passes the next one on, along a sequence of slots that follows from the flow's hash.
 
 use lb_common::branchless::{either, less};
-use lb_common::load::{Handshake, n_active};
+use lb_common::load::n_active;
 use lb_common::records::{BOUND_SHIFT, Service, choice};
 use lb_common::{BackendId, limits};
 
@@ -30,14 +30,11 @@ pub struct NewFlow {
 /// More flows than these cannot be on record; the verifier and the arithmetic below are told so.
 const N_FLOWS_MASK: u64 = 2 * limits::FLOWS_MAX as u64 - 1;
 
-/// The backend of a new flow; [`BackendId::NONE`] if nobody may have it. A turn is taken, a SYN's time noted.
+/// The backend of a new flow; [`BackendId::NONE`] if nobody may have it. A turn is taken.
 #[inline(always)]
 pub fn answer(env: &impl Env, flow: NewFlow) -> BackendId {
     let service = env.service(flow.service);
     let choice = service.choice;
-    if choice == choice::LEAST_RESPONSE_TIME {
-        env.note_handshake(flow.tag, Handshake::new(flow.tag, env.micros()));
-    }
     let chosen = match choice {
         choice::ROUND_ROBIN | choice::WEIGHTED_ROUND_ROBIN => turn(env, service, env.take_turn(flow.service)),
         choice::RANDOM => turn(env, service, env.random()),

@@ -3,13 +3,14 @@
 use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
-use lb_common::load::{Handshake, Load, Response};
+use lb_common::handshake::{self, Handshake};
+use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
 use crate::choose::NewFlow;
-use crate::flow::{Question, Recorded};
+use crate::flow::{Question, Recorded, Stepped};
 use crate::{admit, choose, fragments};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
@@ -70,6 +71,10 @@ pub trait Env: Sized {
     fn record_flow(&self, question: Question) -> Recorded {
         crate::flow::record(self, question)
     }
+    /// Counts a step of a handshake.
+    fn count_step(&self, stepped: Stepped) {
+        crate::flow::count_step(self, stepped);
+    }
     /// The backend of a new flow.
     fn new_backend(&self, flow: NewFlow) -> BackendId {
         choose::answer(self, flow)
@@ -105,6 +110,8 @@ pub trait Env: Sized {
     /// The SYN that was noted last where this tag leads.
     fn handshake(&self, tag: u32) -> Handshake;
     fn note_handshake(&self, tag: u32, handshake: Handshake);
+    /// Counts what there is to see of a backend's handshakes.
+    fn count_handshake(&self, id: BackendId, event: handshake::Event);
     /// The number of a service's next turn, which is taken by this.
     fn take_turn(&self, service: u16) -> u32;
     /// A random number.

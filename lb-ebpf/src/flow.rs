@@ -13,7 +13,7 @@
 //! User space says when a slot comes to rest, and for that it is told when flows were seen last that would move then.
 
 use lb_common::flow::{self, Entry, Place, State, Tick};
-use lb_common::load::Handshake;
+use lb_common::handshake::{Event, Handshake};
 use lb_common::records::{Service, Settings, backend_flags, choice, service_flags};
 use lb_common::{BackendId, Slot};
 
@@ -59,18 +59,44 @@ pub fn backend<F: Family, const QUOTED: bool>(
 /// Answers a question, and records the answer.
 #[inline(always)]
 pub fn answer(env: &impl Env, question: Question) -> BackendId {
+    if let Some(id) = known(env, question) {
+        return id;
+    }
     let recorded = env.record_flow(question);
     if !recorded.is_to_choose {
-        return count(env, recorded);
+        return count(env, question, recorded);
     }
     let Question { place, slot, slot_index, service, .. } = question;
     let id = env.new_backend(NewFlow { service, slot_index, tag: place.tag });
-    count(env, env.record_flow(Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question }))
+    let recorded = env.record_flow(Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question });
+    count(env, question, recorded)
 }
 
-/// Counts whose active flow it is now; the flow's backend.
+/// The backend of a connection that had a packet in this tick already: most packets have, and change nothing of its record.
 #[inline(always)]
-fn count(env: &impl Env, Recorded { id, change, .. }: Recorded) -> BackendId {
+fn known(env: &impl Env, question: Question) -> Option<BackendId> {
+    let Question { place: Place { bucket, tag }, service, tcp_flags, .. } = question;
+    if tcp_flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) != 0 {
+        return None;
+    }
+    let id = flow::find_live(|position| env.flow_entry(bucket, position), tag, env.now())?;
+    may_keep(env, env.service(service), service, id).then_some(id)
+}
+
+/// Whether a flow on record may stay with its backend.
+#[inline(always)]
+fn may_keep(env: &impl Env, service: &Service, service_id: u16, id: BackendId) -> bool {
+    let backend = env.backend(id);
+    let is_kept = service.flags & service_flags::KEEP != 0 || backend.flags & backend_flags::ALIVE != 0;
+    is_kept && backend.service == service_id
+}
+
+/// Counts whose active flow it is now, and how its connection opens; the flow's backend.
+#[inline(always)]
+fn count(env: &impl Env, question: Question, Recorded { id, step, change, .. }: Recorded) -> BackendId {
+    if step != Step::None {
+        env.count_step(Stepped { service: question.service, tag: question.place.tag, id, step });
+    }
     if change.from != change.to {
         if !change.from.is_none() {
             env.add_active(change.from, env.backend(change.from).service, u64::MAX);
@@ -89,7 +115,52 @@ pub struct Recorded {
     pub id: BackendId,
     /// A backend has to be chosen first, and the question asked again.
     pub is_to_choose: bool,
+    pub step: Step,
     pub change: Change,
+}
+
+/// A step of a handshake. Words only.
+#[derive(Clone, Copy, Debug)]
+pub struct Stepped {
+    pub service: u16,
+    /// Its record's tag.
+    pub tag: u32,
+    pub id: BackendId,
+    pub step: Step,
+}
+
+/// What a packet is in the handshake of its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Step {
+    #[default]
+    None,
+    /// The first SYN.
+    Opens,
+    /// The same SYN again.
+    Repeats,
+    /// The client's first packet after it, whatever it is.
+    GoesOn,
+}
+
+impl Step {
+    /// By its number, of which the lower bits count.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number & 3 {
+            0 => Self::None,
+            1 => Self::Opens,
+            2 => Self::Repeats,
+            _ => Self::GoesOn,
+        }
+    }
+
+    /// No branch: what follows would be looked at for each of its ends.
+    #[inline(always)]
+    const fn of(is_syn: bool, is_opening: bool) -> Self {
+        let (is_syn, is_opening) = (is_syn as u8, is_opening as u8);
+        Self::from_number(is_syn + is_opening + (is_opening & !is_syn) * 2)
+    }
 }
 
 /// Who had an active flow before, and who has one now, by one change of the table; [`BackendId::NONE`] is nobody.
@@ -100,10 +171,10 @@ pub struct Change {
 }
 
 impl Recorded {
-    const TO_CHOOSE: Self = Self { is_to_choose: true, ..Self::unchanged(BackendId::NONE) };
+    const TO_CHOOSE: Self = Self { is_to_choose: true, ..Self::unchanged(BackendId::NONE, Step::None) };
 
-    const fn unchanged(id: BackendId) -> Self {
-        Self { id, is_to_choose: false, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
+    const fn unchanged(id: BackendId, step: Step) -> Self {
+        Self { id, is_to_choose: false, step, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
     }
 }
 
@@ -116,16 +187,12 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
     let now = env.now();
     let is_syn = tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
     let found = flow::find(|position| env.flow_entry(bucket, position), tag, now, service.idle);
-    let may_keep = |id: BackendId| {
-        let backend = env.backend(id);
-        let is_kept = service.flags & service_flags::KEEP != 0 || backend.flags & backend_flags::ALIVE != 0;
-        is_kept && backend.service == service_id
-    };
-    let is_new = is_syn && !found.is_some_and(|found| matches!(found.entry.state(), State::Opening));
+    let is_opening = found.is_some_and(|found| matches!(found.entry.state(), State::Opening));
+    let is_new = is_syn && !is_opening;
     let kept = match found {
         _ if is_new => None,
-        Some(found) if may_keep(found.entry.backend()) => Some(found.entry.backend()),
-        _ => Some(slot.settled()).filter(|&settled| may_keep(settled)),
+        Some(found) if may_keep(env, service, service_id, found.entry.backend()) => Some(found.entry.backend()),
+        _ => Some(slot.settled()).filter(|&settled| may_keep(env, service, service_id, settled)),
     };
     // Of a connection that began unseen the hash tells at least where all nodes send it.
     let may_choose = service.choice != choice::SLOT && !is_chosen && !is_quoted;
@@ -135,8 +202,9 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
     }
     let chosen = kept.unwrap_or(slot.current());
     if chosen.is_none() || is_quoted {
-        return Recorded::unchanged(chosen);
+        return Recorded::unchanged(chosen, Step::None);
     }
+    let step = Step::of(is_syn, is_opening);
     let state = match found {
         _ if is_syn => State::Opening,
         _ if tcp_flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => State::Closing,
@@ -146,31 +214,45 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
     let entry = Entry::new(tag, chosen, state, now);
     let change = match found {
         // A flow's record changes once a tick, not with every packet. What else is to be noted was noted then.
-        Some(found) if found.entry == entry => return Recorded::unchanged(chosen),
-        Some(found) => {
-            let is_answered = matches!(found.entry.state(), State::Opening) && !is_syn;
-            if is_answered && service.choice == choice::LEAST_RESPONSE_TIME {
-                note_response(env, tag, chosen, now);
-            }
-            replace(env, bucket, found, entry)
-        }
+        Some(found) if found.entry == entry => return Recorded::unchanged(chosen, step),
+        Some(found) => replace(env, bucket, found, entry),
         None => insert(env, bucket, entry, now, service.idle),
     };
     if chosen != slot.current() {
         env.note_elsewhere(slot_index, now);
     }
     env.note_flow(chosen, now);
-    Recorded { id: chosen, is_to_choose: false, change: change.unwrap_or_default() }
+    Recorded { id: chosen, is_to_choose: false, step, change: change.unwrap_or_default() }
 }
 
-/// Notes how long the backend of a flow has taken to answer, if the flow's SYN was seen.
+/// Counts a step of a handshake, if its service wants that. How long the backend took to answer is known if the first SYN was seen.
 #[inline(always)]
-fn note_response(env: &impl Env, tag: u32, id: BackendId, now: Tick) {
-    let handshake = env.handshake(tag);
-    if handshake.is_of(tag) {
-        env.note_handshake(tag, Handshake::default());
-        env.set_response(id, env.load(id).response.with(handshake.duration(env.micros()), now));
+pub fn count_step(env: &impl Env, Stepped { service, tag, id, step }: Stepped) {
+    let service = env.service(service);
+    if service.flags & service_flags::HANDSHAKES == 0 {
+        return;
     }
+    let event = match step {
+        Step::None | Step::Opens => {
+            env.note_handshake(tag, Handshake::new(tag, env.micros()));
+            Event::Opened
+        }
+        Step::Repeats => Event::Repeated,
+        Step::GoesOn => {
+            let handshake = env.handshake(tag);
+            if handshake.is_of(tag) {
+                let duration = handshake.duration(env.micros());
+                env.note_handshake(tag, Handshake::default());
+                if service.choice == choice::LEAST_RESPONSE_TIME {
+                    env.set_response(id, env.load(id).response.with(duration, env.now()));
+                }
+                Event::Answered(Some(duration))
+            } else {
+                Event::Answered(None)
+            }
+        }
+    };
+    env.count_handshake(id, event);
 }
 
 /// Replaces an entry. `None` if another CPU was faster.

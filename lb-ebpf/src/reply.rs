@@ -4,8 +4,9 @@
 //! such a port by another way than the VIP must not be routed through xlb.
 
 use lb_common::checksum::Delta;
+use lb_common::handshake::Event;
 use lb_common::limits;
-use lb_common::records::{Backend, Service, Settings, link_flags, settings_flags};
+use lb_common::records::{Backend, Service, Settings, link_flags, service_flags, settings_flags};
 use lb_common::{BackendId, Be16, LinkAddresses, PortProtocol, Verdict};
 
 use crate::env::{Env, Route, RouteQuery};
@@ -13,6 +14,7 @@ use crate::family::{Family, Side};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::service::look_up;
+use crate::transport::tcp_flags;
 use crate::{ethernet, transport};
 
 /// Rewrites and routes what comes from a NAT backend.
@@ -23,6 +25,10 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, id: BackendI
     let way = way_back::<F>(packet, env, service, parsed);
     if let Some(fault) = way.fault {
         return fault;
+    }
+    let is_reset = parsed.tcp_flags & tcp_flags::RST != 0;
+    if is_reset && service.flags & service_flags::HANDSHAKES != 0 {
+        env.count_handshake(id, Event::Reset);
     }
     let restored = rewrite::<F>(packet, backend, service, parsed).and_then(|()| leave(packet, env, &way));
     restored.unwrap_or_else(|verdict| verdict)

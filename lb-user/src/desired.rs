@@ -50,6 +50,8 @@ pub struct Service {
     /// How long a silent flow is taken for alive.
     pub idle: Tick,
     pub on_down: OnDown,
+    /// Every flow is on record, though its hash would do.
+    pub is_tracked: bool,
     /// By address and the port that packets reach them on.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }
@@ -166,9 +168,14 @@ pub struct Hashing {
 }
 
 impl Service {
-    /// Every flow is on record: where it is follows from more than its hash.
+    /// Every flow is on record: where it is follows from more than its hash, or somebody wants to know.
     pub fn records_all_flows(&self) -> bool {
-        !self.algorithm.is_hash() || self.hashing.max_load.is_some()
+        !self.algorithm.is_hash() || self.hashing.max_load.is_some() || self.is_tracked
+    }
+
+    /// It is known how the connections of its backends open.
+    pub fn counts_handshakes(&self) -> bool {
+        self.records_all_flows() && self.protocol == Protocol::Tcp
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use lb_common::admission::{RULE_SLOTS, Rule, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
+use lb_common::handshake::{Handshakes, RANGES};
 use lb_common::meter::{self, Meter};
 use lb_common::verdict::{Class, Verdict};
 use lb_common::{BackendId, Slot};
@@ -59,6 +60,7 @@ pub struct ServiceView {
     pub protocol: Protocol,
     pub algorithm: Algorithm,
     pub forward: Forward,
+    pub counts_handshakes: bool,
     /// Each source of its backends.
     pub discovery: Vec<discovery::Status>,
     pub backends: Vec<BackendView>,
@@ -299,6 +301,9 @@ pub struct BackendStatus {
     pub packets: u64,
     pub bytes: u64,
     pub connections: u64,
+    /// How they opened, where all flows are on record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshakes: Option<HandshakesStatus>,
     /// What the last health check found.
     pub check: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -341,6 +346,45 @@ pub struct BreakerStatus {
     /// Ejections in a row.
     pub ejections: u32,
 }
+
+/// How a backend's TCP connections opened, as far as it can be seen.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct HandshakesStatus {
+    /// Connections begun, by a first SYN.
+    pub opened: u64,
+    /// The client went on.
+    pub answered: u64,
+    /// SYNs sent once more, for want of an answer.
+    pub repeated: u64,
+    /// RSTs from the backend; of backends whose replies come this way, otherwise 0.
+    pub resets: u64,
+    /// From the first SYN to the client's next packet, on average; none if none is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_ms: Option<f64>,
+    /// How many of those answered took how long, by [ranges](lb_common::handshake::RANGES), not added up.
+    pub durations: [u32; RANGES],
+    /// All of these times together, in seconds.
+    pub time_s: f64,
+}
+
+impl From<Handshakes> for HandshakesStatus {
+    fn from(counted: Handshakes) -> Self {
+        let n_timed: u64 = counted.durations.iter().map(|&n| u64::from(n)).sum();
+        let time_s = counted.time as f64 * HANDSHAKE_UNIT_S;
+        Self {
+            opened: counted.n_opened.into(),
+            answered: counted.n_answered(),
+            repeated: counted.n_repeated.into(),
+            resets: counted.n_resets.into(),
+            mean_ms: (n_timed > 0).then(|| time_s * 1e3 / n_timed as f64),
+            durations: counted.durations,
+            time_s,
+        }
+    }
+}
+
+/// The unit of times of handshakes.
+pub const HANDSHAKE_UNIT_S: f64 = 1024e-9;
 
 /// One source of a service's backends.
 #[derive(Clone, Debug, Serialize)]
@@ -463,7 +507,9 @@ fn service_status(service: &ServiceView, left: BackendCounters, counted: &[Backe
     for (backend, &counted) in service.backends.iter().zip(counted) {
         total.add(&counted);
         let owned = backend.id.and_then(|id| slots.get(&id)).copied().unwrap_or_default();
-        backends.push(backend_status(backend, counted, owned as f64 / slots.values().sum::<usize>().max(1) as f64));
+        let handshakes = service.counts_handshakes.then(|| counted.handshakes.into());
+        let share = owned as f64 / slots.values().sum::<usize>().max(1) as f64;
+        backends.push(BackendStatus { handshakes, ..backend_status(backend, counted, share) });
     }
     ServiceStatus {
         name: service.name.clone(),
@@ -515,6 +561,7 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         packets: counted.packets,
         bytes: counted.bytes,
         connections: counted.connections,
+        handshakes: None,
         check: backend.check.last_result.clone(),
         check_ms: backend.check.last_latency.map(|latency| latency.as_secs_f64() * 1e3),
         unreachable: backend.unreachable.clone(),

@@ -1,7 +1,8 @@
 //! The table of packet cases on the host. Needs neither root nor the BPF toolchain.
 
-use lb_common::Verdict;
 use lb_common::admission::Rule;
+use lb_common::handshake::Handshakes;
+use lb_common::{BackendId, Verdict};
 use xlb_tests::path::fixture::{self, Interfaces};
 use xlb_tests::path::host::Host;
 use xlb_tests::path::packets::{Content, Flags, frame, tcp};
@@ -105,6 +106,25 @@ fn new_flows_go_where_the_algorithm_says() {
     let host = Host::with_fixture(INTERFACES);
     choices::check(&mut |packet| host.run(packet, INTERFACES.outside));
     assert!(host.are_loads_right());
+}
+
+#[test]
+fn each_step_of_a_handshake_is_counted_and_its_time() {
+    let host = Host::with_fixture(INTERFACES);
+    let counted = || {
+        let of = |id| host.backend_counters(BackendId(id)).handshakes;
+        (1..200).map(of).fold(Handshakes::default(), |sum, of_one| sum.with(&of_one))
+    };
+    choices::check_handshakes(&mut |packet| host.run(packet, INTERFACES.outside), &counted);
+    let before = counted();
+    let send = |flags| host.run(&frame("10.9.1.1:999", &choices::vip(2), tcp(flags)).bytes(), INTERFACES.outside);
+    send(Flags::Syn);
+    host.micros.set(host.micros.get() + 2_000);
+    send(Flags::Syn);
+    host.micros.set(host.micros.get() + 1_000);
+    send(Flags::Ack);
+    let since = counted().since(&before);
+    assert_eq!((since.time, since.durations), (3_000, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]), "from the first SYN on");
 }
 
 #[test]

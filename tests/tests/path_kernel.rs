@@ -11,8 +11,9 @@
 use std::io::Write;
 use std::time::Duration;
 
-use lb_common::Verdict;
 use lb_common::admission::Rule;
+use lb_common::handshake::Handshakes;
+use lb_common::{BackendId, Verdict};
 use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
 use lb_user::maps::{self, Sizes};
 use xlb_tests::frames::Sender;
@@ -67,6 +68,27 @@ fn new_flows_go_in_the_kernel_where_the_algorithm_says() {
         let ran = kernel.run(packet, kernel.interfaces.outside).unwrap();
         Outcome { verdict: ran.verdict, frame: ran.frame }
     });
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn the_kernel_counts_each_step_of_a_handshake() {
+    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+        // Each in a thread of its own: a network namespace ends with it.
+        let checked = std::thread::spawn(move || {
+            let kernel = Kernel::as_for(version).unwrap();
+            let counted = || {
+                let of = |id| kernel.counters.backend(BackendId(id)).unwrap().handshakes;
+                (1..200).map(of).fold(Handshakes::default(), |sum, of_one| sum.with(&of_one))
+            };
+            let run = &mut |packet: &[u8]| {
+                let ran = kernel.run(packet, kernel.interfaces.outside).unwrap();
+                Outcome { verdict: ran.verdict, frame: ran.frame }
+            };
+            choices::check_handshakes(run, &counted);
+        });
+        checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
 }
 
 #[test]

@@ -61,11 +61,14 @@ impl Policy {
     pub fn new(config: &config::Api) -> Result<Self> {
         if let Some(path) = &config.token_file {
             token(path).map_err(|reason| anyhow::anyhow!("api.token_file: {reason}"))?;
-            if fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0) {
+            if others_than_owner_may_read(path) {
                 warn!("{}: others than its owner can read the token; chmod 600 it", path.display());
             }
-            if !config.listen.ip().is_loopback() {
-                warn!(listen = %config.listen, "the token crosses the network in the clear; use a tunnel, or listen on 127.0.0.1");
+            if !config.listen.ip().is_loopback() && config.tls.is_none() {
+                warn!(
+                    listen = %config.listen,
+                    "the token crosses the network in the clear; set api.tls_certificate and tls_key, or listen on 127.0.0.1"
+                );
             }
         }
         let (has_group, token_file) = (config.socket_gid.is_some(), config.token_file.clone());
@@ -107,8 +110,13 @@ fn forbidden(reason: String) -> Forbidden {
     Forbidden { code: StatusCode::FORBIDDEN, reason }
 }
 
+/// Whether more than its owner can read a file.
+pub fn others_than_owner_may_read(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0)
+}
+
 /// The token, read anew each time: who replaces it in the file need not restart anything.
-fn token(path: &Path) -> Result<String, String> {
+pub fn token(path: &Path) -> Result<String, String> {
     let read = || -> Result<String> {
         let length = fs::metadata(path)?.len();
         if length > TOKEN_FILE_LEN_MAX {

@@ -2,6 +2,7 @@
 //! two doors do not share theirs: whoever crowds the port does not lock the operator out of the socket.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use rustix::fs::{Gid, chown};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::audit::Audit;
 use super::auth::{Peer, Policy};
+use super::tls::Identity;
 use crate::config;
 
 /// Connections at once.
@@ -44,6 +46,8 @@ const BACKLOG: i32 = 128;
 pub struct Doors {
     tcp: TcpListener,
     unix: Option<(UnixListener, SocketFile)>,
+    /// `None` speaks plain HTTP on TCP.
+    pub identity: Option<Identity>,
     pub policy: Policy,
     pub audit: Audit,
 }
@@ -62,10 +66,11 @@ impl Doors {
     /// Opens both. Without the socket there are no changes at runtime, but balancing can do without: it is only warned of.
     ///
     /// # Errors
-    /// The TCP address is taken, the token cannot be used, or the audit log cannot be written.
+    /// The TCP address is taken, the certificate or the token cannot be used, or the audit log cannot be written.
     pub async fn open(config: &config::Api) -> Result<Self> {
         let tcp = TcpListener::bind(config.listen).await.with_context(|| format!("api.listen = {}", config.listen))?;
         let policy = Policy::new(config)?;
+        let identity = config.tls.as_ref().map(Identity::open).transpose().context("the API's TLS")?;
         let audit = Audit::start(config.audit_file.clone())?;
         let unix = match open_socket(&config.socket, config.socket_gid).await {
             Ok(listener) => Some((listener, SocketFile(config.socket.clone()))),
@@ -74,14 +79,14 @@ impl Doors {
                 None
             }
         };
-        info!(listen = %config.listen, socket = %config.socket.display(), "serving the API");
-        Ok(Self { tcp, unix, policy, audit })
+        info!(listen = %config.listen, tls = identity.is_some(), socket = %config.socket.display(), "serving the API");
+        Ok(Self { tcp, unix, identity, policy, audit })
     }
 
     /// Lets clients in until the process ends. The socket's file goes with what this yields.
     pub fn serve(self, router: &Router) -> Option<SocketFile> {
         let router_tcp = router.clone();
-        tokio::spawn(let_in_by_tcp(self.tcp, router_tcp));
+        tokio::spawn(let_in_by_tcp(self.tcp, self.identity, router_tcp));
         let (listener, file) = self.unix?;
         tokio::spawn(let_in_by_socket(listener, router.clone()));
         Some(file)
@@ -120,7 +125,7 @@ fn open_to(path: &Path, gid: Option<u32>) -> Result<()> {
     Ok(())
 }
 
-async fn let_in_by_tcp(listener: TcpListener, router: Router) {
+async fn let_in_by_tcp(listener: TcpListener, identity: Option<Identity>, router: Router) {
     let places = Arc::new(Semaphore::new(N_TCP));
     loop {
         // Never closed.
@@ -130,7 +135,11 @@ async fn let_in_by_tcp(listener: TcpListener, router: Router) {
                 if let Err(error) = set_tcp_user_timeout(&stream, TAKEN_LIMIT.as_millis() as u32) {
                     debug!(%error, "a connection to the API has no time limit");
                 }
-                converse(stream, Peer::Tcp(address), router.clone(), place);
+                let (identity, router) = (identity.clone(), router.clone());
+                tokio::spawn(async move {
+                    greet_and_converse(stream, address, identity, router).await;
+                    drop(place);
+                });
             }
             Err(error) => pause(&error).await,
         }
@@ -145,7 +154,11 @@ async fn let_in_by_socket(listener: UnixListener, router: Router) {
             Ok((stream, _)) => match stream.peer_cred() {
                 Ok(peer) => {
                     let peer = Peer::Unix { uid: peer.uid(), pid: peer.pid() };
-                    converse(stream, peer, router.clone(), place);
+                    let conversation = converse(stream, peer, router.clone());
+                    tokio::spawn(async move {
+                        conversation.await;
+                        drop(place);
+                    });
                 }
                 Err(error) => error!(%error, "a client on the socket is not known to the kernel"),
             },
@@ -159,7 +172,18 @@ async fn pause(error: &std::io::Error) {
     sleep(PAUSE).await;
 }
 
-fn converse<S>(stream: S, peer: Peer, router: Router, place: OwnedSemaphorePermit)
+async fn greet_and_converse(stream: TcpStream, address: SocketAddr, identity: Option<Identity>, router: Router) {
+    let peer = Peer::Tcp(address);
+    let Some(identity) = identity else { return converse(stream, peer, router).await };
+    match timeout(HEAD_LIMIT, identity.greet(stream)).await {
+        Ok(Ok(Some(stream))) => converse(stream, peer, router).await,
+        Ok(Ok(None)) => debug!(%address, "a client of the API came without TLS"),
+        Ok(Err(error)) => debug!(%address, %error, "a client of the API did not get as far as a request"),
+        Err(_) => debug!(%address, "a client of the API began no TLS in time"),
+    }
+}
+
+async fn converse<S>(stream: S, peer: Peer, router: Router)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -168,15 +192,12 @@ where
         request.extensions_mut().insert(peer.clone());
         inner.call(request)
     });
-    tokio::spawn(async move {
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
-            .max_buf_size(HEAD_LEN_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = connection.await {
-            debug!(%error, "a connection to the API has ended");
-        }
-        drop(place);
-    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_LEN_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        debug!(%error, "a connection to the API has ended");
+    }
 }

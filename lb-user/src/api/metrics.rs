@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use lb_common::handshake::Handshakes;
 use lb_common::verdict::{Class, Verdict};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -22,7 +23,9 @@ use crate::failover::Tier;
 use crate::health;
 use crate::maps::Census;
 use crate::runtime::Admin;
-use crate::status::{AdmissionStatus, BackendStatus, FailoverStatus, ServiceStatus, SourceStatus, Status};
+use crate::status::{
+    AdmissionStatus, BackendStatus, FailoverStatus, HANDSHAKE_UNIT_S, HandshakesStatus, ServiceStatus, SourceStatus, Status,
+};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -254,8 +257,35 @@ impl Page {
         gauge(out, "backend_backoff_seconds", help, of(|backend| backend.backoff_s.unwrap_or_default()))?;
         let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
         gauge(out, "backend_flows", help, of(|backend| backend.flows as f64))?;
+        self.encode_handshakes(out)?;
         let checks = all().filter_map(|(labels, backend)| Some((labels, backend.check_ms? / 1e3)));
         gauge(out, "backend_check_seconds", "How long the last health check took.", checks)
+    }
+
+    fn encode_handshakes(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || {
+            let services = self.status.services.iter();
+            services.flat_map(|service| {
+                service.backends.iter().filter_map(|backend| Some((backend_labels(service, backend), backend.handshakes?)))
+            })
+        };
+        let of = |count: fn(&HandshakesStatus) -> u64| all().map(move |(labels, handshakes)| (labels, count(&handshakes)));
+        counter(out, "backend_handshakes_opened", "TCP connections begun, by a first SYN.", of(|counted| counted.opened))?;
+        let help = "TCP connections whose client went on after its SYN.";
+        counter(out, "backend_handshakes_answered", help, of(|counted| counted.answered))?;
+        let help = "SYNs that clients sent once more, for want of an answer.";
+        counter(out, "backend_handshakes_repeated", help, of(|counted| counted.repeated))?;
+        let help = "RSTs from the backend, where its replies come this way.";
+        counter(out, "backend_resets", help, of(|counted| counted.resets))?;
+        let help = "Time from a client's first SYN to its next packet.";
+        let mut encoder = out.encode_descriptor("backend_handshake_seconds", help, None, MetricType::Histogram)?;
+        all().try_for_each(|(labels, handshakes)| {
+            let end = |range| Handshakes::end(range).map_or(f64::MAX, |end| end as f64 * HANDSHAKE_UNIT_S);
+            let ranges: Vec<(f64, u64)> =
+                handshakes.durations.iter().enumerate().map(|(range, &n)| (end(range), n.into())).collect();
+            let n_timed = ranges.iter().map(|(_, n)| n).sum();
+            encoder.encode_family(&labels)?.encode_histogram::<NoLabelSet>(handshakes.time_s, n_timed, &ranges, None)
+        })
     }
 
     fn encode_discovery(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

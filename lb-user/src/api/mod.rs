@@ -12,6 +12,7 @@ mod events;
 mod explain;
 mod metrics;
 mod page;
+mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +26,10 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+pub(crate) use auth::{others_than_owner_may_read, token};
 pub use doors::{Doors, SocketFile};
+pub use tls::Identity;
+pub(crate) use tls::{others_may_read, valid_for};
 
 use crate::daemon::{Inquiry, Order};
 use crate::error::chain;

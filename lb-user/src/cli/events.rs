@@ -1,6 +1,5 @@
 //! `xlb events`: what changes, as it changes, a line each.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,13 +18,13 @@ const FRAME_LEN_MAX: usize = 64 << 20;
 ///
 /// # Errors
 /// No daemon answers there, it ends, or has too many readers.
-pub async fn follow(api: SocketAddr, json: bool, once: bool) -> Result<()> {
-    let response = client::begin(&Door::reading(api), Method::GET, "/api/v1/events", Bytes::new()).await?;
+pub async fn follow(door: &Door, json: bool, once: bool) -> Result<()> {
+    let response = client::begin(door, Method::GET, "/api/v1/events", Bytes::new()).await?;
     let code = response.status();
     let mut body = response.into_body();
     if !code.is_success() {
         let error = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
-        bail!("http://{api}/api/v1/events: {code}: {error}");
+        bail!("{}/api/v1/events: {code}: {error}", door.name());
     }
     let mut waiting = Vec::new();
     while let Some(frame) = body.frame().await {

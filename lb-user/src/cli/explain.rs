@@ -80,10 +80,10 @@ impl Packet {
 ///
 /// # Errors
 /// If no daemon answers there, or there is no such packet.
-pub async fn show(api: SocketAddr, packet: &Packet, json: bool) -> Result<()> {
-    let (code, answer) = client::ask(&Door::reading(api), Method::GET, &packet.path(), Bytes::new()).await?;
-    let answer: Value =
-        serde_json::from_slice(&answer).with_context(|| format!("http://{api}/api/v1/explain: not the JSON of an xlb daemon"))?;
+pub async fn show(door: &Door, packet: &Packet, json: bool) -> Result<()> {
+    let (code, answer) = client::ask(door, Method::GET, &packet.path(), Bytes::new()).await?;
+    let answer: Value = serde_json::from_slice(&answer)
+        .with_context(|| format!("{}/api/v1/explain: not the JSON of an xlb daemon", door.name()))?;
     if !code.is_success() {
         bail!("{}", text(&answer["error"]));
     }

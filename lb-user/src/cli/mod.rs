@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-use crate::{daemon, decap, rights};
+use crate::{agent, daemon, decap, rights};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,9 +34,6 @@ Examples:
   xlb drain web 10.0.1.1             no new connections there; xlb enable, or xlb reset, ends it
 
 `xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
-
-/// Where a daemon listens that is not told otherwise.
-const API_DEFAULT: &str = "127.0.0.1:9400";
 
 /// Layer-4 load balancer: an XDP program sends packets to backends in the kernel; this daemon keeps it in step with health
 /// checks, DNS and the configuration
@@ -97,9 +94,8 @@ enum Command {
         /// Print JSON instead of tables
         #[arg(long)]
         json: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     /// Watch services, backends, rates and drops of a running daemon in the terminal
     ///
@@ -109,9 +105,8 @@ enum Command {
         /// Print one picture, with the rates of one second, and end
         #[arg(long)]
         once: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     /// Print what changes, as it changes: health, weights, drains, reloads
     ///
@@ -123,9 +118,8 @@ enum Command {
         /// Print what was kept, and end
         #[arg(long)]
         once: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     /// On a backend: take packets out of the tunnels that end here
     ///
@@ -150,6 +144,35 @@ enum Command {
         #[arg(long, value_name = "PORT", default_value_t = 6080)]
         gue_port: u16,
     },
+    /// On a backend: say how this host is, for checks of type "agent"
+    ///
+    /// Answers each TCP connection with a line of HAProxy's agent-check protocol. "ready up NN%": CPU and memory are within their
+    /// limits, and NN falls linearly from 100 when idle to 1 at the limit. "down #reason": a limit is passed, by a disk too, or
+    /// something cannot be measured any more. "drain" and "maint", with the file's first line as the reason: an operator has made
+    /// that file. Measures once a second, the CPU over five; needs no rights. SIGTERM and SIGINT end it.
+    Agent {
+        /// Where to answer
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9777")]
+        listen: SocketAddr,
+        /// Down above this share of CPU time; waiting for disks is not counted
+        #[arg(long, value_name = "PERCENT", default_value = "95%")]
+        cpu_max: agent::Percent,
+        /// Down above this share of memory; what the kernel can give back at once is not counted
+        #[arg(long, value_name = "PERCENT", default_value = "95%")]
+        memory_max: agent::Percent,
+        /// Down when the file system with PATH is fuller than this, such as /var=90%; may be given several times
+        #[arg(long, value_name = "PATH=PERCENT")]
+        disk: Vec<agent::Disk>,
+        /// A balancer's own address: with one or more, nobody else is answered
+        #[arg(long, value_name = "ADDRESS")]
+        from: Vec<IpAddr>,
+        /// While this file is there, say "drain": no new connections, those there are go on
+        #[arg(long, value_name = "FILE", default_value = "/run/xlb-agent/drain")]
+        drain_file: PathBuf,
+        /// While this file is there, say "maint"
+        #[arg(long, value_name = "FILE", default_value = "/run/xlb-agent/maint")]
+        maint_file: PathBuf,
+    },
     /// Say what would become of a packet now, and why: service, slot, backend, way and verdict
     ///
     /// Takes the packet through the packet path, by the tables as they stand, and changes nothing: no packet is sent, and no flow
@@ -163,9 +186,8 @@ enum Command {
         /// Print JSON instead of lines
         #[arg(long)]
         json: bool,
-        /// Address of the daemon's API: its api.listen
-        #[arg(long, value_name = "ADDRESS:PORT", default_value = API_DEFAULT)]
-        api: SocketAddr,
+        #[command(flatten)]
+        server: client::Server,
     },
     #[command(flatten)]
     Change(change::Verb),
@@ -200,14 +222,19 @@ pub fn main(object: &'static [u8]) -> ExitCode {
             start_log(LogFormat::Text);
             block_on(decap::run(object, options))
         }
+        Command::Agent { listen, cpu_max, memory_max, disk, from, drain_file, maint_file } => {
+            let limits = agent::Limits { cpu: cpu_max, memory: memory_max, disks: disk };
+            start_log(LogFormat::Text);
+            block_on(agent::run(agent::Options { listen, limits, askers: from, maint_file, drain_file }))
+        }
         Command::Check { config, socket } => check::check(&config, socket),
-        Command::Events { json, once, api } => block_on(events::follow(api, json, once)),
-        Command::Explain { packet, json, api } => block_on(explain::show(api, &packet, json)),
+        Command::Events { json, once, server } => block_on(events::follow(&server.into(), json, once)),
+        Command::Explain { packet, json, server } => block_on(explain::show(&server.into(), &packet, json)),
         Command::Change(verb) => block_on(change::carry_out(verb)),
         Command::Doctor { config, json } => doctor::show(config.as_deref(), json),
-        Command::Status { json, api } => block_on(status::show(api, json)),
-        Command::Top { once: true, api } => block_on(top::print_once(api)),
-        Command::Top { once: false, api } => top::watch(api),
+        Command::Status { json, server } => block_on(status::show(&server.into(), json)),
+        Command::Top { once: true, server } => block_on(top::print_once(&server.into())),
+        Command::Top { once: false, server } => top::watch(&server.into()),
         Command::Completions { shell } => papers::print_completions(shell),
         Command::Man { directory } => papers::write_man_pages(&directory),
     };

@@ -1,21 +1,20 @@
 //! `xlb status`: what `GET /lb/status` says, as a table.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
-use super::client;
+use super::client::{self, Door};
 use super::events::{admin, parts, tiers, time};
 
 /// Asks the daemon and prints the answer.
 ///
 /// # Errors
 /// If no daemon answers there.
-pub async fn show(api: SocketAddr, json: bool) -> Result<()> {
-    let status = client::status(api).await?;
+pub async fn show(door: &Door, json: bool) -> Result<()> {
+    let status = client::status(door).await?;
     let text = if json { format!("{status:#}\n") } else { tables(&status) + "\n" };
     super::print(&text)
 }
@@ -99,7 +98,7 @@ fn service_line(service: &Value) -> String {
     }
     line.push_str(&failover(&service["failover"]));
     for backend in list(&service["backends"]) {
-        for set in set_at_runtime(backend) {
+        for set in set_at_runtime(backend).into_iter().chain(handshakes(backend)) {
             line.push_str(&format!("\n  {}: {set}", endpoint(&backend["address"], &backend["port"])));
         }
     }
@@ -163,7 +162,7 @@ fn source_line(source: &Value) -> String {
 }
 
 /// What was set of a backend at runtime, in words.
-fn set_at_runtime(backend: &Value) -> Vec<String> {
+pub fn set_at_runtime(backend: &Value) -> Vec<String> {
     let set = &backend["set"];
     let mut lines = Vec::new();
     if !set["presence"].is_null() {
@@ -186,6 +185,25 @@ fn set_at_runtime(backend: &Value) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// How a backend's connections opened, in words, if any did.
+fn handshakes(backend: &Value) -> Option<String> {
+    let handshakes = &backend["handshakes"];
+    let n = |key: &str| handshakes[key].as_u64().unwrap_or_default();
+    if n("opened") == 0 {
+        return None;
+    }
+    let mut line = format!("{} connections opened, {} answered", n("opened"), n("answered"));
+    if let Some(mean_ms) = handshakes["mean_ms"].as_f64() {
+        line.push_str(&format!(" in {mean_ms:.2} ms on average"));
+    }
+    for (key, words) in [("repeated", "SYNs repeated"), ("resets", "resets")] {
+        if n(key) > 0 {
+            line.push_str(&format!(", {} {words}", n(key)));
+        }
+    }
+    Some(line)
 }
 
 fn when(set: &Value) -> String {

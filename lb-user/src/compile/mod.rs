@@ -145,10 +145,11 @@ fn add_service(
     let by_client = u32::from(service.algorithm == Algorithm::IpHash) * service_flags::IP_HASH;
     let keep = u32::from(service.on_down == OnDown::Keep) * service_flags::KEEP;
     let learning = u32::from(slots.is_learning(sightings.now(), service.idle)) * service_flags::LEARNING;
+    let handshakes = u32::from(service.counts_handshakes()) * service_flags::HANDSHAKES;
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
-        flags: by_client | keep | learning,
+        flags: by_client | keep | learning | handshakes,
         region: region.in_record(),
         idle: service.idle,
         choice: choice(service),

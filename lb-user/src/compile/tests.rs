@@ -21,6 +21,7 @@ fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backe
         gue_port,
         idle,
         on_down,
+        is_tracked: false,
         backends: BTreeMap::from([backend]),
     }
 }

@@ -1,4 +1,4 @@
-//! The sections that stand once: `[xdp]`, `[api]` and `[limits]`.
+//! The sections that stand once: `[xdp]`, `[api]`, `[steering]` and `[limits]`.
 
 use std::path::PathBuf;
 
@@ -8,8 +8,9 @@ use lb_common::limits::{
 use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
-use super::section::{Fault, Section};
-use super::{Api, Limits, Mode, OnExit, Xdp, values};
+use super::section::{At, Fault, Section};
+use super::{Api, ApiTls, Limits, Mode, OnExit, Xdp, values};
+use crate::health::steer::{self, N_TABLES};
 
 pub(super) const PIN_DEFAULT: &str = "/sys/fs/bpf/xlb";
 
@@ -71,6 +72,9 @@ pub(super) fn api(mut section: Section<'_>, default: Api, problems: &mut Problem
     let socket = section.or("socket", default.socket, problems, socket_path);
     let socket_gid = section.or("socket_gid", None, problems, |value| values::integer(value, 0, u32::MAX - 1).map(Some));
     let path = |value: &DeValue<'_>| values::absolute_path(value).map(Some);
+    let certificate = section.or("tls_certificate", None, problems, path);
+    let key = section.or("tls_key", None, problems, path);
+    let tls = certificate.zip(key).and_then(|(certificate, key)| tls(certificate, key, problems));
     let token_file = section.or("token_file", None, problems, path);
     let state_file = section.or("state_file", default.state_file, problems, values::absolute_path);
     let audit_file = section.or("audit_file", None, problems, path);
@@ -79,10 +83,26 @@ pub(super) fn api(mut section: Section<'_>, default: Api, problems: &mut Problem
         listen: listen?.value,
         socket: socket?.value,
         socket_gid: socket_gid?.value,
+        tls: tls?,
         token_file: token_file?.value,
         state_file: state_file?.value,
         audit_file: audit_file?.value,
     })
+}
+
+/// Both or neither. `None` after reporting that one is missing.
+fn tls(certificate: At<Option<PathBuf>>, key: At<Option<PathBuf>>, problems: &mut Problems) -> Option<Option<ApiTls>> {
+    let (given, missing, span) = match (certificate.value, key.value) {
+        (Some(certificate), Some(key)) => return Some(Some(ApiTls { certificate, key })),
+        (None, None) => return Some(None),
+        (Some(_), None) => ("tls_certificate", "tls_key", certificate.span),
+        (None, Some(_)) => ("tls_key", "tls_certificate", key.span),
+    };
+    problems.push(
+        Problem::new(format!("`{given}` without `{missing}`"), span, "TLS takes both")
+            .help(format!("add `{missing} = \"/etc/xlb/...\"`, or remove `{given}` to speak plain HTTP")),
+    );
+    None
 }
 
 /// A path that a Unix socket can be bound to (unix(7): 108 bytes with a zero at the end, and it is bound as PATH.new first).
@@ -93,6 +113,22 @@ fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
         ..=LENGTH_MAX => Ok(path),
         length => Err(Fault::new(format!("{length} bytes, but a socket's path has at most {LENGTH_MAX}"), "use a shorter path")),
     }
+}
+
+pub(super) fn steering(mut section: Section<'_>, problems: &mut Problems) -> Option<steer::Range> {
+    let default = steer::Range::default();
+    let tables = section.or("tables", default.first_table, problems, |value| {
+        let first = values::integer(value, N_TABLES, u32::MAX - N_TABLES)?;
+        if !first.is_multiple_of(N_TABLES) {
+            let next = first.next_multiple_of(N_TABLES);
+            return Err(Fault::new(format!("not a multiple of {N_TABLES}"), format!("the next that fits is {next}")));
+        }
+        Ok(first)
+    });
+    // After the rule for local addresses, and before the one for the main table.
+    let priority = section.or("priority", default.priority, problems, |value| values::integer(value, 1, 32_765));
+    section.finish(problems);
+    Some(steer::Range { first_table: tables?.value, priority: priority?.value })
 }
 
 pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Option<Limits> {

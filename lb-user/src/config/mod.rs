@@ -35,7 +35,7 @@ use crate::admission::{Admission, Rules};
 use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName};
 use crate::discovery::{Kind, Source};
 use crate::failover::{Rules as FailoverRules, Tier};
-use crate::health::Checks;
+use crate::health::{Checks, steer};
 use report::{Problem, Problems};
 use section::Section;
 
@@ -48,6 +48,7 @@ pub struct Config {
     pub xdp: Xdp,
     pub api: Api,
     pub limits: Limits,
+    pub steering: steer::Range,
     pub admission: Arc<Admission>,
     /// In the order of the file; names are unique.
     pub services: Vec<Service>,
@@ -93,12 +94,21 @@ pub struct Api {
     pub socket: PathBuf,
     /// A group that may make changes too, besides root and the daemon's own user.
     pub socket_gid: Option<u32>,
+    /// `None` speaks plain HTTP.
+    pub tls: Option<ApiTls>,
     /// Where the token stands that changes over TCP take; without, there are none.
     pub token_file: Option<PathBuf>,
     /// What was set at runtime is kept here.
     pub state_file: PathBuf,
     /// Every change, and every one refused, is noted here.
     pub audit_file: Option<PathBuf>,
+}
+
+/// `tls_certificate` and `tls_key`: who the daemon is on `listen`. Absolute paths to PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Api {
@@ -109,6 +119,7 @@ impl Api {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9400)),
             socket: PathBuf::from(format!("/run/xlb/{instance}.sock")),
             socket_gid: None,
+            tls: None,
             token_file: None,
             state_file: PathBuf::from(format!("/var/lib/xlb/{instance}.json")),
             audit_file: None,
@@ -162,6 +173,8 @@ pub struct Service {
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,
+    /// Every flow is on record, though its hash would do.
+    pub is_tracked: bool,
     pub failover: FailoverRules,
     pub health: Checks,
     /// Fixed backends, each endpoint once, the sorry one too; may be empty if there is a source.
@@ -349,6 +362,9 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     };
     let limits =
         top.table("limits", "[limits]", problems).map_or(Some(Limits::default()), |section| global::limits(section, problems));
+    let steering = top
+        .table("steering", "[steering]", problems)
+        .map_or(Some(steer::Range::default()), |section| global::steering(section, problems));
     let all_vips = match top.table("admission", admission::ALL_VIPS, problems) {
         Some(section) => admission::rules(section, admission::ALL_VIPS, problems),
         None => Some(Rules::default()),
@@ -367,5 +383,5 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     };
     let admission = Admission { all_vips: all_vips?, services: drafts.iter().filter_map(ruled).collect() };
     let services = drafts.into_iter().map(service::ServiceDraft::complete).collect::<Option<_>>()?;
-    Some(Config { xdp: xdp?, api: api?, limits: limits?, admission: admission.into(), services })
+    Some(Config { xdp: xdp?, api: api?, limits: limits?, steering: steering?, admission: admission.into(), services })
 }

@@ -53,6 +53,7 @@ pub(super) struct ServiceDraft {
     hashing: Option<Hashing>,
     idle: Option<Duration>,
     on_down: Option<OnDown>,
+    is_tracked: Option<bool>,
     failover: Option<FailoverRules>,
     health: Option<Checks>,
     pub(super) admission: Option<AdmissionRules>,
@@ -85,10 +86,17 @@ impl ServiceDraft {
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
         let idle = section.or("idle", idle_default, problems, idle);
         let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
+        let is_tracked = section.or("track", false, problems, values::truth);
 
         let port_value = port.as_ref().map(|port| port.value);
         let protocol_value = protocol.as_ref().map(|protocol| protocol.value);
-        let health = checks(&mut section, port_value, protocol_value, problems);
+        let of = health::Of {
+            // With the protocol refused, the checks can still be read.
+            protocol: protocol_value.unwrap_or(Protocol::Tcp),
+            vip: vip.as_ref().map(|vip| vip.value),
+            forward: forward.as_ref().map(|forward| forward.value),
+        };
+        let health = checks(&mut section, port_value, protocol_value, of, problems);
         // Even if the checks were refused, what is wrong with the rest is told.
         let has_checks = health.is_some();
         let health = health.unwrap_or_else(|| Checks::new(Mode::default(), Vec::new()));
@@ -133,6 +141,7 @@ impl ServiceDraft {
             hashing,
             idle: idle.map(|idle| idle.value),
             on_down: on_down.map(|on_down| on_down.value),
+            is_tracked: is_tracked.map(|is_tracked| is_tracked.value),
             failover,
             health,
             admission,
@@ -156,6 +165,7 @@ impl ServiceDraft {
             gue_port: self.gue_port?,
             idle: self.idle?,
             on_down: self.on_down?,
+            is_tracked: self.is_tracked?,
             failover: self.failover?,
             health: self.health?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
@@ -218,7 +228,13 @@ fn idle(value: &DeValue<'_>) -> Result<Duration, Fault> {
 }
 
 /// The service's checks, or what stands for them.
-fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protocol>, problems: &mut Problems) -> Option<Checks> {
+fn checks(
+    section: &mut Section<'_>,
+    port: Option<u16>,
+    protocol: Option<Protocol>,
+    of: health::Of,
+    problems: &mut Problems,
+) -> Option<Checks> {
     let mode = section.or("health_mode", Mode::default(), problems, |value| values::one_of(value, &MODES));
     let sections = section.one_or_more("health", ["[service.health]", "[[service.health]]"], problems);
     if !section.has("health") {
@@ -228,8 +244,7 @@ fn checks(section: &mut Section<'_>, port: Option<u16>, protocol: Option<Protoco
     let n_sections = sections.len();
     let read = |section: Section<'_>| {
         let span = section.span.clone();
-        // With the protocol refused, the rest of the section can still be read.
-        let check = health::read(section, protocol.unwrap_or(Protocol::Tcp), problems)?;
+        let check = health::read(section, of, problems)?;
         needing_no_port(check, port, span, problems)
     };
     let mut list: Vec<Check> = sections.into_iter().filter_map(read).collect();

@@ -209,6 +209,7 @@ fn assemble_service(service: &config::Service, weights: discovery::Backends, fin
         gue_port: service.gue_port,
         idle: ticks(service.idle),
         on_down: service.on_down,
+        is_tracked: service.is_tracked,
         backends: backends.collect(),
     }
 }

@@ -477,6 +477,7 @@ impl Control {
             protocol: service.protocol,
             algorithm: service.algorithm,
             forward: service.forward,
+            counts_handshakes: service.counts_handshakes(),
             discovery: self.followers.discovery(name).into_iter().map(|status| self.with_refused(name, status)).collect(),
             backends: service
                 .backends

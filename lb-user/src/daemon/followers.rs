@@ -12,7 +12,7 @@ use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
 use crate::failover::Tier;
 use crate::health::quota::Quota;
-use crate::health::{self, Check, Checker, Checks, Mode, Probe, Transition};
+use crate::health::{self, Check, Checker, Checks, Mode, Probe, Steering, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
@@ -21,18 +21,25 @@ pub struct Followers {
     quotas: BTreeMap<ServiceName, Arc<Quota>>,
     watchers: BTreeMap<ServiceName, BTreeMap<Kind, (Source, Place, Watcher)>>,
     resolver: Resolver,
+    steering: Steering,
     wanted: BTreeSet<IpAddr>,
     transitions: mpsc::Sender<Transition>,
     discovered: mpsc::Sender<Discovered>,
 }
 
 impl Followers {
-    pub fn new(resolver: Resolver, transitions: mpsc::Sender<Transition>, discovered: mpsc::Sender<Discovered>) -> Self {
+    pub fn new(
+        resolver: Resolver,
+        steering: Steering,
+        transitions: mpsc::Sender<Transition>,
+        discovered: mpsc::Sender<Discovered>,
+    ) -> Self {
         Self {
             checkers: BTreeMap::new(),
             quotas: BTreeMap::new(),
             watchers: BTreeMap::new(),
             resolver,
+            steering,
             wanted: BTreeSet::new(),
             transitions,
             discovered,
@@ -74,7 +81,7 @@ impl Followers {
                 let quota = self.quotas.get(name).filter(|_| !last_resorts.contains(&(name, endpoint)));
                 self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
                     let (name, quota, transitions) = (name.clone(), quota.cloned(), self.transitions.clone());
-                    (wanted.clone(), health::spawn(name, endpoint, wanted.clone(), quota, transitions))
+                    (wanted.clone(), health::spawn(name, endpoint, wanted.clone(), quota, transitions, &self.steering))
                 });
             }
         }

@@ -15,13 +15,13 @@ mod ledger;
 pub mod preview;
 mod pulse;
 mod report;
-mod secret;
+pub(crate) mod secret;
 mod supervisor;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -40,7 +40,7 @@ use crate::datapath::{Attached, Attachment, Datapath, Pins, Wanted};
 use crate::discovery::Discovered;
 use crate::error::chain;
 use crate::explain::{Explanation, Question, Senseless};
-use crate::health::Transition;
+use crate::health::{Steering, Transition};
 use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::rights;
 use crate::status::{Interface, Snapshot};
@@ -83,15 +83,19 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     // Before anything is attached: a signal from here on must find somebody who undoes it.
     let mut signals = Signals::new()?;
     let doors = api::Doors::open(&config.api).await?;
+    let identity = doors.identity.clone();
     let pins = Pins::open(&config.xdp.pin)?;
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
     let (mut datapath, handles) = Datapath::load(object, pins, config.limits.into(), secret)?;
     bpf_log::follow(datapath.ebpf_mut());
     let adopted = datapath.adopted;
-    let started = start(&config, text, &mut datapath, handles.maps, Arc::new(handles.counters), doors).await;
+    // With the lock on the pins: a daemon that was killed here is the one whose rules are found.
+    let steering = Steering::start(config.steering);
+    let started = start(&config, text, &mut datapath, handles.maps, Arc::new(handles.counters), doors, &steering).await;
     let Started { mut control, mut inbox, mut desk, socket } = match started {
         Ok(started) => started,
         Err(error) => {
+            steering.end().await;
             // What an earlier daemon left running balances better than nothing.
             shut_down(datapath, if adopted { OnExit::Keep } else { OnExit::Detach });
             return Err(error);
@@ -101,13 +105,14 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&control.in_words());
     tokio::spawn(pulse::watch());
-    let mut file = File { datapath: &mut datapath, path: &config_path };
+    let mut file = File { datapath: &mut datapath, path: &config_path, identity };
     serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
     supervisor.stopping();
     desk.finish(&mut control).await;
     drop(socket);
     control.log_end();
     shut_down(datapath, control.config().xdp.on_exit);
+    steering.end().await;
     Ok(())
 }
 
@@ -128,6 +133,7 @@ async fn start(
     maps: crate::maps::KernelMaps,
     counters: Arc<crate::maps::Counters>,
     doors: api::Doors,
+    steering: &Steering,
 ) -> Result<Started> {
     let mut layout = Layout::new(maps.n_slots()).with_prefixes(config.limits.prefixes);
     let remembered = desk::remember(config);
@@ -148,7 +154,7 @@ async fn start(
     let (to_next_hops, next_hops) = mpsc::channel(QUEUE);
     let (to_inquiries, inquiries) = mpsc::channel(QUEUE);
     let resolver = Resolver::start(redirect_mode(datapath.attached()), to_next_hops).await?;
-    let followers = Followers::new(resolver, to_transitions, to_discovered);
+    let followers = Followers::new(resolver, steering.clone(), to_transitions, to_discovered);
     let ledger = ledger::Ledger::new(counters.clone());
     let config_text = text.into();
     let start = Start { config: config.clone(), config_text, findings, followers, maps, layout, tables, ledger };
@@ -289,6 +295,8 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
 struct File<'f> {
     datapath: &'f mut Datapath,
     path: &'f Path,
+    /// Its files are read again too.
+    identity: Option<api::Identity>,
 }
 
 /// What was set at runtime, or is to be.
@@ -309,7 +317,7 @@ async fn handle(event: Event, control: &mut Control, desk: &mut Desk, file: &mut
 
 /// Another configuration from the same file. A bad one changes nothing. Yields what is different now.
 async fn reload(control: &mut Control, desk: &mut Desk, file: &mut File<'_>) -> Result<Vec<String>> {
-    let result = try_reload(control, file.datapath, file.path).await;
+    let result = try_reload(control, file).await;
     control.note_reload(result.as_ref().err().map(|error| report::in_one_line(&format!("{error:#}"))));
     match &result {
         Ok(reloaded) => {
@@ -330,12 +338,14 @@ struct Reloaded {
     forgotten: Vec<String>,
 }
 
-async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path) -> Result<Reloaded> {
-    let (new, text) = config::load_with_text(path)?;
+async fn try_reload(control: &mut Control, file: &mut File<'_>) -> Result<Reloaded> {
+    let datapath = &mut *file.datapath;
+    let (new, text) = config::load_with_text(file.path)?;
     let old = control.config().clone();
     if let Some(key) = preview::differing_fixed_keys(&old, &new).first() {
         anyhow::bail!("{key} cannot change while running; restart the daemon for it");
     }
+    let renewed = file.identity.as_ref().map(api::Identity::renew).transpose().context("the API's TLS")?;
     let diff = preview::diff(&control.running(), &new, &text);
     // First what can fail and can be undone; the tables last.
     let added: Vec<&String> = new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)).collect();
@@ -357,6 +367,9 @@ async fn try_reload(control: &mut Control, datapath: &mut Datapath, path: &Path)
         info!(interface, "detached");
     }
     set_interfaces(control, datapath);
+    if let (Some(identity), Some(renewed)) = (&file.identity, renewed) {
+        identity.take(renewed);
+    }
     Ok(Reloaded { diff, forgotten })
 }
 

@@ -71,9 +71,11 @@ pub fn differing_fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api.listen", new.api.listen != old.api.listen),
         ("api.socket", new.api.socket != old.api.socket),
         ("api.socket_gid", new.api.socket_gid != old.api.socket_gid),
+        ("api.tls_certificate and tls_key", new.api.tls != old.api.tls),
         ("api.token_file", new.api.token_file != old.api.token_file),
         ("api.state_file", new.api.state_file != old.api.state_file),
         ("api.audit_file", new.api.audit_file != old.api.audit_file),
+        ("steering", new.steering != old.steering),
         ("limits.slots", new.limits.slots != old.limits.slots),
         ("limits.flows", new.limits.flows != old.limits.flows),
         ("limits.prefixes", new.limits.prefixes != old.limits.prefixes),
@@ -123,6 +125,7 @@ fn means_the_same(old: &Config, new: &Config, header: &str) -> bool {
     match header {
         "[xdp]" => old.xdp == new.xdp,
         "[api]" => old.api == new.api,
+        "[steering]" => old.steering == new.steering,
         "[limits]" => old.limits == new.limits,
         "[admission]" => old.admission.all_vips == new.admission.all_vips,
         _ => header.strip_prefix(SERVICE).is_some_and(|name| {

@@ -15,7 +15,7 @@ use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
 
 pub use attach::{Attached, Attachment, Wanted, refusal};
-pub use pins::{Pins, on_bpffs};
+pub use pins::{Layout, Pins, on_bpffs};
 
 use crate::error;
 use crate::maps::substitute::{self, OLDEST, Substitute};
@@ -44,6 +44,12 @@ pub enum DatapathError {
     Pin { path: PathBuf, doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{} is in use by another xlb; give each daemon its own xdp.pin", path.display())]
     InUse { path: PathBuf },
+    #[error(
+        "an xlb whose tables have another layout ({found}; here it is {LAYOUT_VERSION}) left its program running, and its flows cannot be \
+         carried over: nothing was touched, and it balances on. Go back to that version; or, to start with empty tables, which \
+         moves flows: rm -r {}", path.display()
+    )]
+    OtherLayout { path: PathBuf, found: String },
     #[error("{} is not on a BPF file system; `mount -t bpf bpf /sys/fs/bpf` makes one", path.display())]
     NotBpffs { path: PathBuf },
     #[error(transparent)]
@@ -76,27 +82,27 @@ pub struct Handles {
 
 impl Datapath {
     /// Loads the program from `object`. Maps that an earlier daemon left pinned are used again if their shape is the same,
-    /// and replaced otherwise.
+    /// and replaced where `[limits]` ask for another.
     ///
     /// # Errors
-    /// If the kernel refuses, with what can be done about it; nothing is attached then.
+    /// If the kernel refuses, with what can be done about it, or an xlb of another layout left its program running; nothing is
+    /// attached then, and what ran goes on.
     pub fn load(object: &[u8], pins: Pins, sizes: Sizes, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
         raise_memlock_limit();
         let kernel = maps::kernel()?;
         let sizes = on_this_kernel(kernel, sizes)?;
-        if !pins.hold_maps_of_this_shape(sizes, maps::n_cpus()?) {
+        let layout = pins.layout();
+        if let Some(found) = layout.foreign() {
+            // Where nobody's packets go by them they are only remains.
+            if !pins.linked_interfaces().is_empty() {
+                return Err(DatapathError::OtherLayout { path: pins.directory().to_owned(), found });
+            }
+            pins.clear()?;
+        } else if !pins.hold_maps_of_this_shape(sizes, maps::n_cpus()?) {
             pins.clear()?;
         }
-        let mut loaded = load_maps(object, &pins, sizes)?;
-        let mut version = loaded.maps.settings().layout_version;
-        if version != 0 && version != LAYOUT_VERSION {
-            tracing::warn!(version, wanted = LAYOUT_VERSION, "the pinned maps are of another version, starting with empty ones");
-            pins.clear()?;
-            loaded = load_maps(object, &pins, sizes)?;
-            version = 0;
-        }
-        let Loaded { mut ebpf, mut maps, counters } = loaded;
-        let adopted = version == LAYOUT_VERSION;
+        let Loaded { mut ebpf, mut maps, counters } = load_maps(object, &pins, sizes)?;
+        let adopted = maps.settings().layout_version == LAYOUT_VERSION;
         if let Some(keys) = secret {
             maps.set_hash_keys(keys);
         } else if !adopted {

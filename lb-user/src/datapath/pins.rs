@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
+use lb_common::records::{LAYOUT_VERSION, Settings};
 use rustix::fs::{FlockOperation, flock, statfs};
 
 use super::DatapathError;
@@ -14,6 +16,27 @@ use crate::maps::{Sizes, shape};
 
 /// Magic number of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+
+/// Of the maps that are pinned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// None are, or nobody has written to them.
+    None,
+    Version(u32),
+    /// Not even the settings, which say the version, are as long as this one's.
+    Unknown,
+}
+
+impl Layout {
+    /// What is to be said of one that is not this version's.
+    pub fn foreign(self) -> Option<String> {
+        match self {
+            Self::None | Self::Version(LAYOUT_VERSION) => None,
+            Self::Version(version) => Some(format!("version {version}")),
+            Self::Unknown => Some("of a version that cannot be told".to_owned()),
+        }
+    }
+}
 
 /// One daemon's directory. Locked while it lives.
 pub struct Pins {
@@ -47,6 +70,28 @@ impl Pins {
     /// Where the maps are pinned, each under its name.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whose layout the pinned maps have. Reads, and changes nothing.
+    pub fn layout(&self) -> Layout {
+        const LEN: usize = size_of::<Settings>();
+        const VERSION_AT: usize = offset_of!(Settings, layout_version);
+        let path = self.directory.join(shape::SETTINGS.name);
+        if !path.exists() {
+            return Layout::None;
+        }
+        let settings = MapData::from_pin(&path).map(Map::Array).and_then(Array::<_, [u8; LEN]>::try_from);
+        match settings
+            .and_then(|settings| settings.get(&0, 0))
+            .ok()
+            .and_then(|settings| settings[VERSION_AT..].first_chunk().copied())
+        {
+            Some(version) => match u32::from_ne_bytes(version) {
+                0 => Layout::None,
+                version => Layout::Version(version),
+            },
+            None => Layout::Unknown,
+        }
     }
 
     /// Whether every map is there, as this version makes it.

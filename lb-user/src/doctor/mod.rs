@@ -3,6 +3,7 @@
 //! What the daemon knows already is asked of the daemon's own parts: routes and neighbours of the next-hop resolver, who may serve
 //! of `assemble`, settings for NAT of the daemon's watch over the host. A second opinion would in time become another one.
 
+mod files;
 mod interfaces;
 mod machine;
 mod ways;
@@ -66,6 +67,7 @@ pub async fn examine(config: Option<&Config>) -> Vec<Check> {
     if let Some(config) = config {
         let links = interfaces::examine(&config.xdp, &mut checks).await;
         ways::examine(config, &links, &mut checks).await;
+        files::examine(config, &mut checks).await;
     }
     checks
 }

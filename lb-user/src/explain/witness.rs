@@ -6,7 +6,8 @@ use std::cell::{Cell, OnceCell};
 use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
-use lb_common::load::{Handshake, Load, Response};
+use lb_common::handshake::{self, Handshake};
+use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{Addr, BackendId, Slot, Verdict};
@@ -258,6 +259,8 @@ impl<R: Records> Env for Witness<'_, R> {
     }
 
     fn note_handshake(&self, _tag: u32, _handshake: Handshake) {}
+
+    fn count_handshake(&self, _id: BackendId, _event: handshake::Event) {}
 
     fn take_turn(&self, service: u16) -> u32 {
         self.records.turn(service) as u32

@@ -13,6 +13,7 @@ use super::breaker::{Breaker, Phase};
 use super::probe::{self, Outcome};
 use super::quota::{Quota, Seat};
 use super::state::State;
+use super::steer::Steering;
 use super::vitals::{Row, Vitals};
 use super::{Check, Checks, Parts, Probe, TICK, Transition};
 use crate::desired::ServiceName;
@@ -78,26 +79,36 @@ pub fn spawn(
     checks: Checks,
     quota: Option<Arc<Quota>>,
     transitions: mpsc::Sender<Transition>,
+    steering: &Steering,
 ) -> Checker {
     let status = Arc::new(Mutex::new(Status::default()));
     let vitals = Vitals::new(&checks, quota.map(|quota| Seat::new(quota, backend)));
     let record = Record::new(service, backend, &checks, vitals, Arc::clone(&status), transitions);
     let task = match checks.list.iter().all(|check| check.probe == Probe::None) {
         true => tokio::spawn(record.without_check()),
-        false => tokio::spawn(keep_checking_all(record)),
+        false => tokio::spawn(keep_checking_all(record, steering.clone())),
     };
     Checker { task: task.abort_handle(), status }
 }
 
 /// Follows every check on its own schedule, all in one task, until nobody listens.
-async fn keep_checking_all(record: Record) {
+async fn keep_checking_all(record: Record, steering: Steering) {
     let (service, backend, checks) = (record.service.clone(), record.backend, Arc::clone(&record.checks));
     // Never contended for long: it is held while a result is noted, and while a transition waits for its receiver.
     let record = tokio::sync::Mutex::new(record);
     let schedules = checks.iter().enumerate().map(|(index, check)| {
-        let target = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
+        let target = SocketAddr::new(check.via_vip.unwrap_or(backend.ip()), check.port.unwrap_or(backend.port()));
         let service = &service;
-        let probe = move || probe::run(&check.probe, service, target, check.timeout);
+        let lease = Arc::new(check.via_vip.map(|_| steering.lease(backend.ip())));
+        let probe = move || {
+            let lease = Arc::clone(&lease);
+            async move {
+                match &*lease {
+                    Some(lease) => probe::run_steered(&check.probe, service, target, lease, check.timeout).await,
+                    None => probe::run(&check.probe, service, target, check.timeout).await,
+                }
+            }
+        };
         Box::pin(keep_checking(&record, index, check, probe))
     });
     select_all(schedules).await;

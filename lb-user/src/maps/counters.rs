@@ -7,6 +7,7 @@ use aya::Ebpf;
 use lb_common::BackendId;
 use lb_common::admission::{RULE_SLOTS, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals, Traffic};
+use lb_common::handshake::Handshakes;
 use lb_common::limits;
 
 use super::mapped::Mapped;
@@ -19,6 +20,8 @@ pub struct Counters {
     totals: Mapped<Totals>,
     traffic: Mapped<Traffic>,
     connections: Mapped<u64>,
+    /// The only ones that all CPUs share.
+    handshakes: Mapped<Handshakes>,
     drops: Mapped<u64>,
     refused: Mapped<u64>,
     suspects: Mapped<Suspect>,
@@ -33,6 +36,7 @@ impl Counters {
             totals: Mapped::take(ebpf, &totals, pins)?,
             traffic: Mapped::take(ebpf, &traffic, pins)?,
             connections: Mapped::take(ebpf, &connections, pins)?,
+            handshakes: Mapped::take(ebpf, &shape::BACKEND_HANDSHAKES, pins)?,
             drops: Mapped::take(ebpf, &drops, pins)?,
             refused: Mapped::take(ebpf, &refused, pins)?,
             suspects: Mapped::take(ebpf, &suspects, pins)?,
@@ -61,11 +65,12 @@ impl Counters {
     /// # Errors
     /// None: the map is in memory.
     pub fn backend(&self, id: BackendId) -> Result<BackendCounters, MapError> {
-        let mut sum = BackendCounters::default();
+        let handshakes = self.handshakes.read(usize::from(id.0)).unwrap_or_default();
+        let mut sum = BackendCounters { handshakes, ..BackendCounters::default() };
         for index in self.copies(u32::from(id.0), limits::BACKEND_RECORDS) {
             let Traffic { packets, bytes } = self.traffic.read(index).unwrap_or_default();
             let connections = self.connections.read(index).unwrap_or_default();
-            sum.add(&BackendCounters { packets, bytes, connections });
+            sum.add(&BackendCounters { packets, bytes, connections, ..BackendCounters::default() });
         }
         Ok(sum)
     }

@@ -6,6 +6,7 @@ use lb_common::admission::{Line, Rules};
 use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::directory::Bucket;
 use lb_common::flow::Tick;
+use lb_common::handshake::Handshakes;
 use lb_common::limits;
 use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
@@ -91,6 +92,7 @@ pub const BACKENDS: Shape = Shape::table::<Backend>("BACKENDS", limits::BACKEND_
 pub const BACKENDS_SEEN: Shape = Shape::table::<Tick>("BACKENDS_SEEN", limits::BACKEND_RECORDS);
 pub const FRAGMENTS: Shape = Shape::table::<u64>("FRAGMENTS", limits::FRAGMENTS);
 pub const BACKEND_LOADS: Shape = Shape::table::<Load>("BACKEND_LOADS", limits::BACKEND_RECORDS);
+pub const BACKEND_HANDSHAKES: Shape = Shape::table::<Handshakes>("BACKEND_HANDSHAKES", limits::BACKEND_RECORDS);
 pub const SERVICE_LOADS: Shape = Shape::table::<u64>("SERVICE_LOADS", limits::SERVICE_RECORDS);
 pub const TURNS: Shape = Shape::table::<u64>("TURNS", limits::SERVICE_RECORDS);
 pub const HANDSHAKES: Shape = Shape::table::<u64>("HANDSHAKES", limits::HANDSHAKES);
@@ -142,7 +144,7 @@ pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
     let rules = [ADMISSION, prefixes(n_prefixes), meters(n_sources), KNOWN_FLOWS];
     let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];
-    let loads = [BACKEND_LOADS, SERVICE_LOADS, TURNS, HANDSHAKES];
+    let loads = [BACKEND_LOADS, SERVICE_LOADS, TURNS, HANDSHAKES, BACKEND_HANDSHAKES];
     tables.into_iter().chain(rules).chain(memory).chain(loads).chain(counters(n_cpus))
 }
 

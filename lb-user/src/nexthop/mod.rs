@@ -39,6 +39,8 @@ use crate::desired::NextHop;
 pub use addresses::Addresses;
 pub use links::{Advice, LinkFacts, advise, facts, name_of, native_mtu_max};
 pub use offloads::partial_checksums;
+pub(crate) use routes::{Route, parse as route_in, parse_refusal as route_refused};
+pub(crate) use socket::Requests;
 
 /// The way to one address, or why there is none.
 pub type Answer = Result<Way, Unresolved>;

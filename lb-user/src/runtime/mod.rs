@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use change::{Change, Known, Outcome, Refusal, Refused, Target};
 pub use name::BackendName;
+pub(crate) use state::load;
 
 use crate::config::{self, Config};
 use crate::daemon::BackendKey;

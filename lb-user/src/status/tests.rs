@@ -28,6 +28,7 @@ fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView 
         vip: [10, 200, 1, 1].into(),
         port: 80,
         protocol: Protocol::Tcp,
+        counts_handshakes: false,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
         discovery: Vec::new(),
@@ -39,7 +40,7 @@ fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView 
 }
 
 fn counted(packets: u64) -> BackendCounters {
-    BackendCounters { packets, bytes: packets * 100, connections: packets / 10 }
+    BackendCounters { packets, bytes: packets * 100, connections: packets / 10, ..BackendCounters::default() }
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn service(bytes: &mut Bytes<'_>) -> Service {
         gue_port: 6080,
         idle: fixture::IDLE,
         on_down: bytes.one_of(&[OnDown::Remap, OnDown::Keep]),
+        is_tracked: bytes.one_of(&[false, true]),
         backends: BTreeMap::new(),
     };
     for _ in 0..bytes.below(6) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::Verdict;
+use lb_common::handshake::Handshakes;
 use lb_user::desired::{Algorithm, Hashing};
 
 use super::Outcome;
@@ -69,6 +70,38 @@ fn assert_about(counts: [usize; 3], expected: [usize; 3]) {
 
 fn is_within(count: usize, ideal: f64, share: f64) -> bool {
     (count as f64 - ideal).abs() <= ideal * share
+}
+
+/// Checks that each step of a handshake is counted once, of a service whose flows are all on record. `counted` is what was counted of
+/// all backends.
+pub fn check_handshakes(run: &mut dyn FnMut(&[u8]) -> Outcome, counted: &dyn Fn() -> Handshakes) {
+    let mut client = Client { run, vip: vip(number((Algorithm::WeightedRoundRobin, HASHING))) };
+    let mut before = counted();
+    let mut assert_counted = |what: &str, opened: u32, repeated: u32, answered: u64| {
+        let since = counted().since(&before);
+        assert_eq!((since.n_opened, since.n_repeated, since.n_answered()), (opened, repeated, answered), "{what}");
+        assert_eq!(since.n_resets, 0, "{what}");
+        before = counted();
+    };
+    client.send(7000, Flags::Syn);
+    assert_counted("a SYN", 1, 0, 0);
+    for _ in 0..3 {
+        client.send(7000, Flags::Syn);
+    }
+    assert_counted("the same SYN, three times", 0, 3, 0);
+    client.send(7000, Flags::Ack);
+    assert_counted("the client goes on", 0, 0, 1);
+    client.send(7000, Flags::Ack);
+    client.close(7000);
+    assert_counted("what comes then", 0, 0, 0);
+    client.send(7000, Flags::Syn);
+    assert_counted("another connection from the same port", 1, 0, 0);
+    client.close(7000);
+    assert_counted("a client that gives up at once has had an answer", 0, 0, 1);
+    client.send(7001, Flags::Ack);
+    assert_counted("a connection that began unseen", 0, 0, 0);
+    let times = counted();
+    assert_eq!(times.n_untimed, 0, "all SYNs were seen");
 }
 
 /// Checks all algorithms. `run` is a packet's way through the packet path with the fixture's tables.

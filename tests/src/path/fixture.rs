@@ -85,6 +85,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             gue_port: 6080,
             idle: IDLE,
             on_down: OnDown::Remap,
+            is_tracked: false,
             backends: backends.collect(),
         }
     };

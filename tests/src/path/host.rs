@@ -7,9 +7,10 @@ use lb_common::admission::{Line, Rule, Rules, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals};
 use lb_common::directory::{Bucket, Directory};
 use lb_common::flow::{self, Tick};
+use lb_common::handshake::{Event, Handshake};
 use lb_common::hash::{HashKeys, avalanche};
 use lb_common::limits;
-use lb_common::load::{Handshake, Load, Response};
+use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags};
 use lb_common::{BackendId, Slot, Verdict};
@@ -318,6 +319,10 @@ impl Env for Host {
 
     fn note_handshake(&self, tag: u32, handshake: Handshake) {
         self.handshakes.borrow_mut().insert(tag % limits::HANDSHAKES, handshake);
+    }
+
+    fn count_handshake(&self, id: BackendId, event: Event) {
+        self.backend_counters.borrow_mut().entry(id).or_default().handshakes.count(event);
     }
 
     fn take_turn(&self, service: u16) -> u32 {

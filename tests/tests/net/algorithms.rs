@@ -126,3 +126,47 @@ fn another_algorithm_breaks_no_connection() -> Result<()> {
     }
     daemon.stop()
 }
+
+/// A backend's handshakes, as the status has them.
+fn handshakes(daemon: &Daemon, host: &xlb_tests::Host) -> Result<impl Fn(&str) -> u64 + use<>> {
+    let service = super::support::service(&daemon.status()?, "web")?;
+    let backends = service["backends"].as_array().cloned().unwrap_or_default();
+    let own = backends.into_iter().find(|backend| backend["address"] == host.v4.to_string());
+    let own = own.ok_or_else(|| anyhow::anyhow!("no such backend: {service:#}"))?["handshakes"].take();
+    ensure!(own.is_object(), "{service:#}");
+    Ok(move |key: &str| own[key].as_u64().unwrap_or_default())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_is_tracked_shows_how_connections_open() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let service = service.replacen("port = 80\n", "port = 80\ntrack = true\n", 1);
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(service).start()?;
+    let client = &network.client.netns;
+    let names = tally(http::names(client, &url(vip(), 80), 100)?);
+    for (number, host) in network.backends.iter().enumerate() {
+        let n = handshakes(&daemon, host)?;
+        let expected = names.get(&format!("backend{number}")).copied().unwrap_or_default() as u64;
+        let counted = [n("opened"), n("answered"), n("repeated")];
+        ensure!(expected > 10 && counted == [expected, expected, 0], "{names:?}: {counted:?}");
+    }
+    // It hangs: the VIP is taken from it, and what comes there finds nobody. Its checks go to its own address.
+    let silent = &network.backends[0];
+    silent.netns.ip(&[format!("addr del {}/32 dev lo", vip())])?;
+    let answered = handshakes(&daemon, silent)?("answered");
+    xlb_tests::until(super::support::LIMIT, "a SYN to be repeated", || {
+        let _ = http::get(client, &url(vip(), 80));
+        Ok((handshakes(&daemon, silent)?("repeated") > 0).then_some(()))
+    })?;
+    let n = handshakes(&daemon, silent)?;
+    ensure!(n("answered") == answered && n("opened") > answered, "{} of {}", n("answered"), n("opened"));
+    let output = network.lb.netns.command(xlb_tests::paths::xlb()?).arg("status").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(text.contains("SYNs repeated"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let metrics = daemon.metrics()?;
+    ensure!(metrics.contains("xlb_backend_handshake_seconds_bucket{"), "{metrics}");
+    daemon.stop()
+}

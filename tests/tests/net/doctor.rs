@@ -165,3 +165,67 @@ fn what_nat_needs_of_the_host_is_named() -> Result<()> {
     let (report, _) = examine(lb, &["client".into()], &toml)?;
     ensure_said(&report, "problem", "web backend 10.2.0.2", "where no program takes them up", "xdp.interfaces")
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn files_sockets_and_names_that_cannot_be_used_are_named() -> Result<()> {
+    let network = Network::dsr(1, &[vip()])?;
+    let files = tempfile::tempdir()?;
+    let file = |name: &str, content: &str, mode: u32| -> Result<String> {
+        let path = files.path().join(name);
+        std::fs::write(&path, content)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        Ok(path.display().to_string())
+    };
+    let authority = xlb_tests::Authority::new()?;
+    let signed = authority.sign("api", "DNS:api.example.org")?;
+    let _dns = xlb_tests::Dnsmasq::start(
+        &network.lb.netns,
+        std::net::Ipv4Addr::LOCALHOST.into(),
+        60,
+        &[("known.internal", network.backends[0].v4.into())],
+    )?;
+    let script = file("script", "#!/bin/sh\n", 0o644)?;
+    let token = file("token", "0123456789abcdef0123\n", 0o644)?;
+    let state = file("state.json", "{", 0o600)?;
+    let targets = file("targets.json", "[{\"targets\": [\"10.2.0.10\"]}]", 0o644)?;
+    let nowhere = files.path().join("nowhere");
+    let service = |name: &str, port: u16, health: &str, rest: &str| {
+        format!("[[service]]\nname = {name:?}\nvip = \"10.200.1.1\"\nport = {port}\n[service.health]\n{health}\n{rest}\n")
+    };
+    let toml = [
+        format!("[api]\ntoken_file = {token:?}\nstate_file = {state:?}\nsocket = \"{script}/xlb.sock\"\n"),
+        format!("tls_certificate = {:?}\ntls_key = {:?}\n", signed.chain, signed.key),
+        service("a", 1, &format!("type = \"script\"\ncommand = [{script:?}]"), &format!("[service.file]\npath = {targets:?}")),
+        service("b", 2, "type = \"none\"", &format!("[service.docker]\nsocket = {nowhere:?}\nlabels = [\"x\"]")),
+        service("c", 3, "type = \"none\"", "[service.dns]\nname = \"known.internal\"\nresolver = \"127.0.0.1\""),
+        service("d", 4, "type = \"none\"", "[service.dns]\nname = \"unknown.internal\"\nresolver = \"127.0.0.1\""),
+        service(
+            "e",
+            5,
+            &format!("type = \"https\"\nca_file = {nowhere:?}"),
+            &format!("[service.file]\npath = \"{}.json\"\n[[service.backend]]\naddress = \"10.2.0.10\"", nowhere.display()),
+        ),
+    ]
+    .concat();
+    let (report, is_well) = examine(&network.lb.netns, &network.lb_interfaces(), &toml)?;
+    ensure!(!is_well);
+    for (level, subject, finding, mend) in [
+        ("warning", "api.socket", "is no directory; nothing can be changed", "ls -ld "),
+        ("warning", "api.state_file", "is not to be had", "mv "),
+        ("warning", "api.token_file", "others than its owner", "chmod 600"),
+        ("ok", "api.tls_key", "is the certificate's", ""),
+        // They are made for two days.
+        ("warning", "api.tls_certificate", "is valid for 1 more days", "xlb reload"),
+        ("problem", "health checks'", "never come up", "chmod +x"),
+        ("ok", "a file", "names 1 backends", ""),
+        ("problem", "b docker", "no other backends", "docker -H unix://"),
+        ("ok", "c dns known.internal", "names 1 backends", ""),
+        ("problem", "d dns unknown.internal", "no other backends", "dig @127.0.0.1 -p 53"),
+        ("problem", "nowhere", "No such file", "ls -l"),
+        ("warning", "e file", "", "ls -l"),
+    ] {
+        ensure_said(&report, level, subject, finding, mend)?;
+    }
+    Ok(())
+}

@@ -1,7 +1,9 @@
 //! The daemon with real traffic, in network namespaces. One scenario a file.
 
 mod admission;
+mod agent;
 mod algorithms;
+mod api_tls;
 mod auto_mode;
 mod bad_input;
 mod conditions;
@@ -15,6 +17,7 @@ mod explain;
 mod faces;
 mod failover;
 mod faults_api;
+mod faults_clock;
 mod faults_discovery;
 mod faults_disk;
 mod faults_health;
@@ -33,3 +36,5 @@ mod standby;
 mod strangers;
 mod support;
 mod tunnels;
+mod upgrade;
+mod via_path;

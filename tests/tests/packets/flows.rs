@@ -75,6 +75,7 @@ impl Kind {
             gue_port: 6080,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
+            is_tracked: false,
             backends: backends.collect(),
         }
     }

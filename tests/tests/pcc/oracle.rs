@@ -196,6 +196,7 @@ impl World {
                 gue_port: 6080,
                 idle: idle(protocol),
                 on_down: self.setting.on_down,
+                is_tracked: self.setting.is_tracked,
                 backends: backends.collect(),
             };
             (protocol.to_string().into(), service)

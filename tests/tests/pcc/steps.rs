@@ -18,6 +18,7 @@ pub struct Setting {
     /// Of algorithms that go by a hash, the factor by which a backend may have more than its share, in hundredths.
     pub max_load: Option<u16>,
     pub on_down: OnDown,
+    pub is_tracked: bool,
     /// Weights of those who are there at first.
     pub weights: Vec<u16>,
     /// The flow table loses everything after each packet.
@@ -62,14 +63,18 @@ pub fn setting() -> impl Strategy<Value = Setting> {
     let algorithm = prop_oneof![2 => Just(Algorithm::Maglev), 1 => Just(Algorithm::IpHash), 1 => by_connection()];
     let on_down = prop_oneof![3 => Just(OnDown::Remap), 1 => Just(OnDown::Keep)];
     let weights = prop::collection::vec(1u16..3, 1..9);
-    (any::<bool>(), algorithm, max_load(), on_down, weights).prop_map(|(is_v4, algorithm, max_load, on_down, weights)| Setting {
-        is_v4,
-        algorithm,
-        max_load,
-        on_down,
-        weights,
-        forgets: false,
-    })
+    let is_tracked = prop::bool::weighted(0.2);
+    (any::<bool>(), algorithm, max_load(), on_down, is_tracked, weights).prop_map(
+        |(is_v4, algorithm, max_load, on_down, is_tracked, weights)| Setting {
+            is_v4,
+            algorithm,
+            max_load,
+            on_down,
+            is_tracked,
+            weights,
+            forgets: false,
+        },
+    )
 }
 
 /// Any that does not go by the client's address alone.

@@ -41,6 +41,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         gue_port: 6080,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
+        is_tracked: false,
         backends: backends.collect(),
     };
     Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }

@@ -22,6 +22,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         gue_port: 6080,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
+        is_tracked: false,
         backends: backends.into_iter().map(|endpoint| (endpoint, backend.clone())).collect(),
     }
 }

@@ -39,6 +39,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         gue_port: 6080,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
+        is_tracked: false,
         backends: backends.into_iter().collect(),
     };
     Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }

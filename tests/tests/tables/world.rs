@@ -206,6 +206,7 @@ impl Spec {
             gue_port: 6080,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
+            is_tracked: false,
             backends: backends.collect(),
         }
     }

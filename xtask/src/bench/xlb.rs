@@ -137,6 +137,7 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         gue_port,
         idle,
         on_down,
+        is_tracked: false,
         backends: backends.collect(),
     }
 }

@@ -23,6 +23,7 @@ pub const TOOLS: &[Tool] = &[
     Tool { package: "openssl", binary: "openssl", what_for: "certificates for HTTPS backends" },
     Tool { package: "ca-certificates", binary: "update-ca-certificates", what_for: "authorities that a machine trusts" },
     Tool { package: "chromium", binary: "chromium", what_for: "looking at the status page as people do" },
+    Tool { package: "faketime", binary: "faketime", what_for: "a wall clock that jumps for one process" },
     Tool { package: "wrk", binary: "wrk", what_for: "HTTP load" },
     Tool { package: "curl", binary: "curl", what_for: "single HTTP requests" },
     Tool { package: "iputils-ping", binary: "ping", what_for: "asking a VIP whether it is there" },

@@ -12,13 +12,14 @@ use aya_ebpf::helpers::generated::{
 use lb_common::admission::{Line, RULE_SLOTS, Root, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Place, Tick};
+use lb_common::handshake::{Event, Handshake, Handshakes};
 use lb_common::limits;
-use lb_common::load::{Handshake, Load, Response};
+use lb_common::load::{Load, Response};
 use lb_common::meter::{self, Limit};
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
-use lb_ebpf::flow::{Change, Question, Recorded};
+use lb_ebpf::flow::{Change, Question, Recorded, Step, Stepped};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use crate::maps::{self, Table};
@@ -38,6 +39,10 @@ const SOURCE_PACKETS: u16 = Rule::SourcePackets as u16;
 const SOURCE_CONNECTIONS: u16 = Rule::SourceConnections as u16;
 const PACKETS: u16 = Rule::Packets as u16;
 
+/// Where `xlb_flow_record` puts what is no backend.
+const STEP_SHIFT: u32 = 48;
+const TO_CHOOSE_SHIFT: u32 = 56;
+
 /// What `xlb_take` answers if another CPU was faster; otherwise whether there was one left.
 const LOST: u16 = 2;
 
@@ -51,6 +56,12 @@ impl Kernel {
     pub fn new(ctx: *mut xdp_md) -> Self {
         // SAFETY: takes no pointers.
         Self { ctx, cpu: unsafe { bpf_get_smp_processor_id() } }
+    }
+
+    /// The same for a function that counts nothing of its own: it need not know the CPU, and has no packet.
+    #[inline(always)]
+    fn uncounting() -> Self {
+        Self { ctx: core::ptr::null_mut(), cpu: u32::MAX }
     }
 
     /// Changes this CPU's copy of a counter record.
@@ -196,7 +207,14 @@ impl Env for Kernel {
         let recorded = xlb_flow_record(place.bucket, place.tag, slot, question.slot_index, service_flags);
         let backend = |shift: u32| BackendId(masked((recorded >> shift) as u32));
         let change = Change { from: backend(16), to: backend(32) };
-        Recorded { id: backend(0), is_to_choose: recorded >> 48 != 0, change }
+        let step = Step::from_number((recorded >> STEP_SHIFT) as u8);
+        Recorded { id: backend(0), is_to_choose: recorded >> TO_CHOOSE_SHIFT != 0, step, change }
+    }
+
+    #[inline(always)]
+    fn count_step(&self, stepped: Stepped) {
+        let Stepped { service, tag, id, step } = stepped;
+        xlb_handshake(service.into(), tag, id.0.into(), step as u32);
     }
 
     #[inline(always)]
@@ -298,6 +316,22 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn count_handshake(&self, id: BackendId, event: Event) {
+        let handshakes = maps::backend_handshakes(id);
+        if let Event::Answered(Some(duration)) = event {
+            // SAFETY: within the record.
+            add(unsafe { handshakes.cast::<u64>().add(Handshakes::TIME_WORD) }, duration.into());
+        }
+        let mut word = Handshakes::word(event);
+        // SAFETY: changes nothing else. Written out, the compiler would leave the mask out, as below.
+        unsafe {
+            asm!("{0} &= {1}", inout(reg) word, const Handshakes::WORDS - 1, options(pure, nomem, nostack, preserves_flags))
+        };
+        // SAFETY: within the record: all that the mask lets pass are words of it.
+        add_one(unsafe { handshakes.cast::<u32>().add(word) });
+    }
+
+    #[inline(always)]
     fn take_turn(&self, service: u16) -> u32 {
         let turns = maps::turn(service);
         for _ in 0..TURN_TRIES {
@@ -396,7 +430,7 @@ impl Env for Kernel {
 #[inline(never)]
 pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
     let question = question(bucket, tag, slot, slot_index, service_flags);
-    u32::from(lb_ebpf::flow::answer(&Kernel::new(core::ptr::null_mut()), question).0)
+    u32::from(lb_ebpf::flow::answer(&Kernel::uncounting(), question).0)
 }
 
 /// [`flow::record`](lb_ebpf::flow::record) as a global function, and the next one too: called one after the other, they share the
@@ -405,8 +439,18 @@ pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, se
 #[inline(never)]
 pub extern "C" fn xlb_flow_record(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u64 {
     let question = question(bucket, tag, slot, slot_index, service_flags);
-    let Recorded { id, is_to_choose, change } = lb_ebpf::flow::record(&Kernel::new(core::ptr::null_mut()), question);
-    u64::from(id.0) | u64::from(change.from.0) << 16 | u64::from(change.to.0) << 32 | u64::from(is_to_choose) << 48
+    let Recorded { id, is_to_choose, step, change } = lb_ebpf::flow::record(&Kernel::new(core::ptr::null_mut()), question);
+    let backends = u64::from(id.0) | u64::from(change.from.0) << 16 | u64::from(change.to.0) << 32;
+    backends | (step as u64) << STEP_SHIFT | u64::from(is_to_choose) << TO_CHOOSE_SHIFT
+}
+
+/// [`flow::count_step`](lb_ebpf::flow::count_step) as a global function, for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_handshake(service: u32, tag: u32, id: u32, step: u32) -> u32 {
+    let (service, id, step) = (service as u16, BackendId(id as u16), Step::from_number(step as u8));
+    lb_ebpf::flow::count_step(&Kernel::new(core::ptr::null_mut()), Stepped { service, tag, id, step });
+    0
 }
 
 /// [`choose::answer`](lb_ebpf::choose::answer) as a global function.
@@ -535,6 +579,13 @@ fn masked(result: u32) -> u16 {
 fn add(number: *mut u64, change: u64) {
     // SAFETY: the number is within the map and aligned to 8.
     unsafe { asm!("lock *(u64 *)({number} + 0) += {change}", number = in(reg) number, change = in(reg) change) };
+}
+
+/// The same for a number of 32 bits, and 1.
+#[inline(always)]
+fn add_one(number: *mut u32) {
+    // SAFETY: the number is within the map and aligned to 4.
+    unsafe { asm!("lock *(u32 *)({number} + 0) += {one}", number = in(reg) number, one = in(reg) 1u64) };
 }
 
 /// Replaces a word of a map, unless somebody else did since it was seen.

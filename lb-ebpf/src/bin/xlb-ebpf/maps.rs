@@ -9,6 +9,7 @@ use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, Flo
 use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
+use lb_common::handshake::Handshakes;
 use lb_common::limits;
 use lb_common::load::Load;
 use lb_common::meter;
@@ -102,6 +103,7 @@ tables! {
     SERVICE_LOADS: u64, ".bss.SERVICE_LOADS";
     TURNS: u64, ".bss.TURNS";
     HANDSHAKES: u64, ".bss.HANDSHAKES";
+    BACKEND_HANDSHAKES: Handshakes, ".bss.BACKEND_HANDSHAKES";
     FLOW_EVENTS: FlowEvents, ".bss.FLOW_EVENTS";
     TOTALS: Totals, ".bss.TOTALS";
     BACKEND_TRAFFIC: TrafficByBackend, ".bss.BACKEND_TRAFFIC";
@@ -185,6 +187,12 @@ pub fn service_load(id: u16) -> *mut u64 {
 #[inline(always)]
 pub fn turn(service: u16) -> *mut u64 {
     own(TURNS.at::<{ limits::SERVICE_RECORDS }>(u32::from(service)))
+}
+
+/// What was counted of a backend's handshakes.
+#[inline(always)]
+pub fn backend_handshakes(id: BackendId) -> *mut Handshakes {
+    own(BACKEND_HANDSHAKES.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0)))
 }
 
 /// Of a tag, the lower bits count.

@@ -4,7 +4,6 @@ mod screen;
 mod view;
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -14,7 +13,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use ratatui::crossterm::terminal;
 use tokio::runtime::Runtime;
 
-use super::client;
+use super::client::{self, Door};
 use view::View;
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -26,12 +25,12 @@ const N_ROWS_A_PAGE: isize = 10;
 ///
 /// # Errors
 /// No daemon answers.
-pub async fn print_once(api: SocketAddr) -> Result<()> {
+pub async fn print_once(door: &Door) -> Result<()> {
     let mut view = View::default();
-    view.take(client::status(api).await?, Instant::now());
+    view.take(client::status(door).await?, Instant::now());
     // A rate takes two moments.
     tokio::time::sleep(PERIOD).await;
-    view.take(client::status(api).await?, Instant::now());
+    view.take(client::status(door).await?, Instant::now());
     let (width, height) = terminal::size().ok().filter(|_| std::io::stdout().is_terminal()).unwrap_or(SIZE_DEFAULT);
     super::print(&picture(&mut view, width, height)?)
 }
@@ -49,21 +48,21 @@ fn picture(view: &mut View, width: u16, height: u16) -> Result<String> {
 ///
 /// # Errors
 /// There is no terminal, or no daemon answers at first.
-pub fn watch(api: SocketAddr) -> Result<()> {
+pub fn watch(door: &Door) -> Result<()> {
     ensure!(
         std::io::stdout().is_terminal(),
         "xlb top needs a terminal; `xlb top --once` prints one picture, `xlb status` tables"
     );
     let runtime = Runtime::new()?;
     let mut view = View::default();
-    view.take(runtime.block_on(client::status(api))?, Instant::now());
+    view.take(runtime.block_on(client::status(door))?, Instant::now());
     let mut terminal = ratatui::try_init()?;
-    let ended = follow(&mut terminal, &runtime, api, &mut view);
+    let ended = follow(&mut terminal, &runtime, door, &mut view);
     ratatui::try_restore()?;
     ended
 }
 
-fn follow(terminal: &mut ratatui::DefaultTerminal, runtime: &Runtime, api: SocketAddr, view: &mut View) -> Result<()> {
+fn follow(terminal: &mut ratatui::DefaultTerminal, runtime: &Runtime, door: &Door, view: &mut View) -> Result<()> {
     let mut due = Instant::now() + PERIOD;
     loop {
         terminal.draw(|frame| screen::draw(frame, view))?;
@@ -84,7 +83,7 @@ fn follow(terminal: &mut ratatui::DefaultTerminal, runtime: &Runtime, api: Socke
             }
             continue;
         }
-        match runtime.block_on(client::status(api)) {
+        match runtime.block_on(client::status(door)) {
             Ok(status) => view.take(status, Instant::now()),
             Err(error) => view.lose(&error),
         }

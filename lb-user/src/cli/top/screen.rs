@@ -9,7 +9,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use serde_json::Value;
 
 use super::view::{Rates, View};
-use crate::cli::status::{endpoint, list, text};
+use crate::cli::status::{endpoint, list, set_at_runtime, text};
 
 const WIDTHS: [Constraint; 7] = [
     Constraint::Max(32),
@@ -31,7 +31,8 @@ pub fn draw(frame: &mut Frame<'_>, view: &mut View) {
     let header = Row::new(header.iter().enumerate().map(|(column, name)| aligned(column, (*name).to_owned())));
     let table = Table::new(rows, WIDTHS).header(header.dim()).row_highlight_style(Modifier::REVERSED);
     frame.render_stateful_widget(table, body, &mut view.cursor);
-    let keys = format!("q quit   up, down, page keys: move   s: sort, now {}", view.order.name());
+    let set = if view.has_set() { "  * set at runtime" } else { "" };
+    let keys = format!("q quit   up, down, page keys: move   s: sort, now {}{set}", view.order.name());
     frame.render_widget(Line::from(keys).dim(), foot);
 }
 
@@ -93,14 +94,20 @@ fn rows(view: &View) -> Vec<Row<'static>> {
     for (service, rates, backends) in view.services() {
         let where_ =
             format!("{} {}/{}", text(&service["name"]), endpoint(&service["vip"], &service["port"]), text(&service["protocol"]));
+        let in_maintenance = !service["maintenance"].is_null();
+        let where_ = format!("{where_}{}", mark(in_maintenance));
         let how = format!("{} {}", text(&service["forward"]), text(&service["algorithm"]));
-        let state = text(&service["state"]);
+        let state = if in_maintenance { "maint" } else { text(&service["state"]) };
         let cells = [where_, state.to_owned(), String::new()].into_iter().chain(numbers(rates)).chain([how]);
         rows.push(row(cells, state == "up").bold());
         for (backend, rates) in backends {
-            let name = format!("  {}", endpoint(&backend["address"], &backend["port"]));
+            let name =
+                format!("  {}{}", endpoint(&backend["address"], &backend["port"]), mark(!set_at_runtime(backend).is_empty()));
             let is_serving = backend["serving"] == true;
+            let admin = &backend["set"]["admin"]["value"];
             let state = match text(&backend["state"]) {
+                "up" if admin == "disable" => "disabled",
+                "up" if !admin.is_null() => "draining",
                 "up" if !is_serving && backend["weight"] == 0 => "weight 0",
                 "up" if !is_serving && backend["standby"] == true => "standby",
                 "up" if !is_serving => "no way",
@@ -112,6 +119,11 @@ fn rows(view: &View) -> Vec<Row<'static>> {
         }
     }
     rows
+}
+
+/// What somebody has set stands out from what the file says; `xlb status` says who and when.
+fn mark(is_set: bool) -> &'static str {
+    if is_set { " *" } else { "" }
 }
 
 fn numbers(rates: Rates) -> [String; 3] {

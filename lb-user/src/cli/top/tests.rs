@@ -83,3 +83,41 @@ fn what_was_known_stays_when_the_daemon_goes_and_one_that_starts_anew_has_no_neg
     let back = picture(&mut view, 80, 24).unwrap();
     assert!(back.starts_with("xlb 0.1.0") && back.contains("in 0 pkt/s"), "{back}");
 }
+
+#[test]
+fn what_was_set_at_runtime_is_marked() {
+    let mut view = view();
+    let by = json!({ "value": "disable", "by": "root", "at_ms": 0 });
+    let web = &mut view.status["services"][0];
+    web["backends"][0]["set"] = json!({ "admin": by });
+    web["backends"][0]["serving"] = json!(false);
+    web["backends"][1]["set"] = json!({ "weight": { "value": 7, "by": "uid 990", "at_ms": 0 } });
+    view.status["services"][1]["maintenance"] = json!({ "value": true, "by": "root", "at_ms": 0 });
+    expect![[r#"
+        xlb 0.1.0, ready, on eth0 (native)
+        in 4.00k pkt/s, to backends 24.0M bit/s, 300 conn/s, dropped 5 pkt/s
+        1 of 4 backends serve, 10 flows on record, 24 slots not at rest
+        drops: no_backend 55 (5/s)
+
+        service, backend            state     share  pkt/s  bit/s conn/s last check
+        web 192.0.2.1:80/tcp        up               1.00k  8.00M    100 dsr maglev
+          10.0.0.1:80 *             disabled  50.0%  1.00k  8.00M    100 http  [31m200
+          10.0.0.2:80 *             down      50.0%      0      0      0 http  [31m200
+        web6 [2001:db8::1]:80/tcp * maint            2.00k  16.0M    200 dsr maglev
+          10.0.0.1:80               up        50.0%  2.00k  16.0M    200 http  [31m200
+          10.0.0.2:80               down      50.0%      0      0      0 http  [31m200
+
+
+
+
+
+
+
+
+
+
+
+        q quit   up, down, page keys: move   s: sort, now as configured  * set at runtim
+    "#]]
+    .assert_eq(&picture(&mut view, 80, 24).unwrap());
+}

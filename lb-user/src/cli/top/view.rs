@@ -6,7 +6,7 @@ use std::time::Instant;
 use ratatui::widgets::TableState;
 use serde_json::Value;
 
-use crate::cli::status::{endpoint, list, text};
+use crate::cli::status::{endpoint, list, set_at_runtime, text};
 
 /// What rows are sorted by, each column from high to low.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -96,6 +96,15 @@ impl View {
         // The first move shows where one is.
         let row = self.cursor.selected().map_or(n_rows.max(1) as usize - 1, |row| row.saturating_add_signed(n_rows));
         self.cursor.select(Some(row.min(last)));
+    }
+
+    /// Whether anything that is shown was set at runtime.
+    pub fn has_set(&self) -> bool {
+        let is_set = |service: &Value| {
+            let backends = list(&service["backends"]);
+            !service["maintenance"].is_null() || backends.iter().any(|backend| !set_at_runtime(backend).is_empty())
+        };
+        list(&self.status["services"]).iter().any(is_set)
     }
 
     /// What a count at a place of the status grew by, a second. A daemon that was started anew counts from 0.

@@ -52,9 +52,14 @@ const WITH_PORT: &[Kind] = &[
     Kind::Dns,
 ];
 
+/// All that xlb sends packets for itself, to what serves the VIP: a script sends its own, an agent speaks for its host.
+const STEERED: &[Kind] =
+    &[Kind::Http, Kind::Https, Kind::Grpc, Kind::Redis, Kind::Postgres, Kind::Tcp, Kind::Udp, Kind::Dns, Kind::Icmp];
+
 /// The keys that not every type has, and whose they are.
-const KEYS: [(&str, &[Kind]); 20] = [
+const KEYS: [(&str, &[Kind]); 21] = [
     ("port", WITH_PORT),
+    ("via", STEERED),
     ("method", HTTP_OR_HTTPS),
     ("path", HTTP_OR_HTTPS),
     ("command", &[Kind::Script]),

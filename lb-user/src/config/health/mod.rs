@@ -7,12 +7,13 @@ mod network;
 mod script;
 mod trust;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::report::{Problem, Problems};
 use super::section::{At, Section};
 use super::values;
-use crate::desired::Protocol;
+use crate::desired::{Forward, Protocol};
 use crate::health::{Check, Checks, Degraded, Probe};
 use kinds::{KINDS, Kind};
 
@@ -36,11 +37,30 @@ pub(super) fn default(protocol: Protocol) -> Check {
     Check { probe, ..Check::default() }
 }
 
+const VIAS: [(&str, Via); 2] = [("address", Via::Address), ("path", Via::Path)];
+
+/// `via`: which way a probe goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Via {
+    Address,
+    Path,
+}
+
+/// What a check needs to know of its service. `None` where that was refused itself.
+#[derive(Clone, Copy)]
+pub(super) struct Of {
+    pub(super) protocol: Protocol,
+    pub(super) vip: Option<IpAddr>,
+    pub(super) forward: Option<Forward>,
+}
+
 /// The check that the section asks for. `None` after reporting what is wrong with it.
-pub(super) fn read(mut section: Section<'_>, protocol: Protocol, problems: &mut Problems) -> Option<Check> {
+pub(super) fn read(mut section: Section<'_>, of: Of, problems: &mut Problems) -> Option<Check> {
+    let protocol = of.protocol;
     let default_kind = if default(protocol).probe == Probe::None { Kind::None } else { Kind::Tcp };
     let kind = section.or("type", default_kind, problems, |value| values::one_of(value, &KINDS));
     let port = port(&mut section, kind.as_ref(), problems);
+    let via = via(&mut section, of, problems);
     let probe = probe(&mut section, kind.as_ref(), protocol, problems);
 
     let fallback = Check::default();
@@ -70,6 +90,7 @@ pub(super) fn read(mut section: Section<'_>, protocol: Protocol, problems: &mut 
         fall: fall?.value,
         backoff_max: backoff_max?.value,
         degraded: degraded?,
+        via_vip: via?,
     })
 }
 
@@ -133,6 +154,29 @@ fn port(section: &mut Section<'_>, kind: Option<&At<Kind>>, problems: &mut Probl
         section.missing("port", "name the port that the agent listens on: `port = 9777`", problems);
     }
     section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some)).map(|port| port.value)
+}
+
+/// The VIP, where the check goes along its path. `None` after reporting that it cannot.
+fn via(section: &mut Section<'_>, of: Of, problems: &mut Problems) -> Option<Option<IpAddr>> {
+    let via = section.or("via", Via::Address, problems, |value| values::one_of(value, &VIAS))?;
+    if via.value == Via::Address {
+        return Some(None);
+    }
+    let (title, label, help) = match of.forward? {
+        Forward::Dsr => return of.vip.map(Some),
+        Forward::Nat => (
+            "a check by a path that nat does not have",
+            "nat sends packets to the backend's own address",
+            "remove `via`: the check goes there too",
+        ),
+        Forward::Ipip | Forward::Gue => (
+            "a check through a tunnel",
+            "only the packet path encapsulates, and this machine's own packets do not pass it",
+            "remove `via`, and have the backend check its tunnel itself: `type = \"agent\"`; or use `forward = \"dsr\"`",
+        ),
+    };
+    problems.push(Problem::new(title, via.span, label).help(help));
+    None
 }
 
 fn timeout_beyond_interval(interval: &At<Duration>, given: bool, timeout: At<Duration>) -> Problem {

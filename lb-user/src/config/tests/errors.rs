@@ -112,7 +112,7 @@ ttl = 5
             2 | colour = 1
               | ^^^^^^ not a key that xlb knows
               |
-              = help: known here are xdp, api, limits, admission, service
+              = help: known here are xdp, api, limits, steering, admission, service
 
             error: unknown key `mod` in [xdp]
              --> xlb.toml:5:1
@@ -128,7 +128,7 @@ ttl = 5
             7 | port = 1
               | ^^^^ not a key that xlb knows
               |
-              = help: known here are listen, socket, socket_gid, token_file, state_file, audit_file
+              = help: known here are listen, socket, socket_gid, tls_certificate, tls_key, token_file, state_file, audit_file
 
             error: unknown key `slot` in [limits]
              --> xlb.toml:9:1
@@ -144,7 +144,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, health_mode, health, admission, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -152,7 +152,7 @@ ttl = 5
             16 | intervall = "1s"
                | ^^^^^^^^^ did you mean `interval`?
                |
-               = help: known here are type, port, interval, timeout, rise, fall, backoff_max, degraded_above, degraded_weight
+               = help: known here are type, port, via, interval, timeout, rise, fall, backoff_max, degraded_above, degraded_weight
 
             error: unknown key `weigth` in [[service.backend]]
               --> xlb.toml:19:1
@@ -2307,6 +2307,49 @@ fn what_only_hashes_have_is_refused_elsewhere_and_out_of_bounds() {
           |                 ^^ only ip-hash has it
           |
           = help: remove `client_prefix`, or use `algorithm = "ip-hash"`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key() {
+    check(
+        "[xdp]\ninterfaces = [\"eth0\"]\n[api]\ntls_certificate = \"/etc/xlb/api.pem\"\n",
+        expect![[r#"
+        error: `tls_certificate` without `tls_key`
+         --> xlb.toml:4:19
+          |
+        4 | tls_certificate = "/etc/xlb/api.pem"
+          |                   ^^^^^^^^^^^^^^^^^^ TLS takes both
+          |
+          = help: add `tls_key = "/etc/xlb/..."`, or remove `tls_certificate` to speak plain HTTP
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    check(
+        "[xdp]\ninterfaces = [\"eth0\"]\n[api]\ntls_key = \"api.key\"\n",
+        expect![[r#"
+        error: invalid `tls_key` in [api]
+         --> xlb.toml:4:11
+          |
+        4 | tls_key = "api.key"
+          |           ^^^^^^^^^ expected an absolute path
+          |
+          = help: the daemon's working directory is not yours: begin with `/`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    check(
+        "[xdp]\ninterfaces = [\"eth0\"]\n[api]\ntls_key = \"/etc/xlb/api.key\"\n",
+        expect![[r#"
+        error: `tls_key` without `tls_certificate`
+         --> xlb.toml:4:11
+          |
+        4 | tls_key = "/etc/xlb/api.key"
+          |           ^^^^^^^^^^^^^^^^^^ TLS takes both
+          |
+          = help: add `tls_certificate = "/etc/xlb/..."`, or remove `tls_key` to speak plain HTTP
 
         error: xlb.toml: 1 problem"#]],
     );

@@ -909,3 +909,99 @@ fn whom_not_to_trust_is_checked() {
         error: xlb.toml: 1 problem"#]],
     );
 }
+
+#[test]
+fn a_check_by_the_path_asks_the_vip() {
+    assert_eq!(accepted("via = \"path\"").via_vip, Some("192.0.2.1".parse().unwrap()));
+    assert_eq!(accepted("via = \"address\"").via_vip, None);
+    assert_eq!(accepted("type = \"icmp\"\nvia = \"path\"").via_vip, Some("192.0.2.1".parse().unwrap()));
+}
+
+#[test]
+fn a_check_by_the_path_takes_one_that_it_can_go() {
+    let by =
+        |forward: &str| file("tcp", "via = \"path\"").replace("port = 80\n", &format!("port = 80\nforward = \"{forward}\"\n"));
+    super::errors::check(
+        &by("nat"),
+        expect![[r#"
+        error: a check by a path that nat does not have
+          --> xlb.toml:11:7
+           |
+        11 | via = "path"
+           |       ^^^^^^ nat sends packets to the backend's own address
+           |
+           = help: remove `via`: the check goes there too
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    super::errors::check(
+        &by("gue"),
+        expect![[r#"
+        error: a check through a tunnel
+          --> xlb.toml:11:7
+           |
+        11 | via = "path"
+           |       ^^^^^^ only the packet path encapsulates, and this machine's own packets do not pass it
+           |
+           = help: remove `via`, and have the backend check its tunnel itself: `type = "agent"`; or use `forward = "dsr"`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "type = \"agent\"\nport = 9777\nvia = \"path\"",
+        expect![[r#"
+        error: a check of type agent has no `via`
+          --> xlb.toml:12:1
+           |
+        10 | type = "agent"
+           |        ------- the type
+        11 | port = 9777
+        12 | via = "path"
+           | ^^^ means nothing to agent
+           |
+           = help: remove `via`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "via = \"way\"",
+        expect![[r#"
+        error: invalid `via` in [service.health]
+          --> xlb.toml:10:7
+           |
+        10 | via = "way"
+           |       ^^^^^ expected one of address, path, found the string "way"
+           |
+           = help: write "address" or "path"
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn steering_takes_tables_that_no_other_range_can_touch() {
+    let with = |lines: &str| format!("[steering]\n{lines}\n{}", file("tcp", ""));
+    let parsed = parse("xlb.toml", &with("tables = 8192\npriority = 9")).unwrap();
+    assert_eq!((parsed.steering.first_table, parsed.steering.priority), (8192, 9));
+    super::errors::check(
+        &with("tables = 8000\npriority = 0"),
+        expect![[r#"
+        error: invalid `tables` in [steering]
+         --> xlb.toml:2:10
+          |
+        2 | tables = 8000
+          |          ^^^^ not a multiple of 4096
+          |
+          = help: the next that fits is 8192
+
+        error: invalid `priority` in [steering]
+         --> xlb.toml:3:12
+          |
+        3 | priority = 0
+          |            ^ expected a whole number from 1 to 32765, found the number 0
+          |
+          = help: write a whole number from 1 to 32765, without quotes
+
+        error: xlb.toml: 2 problems"#]],
+    );
+}

@@ -43,6 +43,7 @@ fn the_minimal_file_takes_every_default() {
                 listen: 127.0.0.1:9400,
                 socket: "/run/xlb/xlb.sock",
                 socket_gid: None,
+                tls: None,
                 token_file: None,
                 state_file: "/var/lib/xlb/xlb.json",
                 audit_file: None,
@@ -52,6 +53,10 @@ fn the_minimal_file_takes_every_default() {
                 flows: 1048576,
                 prefixes: 65536,
                 sources: 131072,
+            },
+            steering: Range {
+                first_table: 2020343808,
+                priority: 120,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -107,6 +112,7 @@ fn the_minimal_file_takes_every_default() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -125,6 +131,7 @@ fn the_minimal_file_takes_every_default() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -184,6 +191,12 @@ fn the_full_file_says_what_it_shows() {
                 socket_gid: Some(
                     27,
                 ),
+                tls: Some(
+                    ApiTls {
+                        certificate: "/etc/xlb/api.pem",
+                        key: "/etc/xlb/api.key",
+                    },
+                ),
                 token_file: Some(
                     "/etc/xlb/token",
                 ),
@@ -197,6 +210,10 @@ fn the_full_file_says_what_it_shows() {
                 flows: 1048576,
                 prefixes: 65536,
                 sources: 131072,
+            },
+            steering: Range {
+                first_table: 2020343808,
+                priority: 120,
             },
             admission: Admission {
                 all_vips: Rules {
@@ -304,6 +321,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: Some(
@@ -350,6 +368,7 @@ fn the_full_file_says_what_it_shows() {
                                         percent: 25,
                                     },
                                 ),
+                                via_vip: None,
                             },
                         ],
                         breaker: Some(
@@ -469,6 +488,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -494,6 +514,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -532,6 +553,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 10s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -568,6 +590,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -606,6 +629,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -644,6 +668,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -682,6 +707,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -717,6 +743,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -762,6 +789,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -785,6 +813,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -823,6 +852,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -848,6 +878,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                             Check {
                                 probe: Agent,
@@ -860,6 +891,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -898,6 +930,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
+                    is_tracked: false,
                     failover: Rules {
                         failback: Auto,
                         minimum: None,
@@ -916,6 +949,7 @@ fn the_full_file_says_what_it_shows() {
                                 fall: 2,
                                 backoff_max: None,
                                 degraded: None,
+                                via_vip: None,
                             },
                         ],
                         breaker: None,
@@ -955,9 +989,9 @@ fn told(text: &str, label: &str) -> Vec<String> {
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[steering]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
     let mut known = told(every_section, "known here are ");
-    assert_eq!(known.len(), 9);
+    assert_eq!(known.len(), 10);
     // A check's keys depend on its type.
     let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
     for word in types.trim_end_matches(", found the number 0").split(", ") {

@@ -240,7 +240,7 @@ fn a_checker_that_nobody_listens_to_ends() {
 /// A real checker of a real address, and what it tells.
 fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<Transition>) {
     let (send, receive) = mpsc::channel(8);
-    (spawn("web".into(), backend, only(check), None, send), receive)
+    (spawn("web".into(), backend, only(check), None, send, &Steering::none()), receive)
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn checks_run_side_by_side_and_show_what_each_found() {
     for (mode, expected) in [(Mode::All, State::Down), (Mode::Any, State::Up)] {
         let checks = Checks::new(mode, vec![check(50, 50, 3), refused.clone()]);
         let (send, mut transitions) = mpsc::channel(8);
-        let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, None, send);
+        let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, None, send, &Steering::none());
         assert_eq!(transitions.recv().await.unwrap().to, expected);
         let both = async {
             while checker.status().last_result != "connected; connect: refused" {

@@ -3,13 +3,11 @@
 //! Words between spaces, tabs or commas, up to the end of the line or a `#`, after which a reason may follow. What they say of
 //! numbers of connections is not taken up.
 
-use std::net::SocketAddr;
-
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::time::Time;
-use super::{Setback, connect, excerpt, setback};
+use super::{Setback, Target, connect, excerpt, setback};
 use crate::health::Advice;
 
 const PHASE: &str = "agent";
@@ -19,7 +17,7 @@ const ANSWER_BYTES_MAX: u64 = 1024;
 /// What the agent advises, and its line.
 type Advised = Result<(Advice, String), Setback>;
 
-pub(super) async fn ask(target: SocketAddr, time: &Time) -> Advised {
+pub(super) async fn ask(target: Target, time: &Time) -> Advised {
     let stream = connect(target, time).await?;
     let line = time.keep(PHASE, line(stream)).await?.map_err(|error| setback(PHASE, &error))?;
     if line.len() as u64 == ANSWER_BYTES_MAX && !line.ends_with(b"\n") {

@@ -4,7 +4,6 @@
 //! clients, and for a check of the service on TCP.
 
 use std::io;
-use std::net::SocketAddr;
 
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
@@ -12,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::time::Time;
-use super::{Found, Setback, connect, setback, udp};
+use super::{Found, Setback, Target, connect, setback, udp};
 use crate::desired::Protocol;
 
 const PHASE: &str = "dns";
@@ -51,7 +50,7 @@ impl DnsAnswer {
 }
 
 impl Dns {
-    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, target: Target, time: &Time) -> Found {
         let query = self.query();
         let bytes = query.to_vec().map_err(|error| Setback::Unasked(format!("{PHASE}: {error}")))?;
         let answer = match self.over {

@@ -3,8 +3,6 @@
 //! The protocol is <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>. Its two messages have one field each,
 //! and are written and read by hand rather than by generated code.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::SendRequest;
@@ -13,7 +11,7 @@ use hyper::{HeaderMap, Request, Response, StatusCode, Version, http};
 use tokio::net::TcpStream;
 
 use super::time::Time;
-use super::{Found, Setback, connect, driven, excerpt};
+use super::{Found, Setback, Target, connect, driven, excerpt};
 
 const PHASE: &str = "grpc";
 const METHOD: &str = "/grpc.health.v1.Health/Check";
@@ -37,7 +35,7 @@ impl Grpc {
     /// What one byte counts in protobuf.
     pub const SERVICE_BYTES_MAX: usize = 127;
 
-    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, target: Target, time: &Time) -> Found {
         let request = self.request(target).map_err(|error| Setback::Unasked(format!("{PHASE}: {error}")))?;
         let stream = connect(target, time).await?;
         let answered = time.keep(PHASE, exchange(stream, request, self.question())).await?;
@@ -45,7 +43,7 @@ impl Grpc {
         answer.judge()
     }
 
-    fn request(&self, target: SocketAddr) -> http::Result<Request<()>> {
+    fn request(&self, target: Target) -> http::Result<Request<()>> {
         let authority = self.host.clone().unwrap_or_else(|| target.to_string());
         Request::post(format!("http://{authority}{METHOD}"))
             .version(Version::HTTP_2)

@@ -2,7 +2,6 @@
 //! Otherwise the body is not read.
 
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::time::Time;
 use super::tls::Tls;
-use super::{Found, Setback, connect, contains, driven};
+use super::{Found, Setback, Target, connect, contains, driven};
 
 /// What an answer's head may hold. Far above what servers send; a backend that sends more without end fails.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -44,7 +43,7 @@ impl Http {
     /// The statuses that pass unless the configuration names others.
     pub const EXPECT_DEFAULT: RangeInclusive<u16> = 200..=399;
 
-    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, target: Target, time: &Time) -> Found {
         let phase = if self.tls.is_some() { "https" } else { "http" };
         let request = self.request(target).map_err(|error| Setback::Unasked(format!("{phase}: {error}")))?;
         let stream = connect(target, time).await?;
@@ -59,7 +58,7 @@ impl Http {
         self.judge(phase, &answer)
     }
 
-    fn request(&self, target: SocketAddr) -> http::Result<Request<Empty<Bytes>>> {
+    fn request(&self, target: Target) -> http::Result<Request<Empty<Bytes>>> {
         let request =
             Request::builder().method(&self.method).uri(&self.path).header(USER_AGENT, AGENT).header(CONNECTION, "close");
         let request = match &self.host {

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use tokio::net::UdpSocket;
 
 use super::time::Time;
-use super::{Found, Setback, setback};
+use super::{Found, Setback, Target, setback};
 
 const PHASE: &str = "icmp";
 const HEADER_BYTES: usize = 8;
@@ -37,11 +37,12 @@ impl Family {
     }
 }
 
-pub(super) async fn ask(target: IpAddr, time: &Time) -> Found {
-    let family = Family::of(target);
+pub(super) async fn ask(target: Target, time: &Time) -> Found {
+    let family = Family::of(target.ip());
     let socket = open(&family)?;
+    target.prepare(&socket).map_err(|error| setback(PHASE, &error))?;
     let token: [u8; TOKEN_BYTES] = fastrand::u128(..).to_ne_bytes();
-    let echoed = time.keep(PHASE, echo(&socket, &family, target, &token)).await?;
+    let echoed = time.keep(PHASE, echo(&socket, &family, target.ip(), &token)).await?;
     echoed.map_err(|error| setback(PHASE, &error))?;
     Ok(format!("{PHASE}: echo reply"))
 }

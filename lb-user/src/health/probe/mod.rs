@@ -10,6 +10,7 @@ mod postgres;
 mod redis;
 mod role;
 mod script;
+mod target;
 mod tcp;
 mod time;
 mod tls;
@@ -23,10 +24,12 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
+use super::steer::Lease;
 use super::{Advice, Probe};
 use crate::desired::ServiceName;
+use crate::error::chain;
 pub use dns::{Dns, DnsAnswer};
 pub use grpc::Grpc;
 pub use http::Http;
@@ -34,6 +37,7 @@ pub use postgres::{Login, Postgres};
 pub use redis::Redis;
 pub use role::Role;
 pub use script::Script;
+use target::Target;
 use time::Time;
 #[cfg(test)]
 pub(super) use time::deadline;
@@ -84,24 +88,41 @@ impl From<Setback> for Outcome {
 
 /// Asks `target`, a backend of `service`, once. The verdict stands within `timeout`, whatever the other side does.
 pub async fn run(probe: &Probe, service: &ServiceName, target: SocketAddr, timeout: Duration) -> Outcome {
+    ask(probe, service, target.into(), &Time::from_now(timeout)).await.unwrap_or_else(Outcome::from)
+}
+
+/// The same, of a VIP and a port, as the backend that the lease is for has them.
+pub async fn run_steered(probe: &Probe, service: &ServiceName, vip: SocketAddr, lease: &Lease, timeout: Duration) -> Outcome {
+    const PHASE: &str = "path";
     let time = Time::from_now(timeout);
+    let steered = async {
+        let mark = time.keep(PHASE, lease.aim(vip.ip())).await?.map_err(|trouble| {
+            let text = format!("{PHASE}: {}", chain(&trouble));
+            if trouble.is_the_backends() { Setback::Failed(text) } else { Setback::Unasked(text) }
+        })?;
+        ask(probe, service, Target::steered(vip, mark), &time).await
+    };
+    steered.await.unwrap_or_else(Outcome::from)
+}
+
+async fn ask(probe: &Probe, service: &ServiceName, target: Target, time: &Time) -> Result<Outcome, Setback> {
     let found = match probe {
         Probe::None => Ok("not checked".to_owned()),
-        Probe::Tcp => tcp::ask(target, &time).await,
+        Probe::Tcp => tcp::ask(target, time).await,
         // Boxed where there is much to remember between two steps: thousands of checkers mostly wait, and have this in them.
-        Probe::Http(http) => Box::pin(http.ask(target, &time)).await,
-        Probe::Redis(redis) => Box::pin(redis.ask(target, &time)).await,
-        Probe::Postgres(postgres) => Box::pin(postgres.ask(target, &time)).await,
-        Probe::Grpc(grpc) => Box::pin(grpc.ask(target, &time)).await,
-        Probe::Script(script) => Box::pin(script.ask(service, target, &time)).await,
+        Probe::Http(http) => Box::pin(http.ask(target, time)).await,
+        Probe::Redis(redis) => Box::pin(redis.ask(target, time)).await,
+        Probe::Postgres(postgres) => Box::pin(postgres.ask(target, time)).await,
+        Probe::Grpc(grpc) => Box::pin(grpc.ask(target, time)).await,
+        Probe::Script(script) => Box::pin(script.ask(service, target, time)).await,
         Probe::Agent => {
-            return agent::ask(target, &time).await.map_or_else(Outcome::from, |(advice, text)| Outcome::Advised(advice, text));
+            return agent::ask(target, time).await.map(|(advice, text)| Outcome::Advised(advice, text));
         }
-        Probe::Udp(udp) => udp.ask(target, &time).await,
-        Probe::Dns(dns) => dns.ask(target, &time).await,
-        Probe::Icmp => icmp::ask(target.ip(), &time).await,
+        Probe::Udp(udp) => udp.ask(target, time).await,
+        Probe::Dns(dns) => dns.ask(target, time).await,
+        Probe::Icmp => icmp::ask(target, time).await,
     };
-    found.map_or_else(Outcome::from, Outcome::Passed)
+    found.map(Outcome::Passed)
 }
 
 /// A connection to `target`, which ends with RST instead of FIN when it is dropped.
@@ -109,7 +130,7 @@ pub async fn run(probe: &Probe, service: &ServiceName, target: SocketAddr, timeo
 /// Whoever closes first keeps the connection in TIME_WAIT for a minute. A probe always does: at a probe a second, 5,000
 /// backends would hold 300,000 such, above the kernel's usual bound (`tcp_max_tw_buckets`, 262,144). A probe has nothing
 /// in flight that RST could lose. HAProxy's checks close the same way.
-async fn connect(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
+async fn connect(target: Target, time: &Time) -> Result<TcpStream, Setback> {
     let stream = connect_gently(target, time).await?;
     // Without it the close is merely the usual one.
     let _ = stream.set_zero_linger();
@@ -117,10 +138,14 @@ async fn connect(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> 
 }
 
 /// One that ends with FIN, for servers that take RST for a fault of theirs.
-async fn connect_gently(target: SocketAddr, time: &Time) -> Result<TcpStream, Setback> {
+async fn connect_gently(target: Target, time: &Time) -> Result<TcpStream, Setback> {
     const PHASE: &str = "connect";
-    let connected = time.keep(PHASE, TcpStream::connect(target)).await?;
-    connected.map_err(|error| setback(PHASE, &error))
+    let connecting = async {
+        let socket = if target.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        target.prepare(&socket)?;
+        socket.connect(target.address).await
+    };
+    time.keep(PHASE, connecting).await?.map_err(|error| setback(PHASE, &error))
 }
 
 /// What `exchange` yields, while the connection that it needs is driven: in place rather than in a task of its own, so that

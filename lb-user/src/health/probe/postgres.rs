@@ -6,7 +6,6 @@
 //! Without TLS: what needs it is asked by a script.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::time::Time;
-use super::{Found, Role, Setback, connect_gently, excerpt, file, setback};
+use super::{Found, Role, Setback, Target, connect_gently, excerpt, file, setback};
 
 const PHASE: &str = "postgres";
 const APPLICATION: &str = "xlb";
@@ -40,7 +39,7 @@ pub struct Login {
 }
 
 impl Postgres {
-    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, target: Target, time: &Time) -> Found {
         let Some(login) = &self.login else {
             let stream = connect_gently(target, time).await?;
             return time.keep(PHASE, is_ready(stream)).await?;

@@ -3,14 +3,13 @@
 //! Also of what speaks Redis's protocol: Valkey, KeyDB, Dragonfly.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::TcpStream;
 
 use super::time::Time;
-use super::{Found, Role, Setback, connect, excerpt, file, setback};
+use super::{Found, Role, Setback, Target, connect, excerpt, file, setback};
 
 const PHASE: &str = "redis";
 /// What all answers of one probe may hold. They are a few dozen bytes, but for the list of a primary's replicas, which is
@@ -29,7 +28,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, target: Target, time: &Time) -> Found {
         let password = match &self.password_file {
             Some(path) => Some(file::secret(path).await.map_err(|reason| Setback::Unasked(format!("{PHASE}: {reason}")))?),
             None => None,

@@ -4,7 +4,6 @@
 //! when nobody wants to know any more: nothing that it started outlives the probe. No shell reads the command.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
@@ -14,7 +13,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::time::Time;
-use super::{Found, Setback, excerpt};
+use super::{Found, Setback, Target, excerpt};
 
 const PHASE: &str = "script";
 /// How much of what it prints is kept; the rest is read and dropped, so that it can go on.
@@ -31,7 +30,7 @@ pub struct Script {
 }
 
 impl Script {
-    pub(super) async fn ask(&self, service: &str, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, service: &str, target: Target, time: &Time) -> Found {
         let unasked = |error: io::Error| Setback::Unasked(format!("{PHASE}: {}: {error}", self.program));
         let (mut child, mut output) = self.start(service, target).map_err(unasked)?;
         let group = Group::of(&child);
@@ -51,7 +50,7 @@ impl Script {
     }
 
     /// The process, and what it prints to either stream.
-    fn start(&self, service: &str, target: SocketAddr) -> io::Result<(Child, pipe::Receiver)> {
+    fn start(&self, service: &str, target: Target) -> io::Result<(Child, pipe::Receiver)> {
         let (reader, writer) = io::pipe()?;
         let mut command = Command::new(&self.program);
         command

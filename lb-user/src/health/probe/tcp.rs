@@ -3,11 +3,9 @@
 //! The kernel accepts on behalf of a process that hangs, until its backlog is full: what this tells is that something
 //! listens. Who needs to know that it answers asks over HTTP.
 
-use std::net::SocketAddr;
-
 use super::time::Time;
-use super::{Found, connect};
+use super::{Found, Target, connect};
 
-pub(super) async fn ask(target: SocketAddr, time: &Time) -> Found {
+pub(super) async fn ask(target: Target, time: &Time) -> Found {
     connect(target, time).await.map(|_stream| "connected".to_owned())
 }

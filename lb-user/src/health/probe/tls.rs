@@ -3,7 +3,6 @@
 //! Each probe makes a full handshake, so that each verifies the certificate: a resumed session would go on with what was
 //! verified once, and its ticket might even come from another backend.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::time::Time;
-use super::{Setback, setback};
+use super::{Setback, Target, setback};
 
 const PHASE: &str = "tls";
 
@@ -47,7 +46,7 @@ impl Tls {
     pub(super) async fn handshake(
         &self,
         stream: TcpStream,
-        target: SocketAddr,
+        target: Target,
         time: &Time,
     ) -> Result<TlsStream<TcpStream>, Setback> {
         let config = self.trust.config().await.map_err(|reason| Setback::Unasked(format!("{PHASE}: {reason}")))?;
@@ -60,7 +59,7 @@ impl Tls {
 impl Trust {
     /// # Errors
     /// This machine lacks the certificates to verify by: why, for the operator.
-    async fn config(&self) -> Result<Arc<ClientConfig>, String> {
+    pub(crate) async fn config(&self) -> Result<Arc<ClientConfig>, String> {
         /// Some hundred certificates, which take milliseconds to read.
         static SYSTEM: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
         match self {

@@ -4,12 +4,12 @@
 //! question is the operator's to choose, and no answer is a failure.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::net::UdpSocket;
 
 use super::time::Time;
-use super::{Found, Setback, contains, excerpt, setback};
+use super::{Found, Setback, Target, contains, excerpt, setback};
 
 const PHASE: &str = "udp";
 /// The largest that there is.
@@ -25,7 +25,7 @@ pub struct Udp {
 }
 
 impl Udp {
-    pub(super) async fn ask(&self, target: SocketAddr, time: &Time) -> Found {
+    pub(super) async fn ask(&self, target: Target, time: &Time) -> Found {
         let socket = open(PHASE, target).await?;
         let answer = time.keep(PHASE, exchange(PHASE, &socket, &self.payload)).await??;
         match &self.expect {
@@ -38,11 +38,12 @@ impl Udp {
 }
 
 /// A socket that hears only `target`, and of its ICMP errors.
-pub(super) async fn open(phase: &str, target: SocketAddr) -> Result<UdpSocket, Setback> {
-    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+pub(super) async fn open(phase: &str, target: Target) -> Result<UdpSocket, Setback> {
+    let any: IpAddr = if target.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let opened = async {
         let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(target).await?;
+        target.prepare(&socket)?;
+        socket.connect(target.address).await?;
         Ok(socket)
     };
     opened.await.map_err(|error: io::Error| setback(phase, &error))

@@ -36,6 +36,7 @@ fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
         protocol: Protocol::Tcp,
         algorithm: Algorithm::Maglev,
         forward: Forward::Dsr,
+        counts_handshakes: false,
         discovery: Vec::new(),
         backends,
         slots: None,
