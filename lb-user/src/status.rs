@@ -324,6 +324,27 @@ pub struct BackendStatus {
     /// While it starts slowly: how much of its weight is in force, from 0.1 to 0.9.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
+    /// How much of its weight is in force, where that is not all: 0.5 is half of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_part: Option<f64>,
+    /// Who wants it so.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weight_parts: BTreeMap<&'static str, f64>,
+    /// Its circuit breaker, unless that is closed and was not open of late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerStatus>,
+    /// It comes and goes too often.
+    pub flapping: bool,
+    /// From probe to probe, in seconds, while that is longer than the check's interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BreakerStatus {
+    pub phase: health::Phase,
+    /// Ejections in a row.
+    pub ejections: u32,
 }
 
 /// How a backend's TCP connections opened, as far as it can be seen.
@@ -550,7 +571,17 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         priority: backend.place.tier,
         standby: backend.place.is_standby,
         slow_start: backend.place.tenths.map(|tenths| f64::from(tenths) / 10.0),
+        weight_part: backend.place.steps.map(|steps| f64::from(steps) / f64::from(health::Parts::STEPS)),
+        weight_parts: backend.check.parts.named(),
+        breaker: breaker_status(&backend.check),
+        flapping: backend.check.is_flapping,
+        backoff_s: backend.check.backoff.map(|backoff| backoff.as_secs_f64()),
     }
+}
+
+fn breaker_status(check: &health::Status) -> Option<BreakerStatus> {
+    let is_of_note = check.breaker != health::Phase::Closed || check.n_ejections > 0;
+    is_of_note.then_some(BreakerStatus { phase: check.breaker, ejections: check.n_ejections })
 }
 
 /// Slots by the backend that new flows in them go to.

@@ -30,6 +30,17 @@ impl Impostor {
     /// # Errors
     /// The address is taken, or not the namespace's.
     pub fn tcp(netns: &Netns, address: SocketAddr, conduct: Conduct) -> Result<Self> {
+        Self::tcp_with(netns, address, conduct)
+    }
+
+    /// The same, by what remembers something.
+    ///
+    /// # Errors
+    /// As of [`tcp`](Self::tcp).
+    pub fn tcp_with<F>(netns: &Netns, address: SocketAddr, conduct: F) -> Result<Self>
+    where
+        F: Fn(TcpStream, &AtomicBool) -> io::Result<()> + Clone + Send + 'static,
+    {
         let listener = netns.enter(|| TcpListener::bind(address).with_context(|| address.to_string()))?;
         let mut impostor = Self { ends: Arc::default(), threads: Vec::new() };
         impostor.listen(listener, move |stream, ends| drop(conduct(stream, ends)))?;

@@ -25,6 +25,7 @@
 //!
 //! Needs root, and the programs that `cargo xtask setup` installs.
 
+pub mod agent;
 pub mod backend;
 pub mod booted;
 pub mod certificate;
@@ -52,6 +53,7 @@ pub mod wait;
 pub mod world;
 pub mod wrk;
 
+pub use agent::Agent;
 pub use backend::Backend;
 pub use booted::Booted;
 pub use certificate::{Authority, Certificate};

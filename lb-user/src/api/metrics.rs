@@ -216,7 +216,7 @@ impl Page {
         counter(out, "backend_bytes", "Bytes sent to the backend.", of(|backend| backend.bytes))?;
         counter(out, "backend_connections", "TCP connections opened to the backend.", of(|backend| backend.connections))?;
         let of = |value: fn(&BackendStatus) -> f64| all().map(move |(labels, backend)| (labels, value(backend)));
-        gauge(out, "backend_up", "1 if the backend is healthy.", of(|backend| f64::from(backend.state.serves())))?;
+        gauge(out, "backend_up", "1 if the backend passes its checks.", of(|backend| f64::from(backend.state.passes())))?;
         gauge(out, "backend_serving", "1 if new flows go to the backend.", of(|backend| f64::from(backend.serving)))?;
         let reachable = of(|backend| f64::from(backend.unreachable.is_none()));
         gauge(
@@ -240,6 +240,21 @@ impl Page {
         let help = "1 while the backend, having come up, does not have all of its weight.";
         let slow = all().map(|(labels, backend)| (labels, f64::from(backend.slow_start.is_some())));
         gauge(out, "backend_slow_start", help, slow)?;
+        let help = "How much of its weight is in force, for its health and slow start: 1 is all of it.";
+        gauge(out, "backend_weight_part", help, of(|backend| backend.weight_part.unwrap_or(1.0)))?;
+        let of_state = |wanted: health::State| all().map(move |(labels, backend)| (labels, f64::from(backend.state == wanted)));
+        let help = "1 while the backend's agent wants it to have no new flows, but to keep those that it has.";
+        gauge(out, "backend_agent_drain", help, of_state(health::State::Drain))?;
+        let help = "1 while the backend's agent says that it is being worked on.";
+        gauge(out, "backend_agent_maint", help, of_state(health::State::Maint))?;
+        let help = "1 while the backend's answers come slowly, and it has a part of its weight.";
+        gauge(out, "backend_degraded", help, of_state(health::State::Degraded))?;
+        let help = "1 while the backend is ejected by its circuit breaker.";
+        gauge(out, "backend_ejected", help, of_state(health::State::Ejected))?;
+        let help = "1 while the backend comes and goes too often.";
+        gauge(out, "backend_flapping", help, of(|backend| f64::from(backend.flapping)))?;
+        let help = "From probe to probe, while that is longer than the check's interval; else 0.";
+        gauge(out, "backend_backoff_seconds", help, of(|backend| backend.backoff_s.unwrap_or_default()))?;
         let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
         gauge(out, "backend_flows", help, of(|backend| backend.flows as f64))?;
         self.encode_handshakes(out)?;

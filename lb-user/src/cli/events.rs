@@ -87,6 +87,9 @@ fn in_words(event: &Value) -> String {
         "backend_state" => {
             format!("{whom}: {}, was {}: {}", text(&event["to"]), text(&event["from"]), text(&event["cause"]))
         }
+        "weight_part" => format!("{whom}: {}: {}", parts(&event["parts"]), text(&event["cause"])),
+        "flapping" if event["flapping"] == true => format!("{whom}: comes and goes too often"),
+        "flapping" => format!("{whom}: no longer comes and goes"),
         "backend_reach" => match event["unreachable"].as_str() {
             Some(reason) => format!("{whom}: not reachable: {reason}"),
             None => format!("{whom}: reachable"),
@@ -123,6 +126,20 @@ pub fn tiers(tiers: &Value) -> String {
     let one = |tier: &Value| tier.as_u64().map_or_else(|| text(tier).to_owned(), |priority| format!("priority {priority}"));
     let named: Vec<String> = list(tiers).iter().map(one).collect();
     if named.is_empty() { "nobody".to_owned() } else { named.join(" and ") }
+}
+
+/// Who wants how much of a backend's weight.
+pub fn parts(parts: &Value) -> String {
+    let part = |(by, part): (&String, &Value)| match by.as_str() {
+        "agent" => format!("{} of its weight by its agent", percent(part)),
+        _ => format!("{} of its weight for its slow answers", percent(part)),
+    };
+    let named: Vec<String> = parts.as_object().into_iter().flatten().map(part).collect();
+    if named.is_empty() { "all of its weight".to_owned() } else { named.join(" and ") }
+}
+
+pub fn percent(share: &Value) -> String {
+    format!("{:.0}%", share.as_f64().unwrap_or_default() * 100.0)
 }
 
 /// Who has drained or disabled a backend, and until when.
@@ -172,6 +189,18 @@ mod tests {
             (
                 json!({ "kind": "slow_start", "service": "web", "backend": "10.0.0.1:80", "over": false }),
                 "web 10.0.0.1:80: starts slowly".into(),
+            ),
+            (
+                json!({ "kind": "weight_part", "service": "web", "backend": "10.0.0.1:80", "parts": { "agent": 0.5 }, "cause": "why" }),
+                "web 10.0.0.1:80: 50% of its weight by its agent: why".into(),
+            ),
+            (
+                json!({ "kind": "weight_part", "service": "web", "backend": "10.0.0.1:80", "parts": {}, "cause": "why" }),
+                "web 10.0.0.1:80: all of its weight: why".into(),
+            ),
+            (
+                json!({ "kind": "flapping", "service": "web", "backend": "10.0.0.1:80", "flapping": true }),
+                "web 10.0.0.1:80: comes and goes too often".into(),
             ),
             (json!({ "kind": "ready", "ready": true }), "ready".into()),
             (json!({ "kind": "of tomorrow" }), r#"{"kind":"of tomorrow"}"#.into()),

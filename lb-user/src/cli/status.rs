@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use super::client::{self, Door};
-use super::events::{admin, tiers, time};
+use super::events::{admin, parts, tiers, time};
 
 /// Asks the daemon and prints the answer.
 ///
@@ -252,7 +252,30 @@ fn state(backend: &Value) -> String {
     if let Some(part) = backend["slow_start"].as_f64() {
         words.push(format!("starts slowly at {:.0}%", part * 100.0));
     }
+    match (&backend["breaker"]["phase"], &backend["breaker"]["ejections"]) {
+        (phase, n) if phase == "open" => words.push(format!("the {} time in a row", nth(n))),
+        (phase, _) if phase == "half-open" => words.push("on trial".to_owned()),
+        _ => {}
+    }
+    if backend["flapping"] == true {
+        words.push("flapping".to_owned());
+    }
+    if let Some(backoff_s) = backend["backoff_s"].as_f64() {
+        words.push(format!("probed every {}", humantime::format_duration(Duration::from_secs_f64(backoff_s))));
+    }
+    if !backend["weight_parts"].is_null() {
+        words.push(parts(&backend["weight_parts"]));
+    }
     words.join(", ")
+}
+
+fn nth(n: &Value) -> String {
+    match n.as_u64().unwrap_or_default() {
+        1 => "first".to_owned(),
+        2 => "second".to_owned(),
+        3 => "third".to_owned(),
+        n => format!("{n}th"),
+    }
 }
 
 pub fn endpoint(address: &Value, port: &Value) -> String {

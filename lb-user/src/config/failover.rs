@@ -22,7 +22,7 @@ pub(super) fn read(
 ) -> Option<Rules> {
     let failback = section.or("failback", None, problems, |value| values::one_of(value, &FAILBACKS).map(Some));
     let minimum = section.or("minimum", None, problems, |value| minimum(value).map(Some));
-    let panic_percent = section.or("panic", 0, problems, |value| percent(value, 0, "`panic = \"30%\"`"));
+    let panic_percent = section.or("panic", 0, problems, |value| values::percent(value, 0, "`panic = \"30%\"`"));
     let slow_start = section.or("slow_start", None, problems, |value| values::duration(value, SLOW_START_MIN).map(Some));
     // Of one that was refused the priority is not known.
     let tiers = || backends.iter().flatten().map(|backend| backend.value.tier);
@@ -51,18 +51,7 @@ pub(super) fn priority(section: &mut Section<'_>, problems: &mut Problems) -> Op
 
 fn minimum(value: &DeValue<'_>) -> Result<Minimum, Fault> {
     if value.as_str().is_some() {
-        return percent(value, 1, "`minimum = \"50%\"`, or a number of backends without quotes").map(Minimum::Percent);
+        return values::percent(value, 1, "`minimum = \"50%\"`, or a number of backends without quotes").map(Minimum::Percent);
     }
     values::number_u16(value, 1).map(Minimum::Count)
-}
-
-fn percent(value: &DeValue<'_>, min: u8, example: &str) -> Result<u8, Fault> {
-    let number = value.as_str().and_then(|text| text.strip_suffix('%')?.trim_end().parse().ok());
-    match number {
-        Some(number) if (min..=100).contains(&number) => Ok(number),
-        _ => {
-            let label = format!("expected {min}% to 100%, found {}", values::found(value));
-            Err(Fault::new(label, format!("write it as {example}")))
-        }
-    }
 }

@@ -97,6 +97,10 @@ impl ServiceDraft {
             forward: forward.as_ref().map(|forward| forward.value),
         };
         let health = checks(&mut section, port_value, protocol_value, of, problems);
+        // Even if the checks were refused, what is wrong with the rest is told.
+        let has_checks = health.is_some();
+        let health = health.unwrap_or_else(|| Checks::new(Mode::default(), Vec::new()));
+        let health = health::trust(&mut section, health, problems).filter(|_| has_checks);
 
         let admission = match section.table("admission", admission::OF_SERVICE, problems) {
             Some(section) => admission::rules(section, admission::OF_SERVICE, problems),
@@ -235,7 +239,7 @@ fn checks(
     let sections = section.one_or_more("health", ["[service.health]", "[[service.health]]"], problems);
     if !section.has("health") {
         let check = needing_no_port(health::default(protocol?), port, section.span.clone(), problems)?;
-        return Some(Checks { mode: mode?.value, list: vec![check] });
+        return Some(Checks::new(mode?.value, vec![check]));
     }
     let n_sections = sections.len();
     let read = |section: Section<'_>| {
@@ -251,7 +255,7 @@ fn checks(
     if list.iter().any(|check| check.probe != Probe::None) {
         list.retain(|check| check.probe != Probe::None);
     }
-    Some(Checks { mode: mode?.value, list })
+    Some(Checks::new(mode?.value, list))
 }
 
 /// The check, unless it needs a port that nobody has named: a service of every port has none that a probe could fall back

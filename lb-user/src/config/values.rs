@@ -68,6 +68,18 @@ pub(super) fn hundredths(value: &DeValue<'_>, min: u16, max: u16) -> Result<u16,
     }
 }
 
+/// A share in whole percent, as `"50%"`, from `min` on.
+pub(super) fn percent(value: &DeValue<'_>, min: u8, example: &str) -> Result<u8, Fault> {
+    let number = value.as_str().and_then(|text| text.strip_suffix('%')?.trim_end().parse().ok());
+    match number {
+        Some(number) if (min..=100).contains(&number) => Ok(number),
+        _ => {
+            let label = format!("expected {min}% to 100%, found {}", found(value));
+            Err(Fault::new(label, format!("write it as {example}")))
+        }
+    }
+}
+
 /// One word of a fixed choice.
 pub(super) fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Result<T, Fault> {
     let words = || choices.iter().map(|(word, _)| *word);

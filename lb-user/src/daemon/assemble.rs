@@ -11,7 +11,7 @@ use lb_common::flow::{self, Tick};
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, NextHop, Protocol, Service, ServiceName};
 use crate::discovery;
-use crate::health::State;
+use crate::health::{Condition, State};
 use crate::nexthop::{Answer, Changes, Unresolved, Way};
 use crate::runtime::Overrides;
 
@@ -23,7 +23,7 @@ pub type BackendKey = (ServiceName, SocketAddr);
 pub struct Findings {
     /// Per service and source the backends that it last gave.
     pub discovered: BTreeMap<ServiceName, BTreeMap<discovery::Kind, discovery::Backends>>,
-    pub health: BTreeMap<BackendKey, State>,
+    pub health: BTreeMap<BackendKey, Condition>,
     /// Backends that a running program served when this daemon adopted it: they serve until a check says otherwise.
     pub adopted_alive: BTreeSet<BackendKey>,
     pub answers: BTreeMap<IpAddr, Answer>,
@@ -54,18 +54,23 @@ impl Findings {
     }
 
     fn is_alive(&self, key: &BackendKey) -> bool {
-        match self.health.get(key) {
-            Some(State::Unknown) | None => self.adopted_alive.contains(key),
-            Some(state) => state.serves(),
+        match self.condition(key).state {
+            State::Unknown => self.adopted_alive.contains(key),
+            state => state.keeps_flows(),
         }
+    }
+
+    /// What the checks say of a backend.
+    pub fn condition(&self, key: &BackendKey) -> Condition {
+        self.health.get(key).copied().unwrap_or_default()
     }
 
     /// Whether nothing has been found out yet that keeps packets from a backend, nor all that lets new flows go there.
     fn is_undecided(&self, key: &BackendKey) -> bool {
         let is_way_asked_for = || matches!(self.answers.get(&key.1.ip()), None | Some(Err(Unresolved::NeighbourPending { .. })));
-        match self.health.get(key) {
-            Some(State::Unknown) | None => true,
-            Some(state) => state.serves() && !self.last_ways.contains_key(&key.1.ip()) && is_way_asked_for(),
+        match self.condition(key).state {
+            State::Unknown => true,
+            state => state.keeps_flows() && !self.last_ways.contains_key(&key.1.ip()) && is_way_asked_for(),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::{self, Discovered};
 use crate::failover::{Place, Standing, Standings, has_say};
-use crate::health::{State, Transition};
+use crate::health::{Condition, State, Transition};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::runtime::unix_ms;
@@ -185,8 +185,10 @@ impl Control {
             return;
         }
         report::transition(transition);
-        self.ledger.note_transition(&transition.service, transition.to);
-        self.findings.note_health(key, transition.to);
+        if transition.from != transition.to {
+            self.ledger.note_transition(&transition.service, transition.to);
+        }
+        self.findings.note_health(key, Condition { state: transition.to, parts: transition.parts });
     }
 
     pub fn note_discovered(&mut self, discovered: Discovered) {
@@ -238,6 +240,7 @@ impl Control {
     /// [`reconcile`](Self::reconcile).
     pub fn reload(&mut self, config: Config, text: Arc<str>) -> Result<Vec<String>, ControlError> {
         let (before, forgotten) = self.exchange(config, text);
+        self.standings.allow_parts();
         self.refused.is_known = false;
         let fits = compile::compile(&assemble(&self.config, &self.findings), &self.layout, &self.tables, &self.seen());
         let done = fits.map_err(ControlError::from).and_then(|_| self.reconcile(None));
@@ -300,10 +303,10 @@ impl Control {
                 return self.try_reconcile(since);
             }
             if let Err(ControlError::Compile(error)) = &done
-                && self.standings.end_slow_starts()
+                && self.standings.end_parts()
             {
                 // A fraction of a weight takes a larger region, and going without is better than not to serve.
-                warn!(%error, "backends that start slowly get their full weight at once");
+                warn!(%error, "backends get all of their weight, also those that start slowly or whose agents want less for them");
                 return self.try_reconcile(since);
             }
             done?;
@@ -366,7 +369,8 @@ impl Control {
         let mut services: BTreeMap<ServiceName, Service> = BTreeMap::new();
         for (name, endpoint) in keys {
             let rules = self.config.services.iter().find(|service| service.name == *name)?;
-            if self.standings.of(name).is_some() || has_say(rules) {
+            let is_plain = self.findings.condition(&(name.clone(), *endpoint)).is_plain();
+            if self.standings.of(name).is_some() || has_say(rules) || !is_plain {
                 return None;
             }
             let service = services.entry(name.clone()).or_insert(self.desired.services.get(name)?.clone());
@@ -586,7 +590,7 @@ impl Control {
                 .collect(),
             drop_base: id.map(|id| self.ledger.drop_base(id)).unwrap_or_default(),
             maintenance: self.findings.overrides.service(name).and_then(|set| set.maintenance.clone()),
-            failover: self.standings.of(name).map(|standing| self.view_failover(name, standing)),
+            failover: self.standings.ruled(name).map(|standing| self.view_failover(name, standing)),
         }
     }
 

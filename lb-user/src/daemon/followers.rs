@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -10,11 +11,14 @@ use crate::config::Config;
 use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
 use crate::failover::Tier;
+use crate::health::quota::Quota;
 use crate::health::{self, Check, Checker, Checks, Mode, Probe, Steering, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
     checkers: BTreeMap<BackendKey, (Checks, Checker)>,
+    /// What the checkers of one service share.
+    quotas: BTreeMap<ServiceName, Arc<Quota>>,
     watchers: BTreeMap<ServiceName, BTreeMap<Kind, (Source, Place, Watcher)>>,
     resolver: Resolver,
     steering: Steering,
@@ -32,6 +36,7 @@ impl Followers {
     ) -> Self {
         Self {
             checkers: BTreeMap::new(),
+            quotas: BTreeMap::new(),
             watchers: BTreeMap::new(),
             resolver,
             steering,
@@ -50,7 +55,7 @@ impl Followers {
         let checks: BTreeMap<&ServiceName, &Checks> =
             config.services.iter().map(|service| (&service.name, &service.health)).collect();
         // After the last resort there is nobody that a check could send flows to.
-        let unchecked = Checks { list: vec![Check { probe: Probe::None, ..Check::default() }], mode: Mode::default() };
+        let unchecked = Checks::new(Mode::default(), vec![Check { probe: Probe::None, ..Check::default() }]);
         let last_resorts: BTreeSet<(&ServiceName, SocketAddr)> = config
             .services
             .iter()
@@ -66,12 +71,17 @@ impl Followers {
             let is_wanted = desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint));
             is_wanted && wanted(name, *endpoint) == Some(followed)
         });
+        self.quotas.retain(|name, _| checks.contains_key(name));
+        for (name, checks) in &checks {
+            self.quotas.entry((*name).clone()).or_default().set_max(checks.ejected_max_percent);
+        }
         for (name, service) in &desired.services {
             for &endpoint in service.backends.keys() {
                 let Some(wanted) = wanted(name, endpoint) else { continue };
+                let quota = self.quotas.get(name).filter(|_| !last_resorts.contains(&(name, endpoint)));
                 self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
-                    let (wanted, transitions) = (wanted.clone(), self.transitions.clone());
-                    (wanted.clone(), health::spawn(name.clone(), endpoint, wanted, transitions, &self.steering))
+                    let (name, quota, transitions) = (name.clone(), quota.cloned(), self.transitions.clone());
+                    (wanted.clone(), health::spawn(name, endpoint, wanted.clone(), quota, transitions, &self.steering))
                 });
             }
         }

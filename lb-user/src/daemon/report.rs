@@ -13,14 +13,18 @@ use super::control::Names;
 use crate::desired::ServiceName;
 use crate::discovery::{Backends, Discovered};
 use crate::failover::{Turn, in_words};
-use crate::health::{State, Transition};
+use crate::health::{Parts, State, Transition};
 use crate::nexthop::{Changes, Unresolved};
 
-/// A backend serves, or no longer does.
+/// A backend serves, or no longer does, or with another part of its weight.
 pub fn transition(transition: &Transition) {
-    let Transition { service, backend, from, to, cause, .. } = transition;
+    let Transition { service, backend, from, to, parts, cause, .. } = transition;
     match to {
-        State::Up => info!(%service, %backend, from = %from, cause, "backend is up"),
+        _ if from == to => info!(%service, %backend, cause, "backend serves with {}", parts.in_words()),
+        State::Up => {
+            let serves_with = (*parts != Parts::default()).then(|| parts.in_words());
+            info!(%service, %backend, from = %from, cause, serves_with, "backend is up");
+        }
         _ => warn!(%service, %backend, from = %from, cause, "backend is {to}"),
     }
 }

@@ -1,5 +1,5 @@
 //! Which of a service's backends take new flows, and with which weight: priorities, failback, a minimum, panic, the sorry backend,
-//! and slow start.
+//! slow start, and what health makes of a weight.
 //!
 //! One pure step between [`assemble`](crate::daemon::assemble), which says what each backend could do, and
 //! [`compile`]: who is not to have new flows gets no weight there, and keeps the flows that it has. What was decided
@@ -22,6 +22,7 @@ use crate::compile;
 use crate::config::{self, Config};
 use crate::daemon::Findings;
 use crate::desired::{Backend, Desired, Service, ServiceName};
+use crate::health::{Condition, Parts, State};
 use crate::runtime::Admin;
 use choice::{Health, Member};
 use warmth::{FULL, Warmth};
@@ -95,6 +96,10 @@ pub struct Standing {
     pub choice: Choice,
     pub backends: BTreeMap<SocketAddr, Place>,
     warmth: Warmth,
+    /// There is more to decide than what health says of weights.
+    is_ruled: bool,
+    /// There is no room for parts of weights.
+    is_coarse: bool,
 }
 
 /// What was decided about a backend.
@@ -107,6 +112,8 @@ pub struct Place {
     pub is_standby: bool,
     /// How much of its weight is in force, if it starts slowly: 1 to 9.
     pub tenths: Option<u8>,
+    /// How much of its weight is in force for all reasons together, in [`Parts::STEPS`], if that is not all of it.
+    pub steps: Option<u16>,
 }
 
 /// A service decides otherwise than before.
@@ -124,6 +131,8 @@ pub struct Turn {
 pub struct Standings {
     services: BTreeMap<ServiceName, Standing>,
     next_step: Option<Instant>,
+    /// There is no room for parts of weights.
+    is_coarse: bool,
 }
 
 impl Standings {
@@ -136,10 +145,23 @@ impl Standings {
         self.next_step
     }
 
-    /// Gives all backends that start slowly their full weight. Whether there was one.
-    pub fn end_slow_starts(&mut self) -> bool {
-        let ended = self.services.values_mut().map(|standing| standing.warmth.end());
-        ended.fold(false, |any, one| any | one)
+    /// The standing of a service with rules of its own.
+    pub fn ruled(&self, service: &ServiceName) -> Option<&Standing> {
+        self.of(service).filter(|standing| standing.is_ruled)
+    }
+
+    /// Gives all backends all of their weight, until parts are allowed again. Whether that changes anything.
+    pub fn end_parts(&mut self) -> bool {
+        let is_partial = |standing: &Standing| standing.backends.values().any(|place| place.steps.is_some());
+        let changes = self.services.values().any(is_partial);
+        self.services.values_mut().for_each(|standing| standing.warmth.end());
+        self.is_coarse |= changes;
+        changes
+    }
+
+    /// There may be room for parts of weights: the configuration is another.
+    pub fn allow_parts(&mut self) {
+        self.is_coarse = false;
     }
 
     /// Decides who takes new flows, and leaves the others of `desired` without weight. Yields what was decided otherwise than before.
@@ -147,10 +169,14 @@ impl Standings {
         let mut before = std::mem::take(&mut self.services);
         let mut turns = Vec::new();
         self.next_step = None;
-        for rules in config.services.iter().filter(|service| has_say(service)) {
+        for rules in &config.services {
             let name = &rules.name;
-            let Some(mut service) = desired.services.get(name).cloned() else { continue };
+            let is_plain = |endpoint: &SocketAddr| findings.condition(&(name.clone(), *endpoint)).is_plain();
+            let is_ruled = has_say(rules);
+            let is_needed = |service: &&Service| is_ruled || !service.backends.keys().all(is_plain);
+            let Some(mut service) = desired.services.get(name).filter(is_needed).cloned() else { continue };
             let mut standing = before.remove(name).unwrap_or_else(|| begin(rules, &service, findings));
+            (standing.is_ruled, standing.is_coarse) = (is_ruled, self.is_coarse);
             let held = findings.overrides.held(name);
             let turn = standing.settle(rules, &mut service, desired, findings, held, now);
             let next_step = rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now));
@@ -187,31 +213,39 @@ impl Standing {
         now: Instant,
     ) -> Option<Turn> {
         let name = &rules.name;
+        let condition = |endpoint: SocketAddr| findings.condition(&(name.clone(), endpoint));
         let members: BTreeMap<SocketAddr, Member> = service
             .backends
             .iter()
             .map(|(&endpoint, backend)| {
                 let set = findings.overrides.backend(name, endpoint);
                 let is_disabled = set.and_then(|set| set.admin()) == Some(Admin::Disable);
-                (endpoint, member(rules.tier(endpoint), backend, is_disabled, desired, service))
+                let is_out = is_disabled || condition(endpoint).state.is_meant();
+                let is_distrusted = condition(endpoint).state.is_distrusted();
+                (endpoint, member(rules.tier(endpoint), backend, is_out, is_distrusted, desired, service))
             })
             .collect();
         let all: Vec<Member> = members.values().copied().collect();
         let choice = choice::choose(&rules.failover, &all, &self.choice, held);
         let held_now = choice.held(&rules.failover, &all, held);
-        let seen = service.backends.iter().map(|(&endpoint, backend)| (endpoint, backend.alive, backend.is_undecided));
+        let seen = service.backends.iter().map(|(&endpoint, backend)| {
+            (endpoint, backend.alive && !condition(endpoint).state.is_distrusted(), backend.is_undecided)
+        });
         self.warmth.observe(seen, rules.failover.slow_start, now);
         self.backends.clear();
         for (&endpoint, backend) in &mut service.backends {
             let member = members[&endpoint];
             let tenths = rules.failover.slow_start.map_or(FULL, |slow_start| self.warmth.tenths(endpoint, slow_start, now));
             let is_standby = !choice.tiers.contains(&member.tier);
+            let Condition { state, parts } = condition(endpoint);
             let tenths = Some(tenths).filter(|&tenths| tenths < FULL && !is_standby && backend.weight > 0);
-            self.backends.insert(endpoint, Place { tier: member.tier, weight: backend.weight, is_standby, tenths });
+            let steps = self.steps(parts, tenths);
+            self.backends.insert(endpoint, Place { tier: member.tier, weight: backend.weight, is_standby, tenths, steps });
             if choice.panics && member.is_wanted && member.tier != Tier::Sorry {
                 (backend.alive, backend.is_undecided) = (true, false);
             }
-            if is_standby {
+            let is_distrusted = state.is_distrusted() && !choice.panics;
+            if is_standby || state == State::Drain || is_distrusted {
                 backend.weight = 0;
             }
         }
@@ -221,28 +255,46 @@ impl Standing {
         is_other.then(|| Turn { service: name.clone(), before, now: choice, held: held_now })
     }
 
-    /// Lessens the weights of those that start slowly. While somebody does, all weights are scaled, or a weight of 1 could not grow
-    /// in steps; else they are as they were written.
+    /// How much of a backend's weight is in force, if not all of it.
+    fn steps(&self, parts: Parts, tenths: Option<u8>) -> Option<u16> {
+        if self.is_coarse {
+            return None;
+        }
+        let steps = u32::from(parts.steps()) * u32::from(tenths.unwrap_or(FULL)) / u32::from(FULL);
+        let steps = u16::try_from(steps).unwrap_or(u16::MAX).max(1);
+        (steps != Parts::STEPS).then_some(steps)
+    }
+
+    /// Gives weights the parts that are in force. While there is one, all weights are scaled, or parts of a weight of 1 could not be
+    /// told apart; else they are as they were written.
     fn weigh(&self, service: &mut Service) {
-        if self.backends.values().all(|place| place.tenths.is_none()) {
+        let steps = |endpoint: &SocketAddr| self.backends.get(endpoint).and_then(|place| place.steps).unwrap_or(Parts::STEPS);
+        let weighed = |(endpoint, backend): (&SocketAddr, &Backend)| u32::from(backend.weight) * u32::from(steps(endpoint));
+        if self.backends.values().all(|place| place.steps.is_none()) {
             return;
         }
-        let greatest = service.backends.values().map(|backend| backend.weight).max().unwrap_or_default();
-        let scale = (u32::from(u16::MAX) / u32::from(greatest.max(1))).min(u32::from(FULL));
-        for (endpoint, backend) in service.backends.iter_mut().filter(|(_, backend)| backend.weight > 0) {
-            let tenths = self.backends.get(endpoint).and_then(|place| place.tenths).unwrap_or(FULL);
-            let weight = u32::from(backend.weight) * scale * u32::from(tenths) / u32::from(FULL);
-            backend.weight = u16::try_from(weight).unwrap_or(u16::MAX).max(1);
+        let weights: Vec<u32> = service.backends.iter().map(weighed).collect();
+        // No greater than they must be: where all have the same part, the weights are those that were written, or less.
+        let divisor = weights.iter().copied().fold(0, greatest_common_divisor).max(1);
+        let greatest = weights.iter().copied().max().unwrap_or_default() / divisor;
+        for (backend, weight) in service.backends.values_mut().zip(weights).filter(|(backend, _)| backend.weight > 0) {
+            let weight = u64::from(weight / divisor);
+            let fitting = if greatest > u16::MAX.into() { weight * u64::from(u16::MAX) / u64::from(greatest) } else { weight };
+            backend.weight = u16::try_from(fitting).unwrap_or(u16::MAX).max(1);
         }
     }
 }
 
-fn member(tier: Tier, backend: &Backend, is_disabled: bool, desired: &Desired, service: &Service) -> Member {
-    let is_wanted = backend.weight > 0 && !is_disabled;
+fn greatest_common_divisor(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+fn member(tier: Tier, backend: &Backend, is_out: bool, is_distrusted: bool, desired: &Desired, service: &Service) -> Member {
+    let is_wanted = backend.weight > 0 && !is_out;
     let if_alive = Backend { weight: 1, alive: true, ..backend.clone() };
     let is_reachable = compile::serves(desired, service, &if_alive);
     let health = match () {
-        () if backend.alive && is_reachable => Health::Serves,
+        () if backend.alive && is_reachable && !is_distrusted => Health::Serves,
         () if backend.is_undecided => Health::Undecided,
         () => Health::Out,
     };

@@ -212,7 +212,7 @@ mod settled {
     use crate::config::parse;
     use crate::daemon::assemble;
     use crate::desired::NextHop;
-    use crate::health::State;
+    use crate::health::{Condition, Parts, State};
     use crate::nexthop::Way;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -250,7 +250,13 @@ mod settled {
         }
 
         fn check(&mut self, n: u8, state: State) {
-            self.findings.health.insert(("web".into(), SocketAddr::from(([10, 0, 0, n], 80))), state);
+            self.findings.health.insert(("web".into(), SocketAddr::from(([10, 0, 0, n], 80))), state.into());
+        }
+
+        /// Its agent wants this part of its weight.
+        fn says(&mut self, n: u8, state: State, agent: u16) {
+            let condition = Condition { state, parts: Parts { agent, ..Parts::default() } };
+            self.findings.health.insert(("web".into(), SocketAddr::from(([10, 0, 0, n], 80))), condition);
         }
 
         fn all(mut self, state: State) -> Self {
@@ -340,7 +346,8 @@ mod settled {
         rounds.check(2, State::Up);
         assert_eq!(rounds.weights(), [20, 3]);
         let began = rounds.now;
-        let expected: Vec<Vec<u16>> = (2..=9).map(|tenths| vec![20, 3 * tenths]).chain([vec![2, 3]]).collect();
+        let shares: [[u16; 2]; 9] = [[10, 3], [20, 9], [5, 3], [4, 3], [10, 9], [20, 21], [5, 6], [20, 27], [2, 3]];
+        let expected: Vec<Vec<u16>> = shares.into_iter().map(Vec::from).collect();
         assert_eq!(rounds.steps(), expected);
         let took = rounds.now - began;
         assert!(took >= 9 * SECOND && took < 10 * SECOND, "{took:?}");
@@ -364,13 +371,15 @@ mod settled {
         assert_eq!(rounds.weights(), [10, 10, 1]);
         // It dies and comes back half way: from the start again.
         rounds.now += 5 * SECOND;
-        assert_eq!(rounds.weights(), [10, 10, 5]);
+        assert_eq!(rounds.weights(), [2, 2, 1]);
         rounds.check(3, State::Down);
         assert_eq!(rounds.weights(), [1, 1, 1]);
         rounds.check(3, State::Up);
         assert_eq!(rounds.weights(), [10, 10, 1]);
-        assert!(rounds.standings.end_slow_starts() && !rounds.standings.end_slow_starts());
+        assert!(rounds.standings.end_parts());
         assert_eq!(rounds.weights(), [1, 1, 1]);
+        assert!(!rounds.standings.end_parts());
+        rounds.standings.allow_parts();
         // All die; the first to come back is alone, and the second is not.
         (1..=3).for_each(|n| rounds.check(n, State::Down));
         rounds.weights();
@@ -378,6 +387,76 @@ mod settled {
         assert_eq!(rounds.weights(), [1, 1, 1]);
         rounds.check(2, State::Up);
         assert_eq!(rounds.weights(), [10, 1, 10]);
+    }
+
+    #[test]
+    fn what_health_says_of_weights_needs_no_rule() {
+        let mut rounds = Rounds::new("", &["weight = 2", "weight = 4", ""]).all(State::Up);
+        assert_eq!(rounds.weights(), [2, 4, 1]);
+        rounds.says(1, State::Up, 50);
+        assert_eq!(rounds.weights(), [1, 4, 1]);
+        assert!(rounds.standings.ruled(&"web".into()).is_none());
+        rounds.says(2, State::Up, 50);
+        rounds.says(3, State::Up, 50);
+        assert_eq!(rounds.weights(), [2, 4, 1], "the same part of all changes nothing");
+        rounds.says(2, State::Up, 150);
+        assert_eq!(rounds.weights(), [2, 12, 1]);
+        // A part that is no twentieth is rounded, or the table would have to be large.
+        (1..=3).for_each(|n| rounds.check(n, State::Up));
+        rounds.says(1, State::Up, 1);
+        assert_eq!(rounds.weights(), [1, 40, 10]);
+        rounds.check(1, State::Up);
+        assert_eq!(rounds.weights(), [2, 4, 1]);
+        assert!(rounds.standings.of(&"web".into()).is_none());
+    }
+
+    #[test]
+    fn who_drains_by_its_agent_keeps_its_flows_and_who_is_worked_on_does_not() {
+        let mut rounds = Rounds::new("panic = \"50%\"", &["weight = 7", "", "", "priority = 1"]).all(State::Up);
+        rounds.check(1, State::Drain);
+        rounds.check(2, State::Maint);
+        assert_eq!(rounds.weights(), [0, 1, 1, 0]);
+        let alive: Vec<bool> = rounds.shown.services["web"].backends.values().map(|backend| backend.alive).collect();
+        assert_eq!(alive, [true, false, true, true]);
+        let place =
+            |rounds: &Rounds, n| rounds.standings.of(&"web".into()).unwrap().backends[&SocketAddr::from(([10, 0, 0, n], 80))];
+        assert_eq!(place(&rounds, 1).weight, 7, "its own is still shown");
+        // Neither is a failure: nobody panics, and the next priority takes over when all are out.
+        rounds.check(3, State::Drain);
+        assert_eq!(rounds.weights(), [0, 0, 0, 1]);
+        assert!(!rounds.standings.of(&"web".into()).unwrap().choice.panics);
+    }
+
+    #[test]
+    fn a_part_is_taken_of_what_a_slow_start_leaves() {
+        let mut rounds = Rounds::new("slow_start = \"10s\"", &["", ""]).all(State::Up);
+        rounds.weights();
+        rounds.check(2, State::Down);
+        rounds.weights();
+        rounds.says(2, State::Up, 50);
+        assert_eq!(rounds.weights(), [20, 1]);
+        assert_eq!(rounds.steps().last().unwrap(), &[2, 1]);
+    }
+
+    proptest! {
+        /// The shares said a second way: as fractions of integers, without a common divisor.
+        #[test]
+        fn weights_stand_to_each_other_as_their_parts_say(all in prop::collection::vec((1u16..50, 1u16..=300), 1..6)) {
+            let keys: Vec<String> = all.iter().map(|(weight, _)| format!("weight = {weight}")).collect();
+            let mut rounds = Rounds::new("", &keys.iter().map(String::as_str).collect::<Vec<_>>()).all(State::Up);
+            for (n, &(_, percent)) in (1..).zip(&all) {
+                rounds.says(n, State::Up, percent);
+            }
+            let in_force = rounds.weights();
+            let wanted: Vec<u64> = all.iter().map(|&(weight, percent)| {
+                u64::from(weight) * (f64::from(percent) / 5.0).round().max(1.0) as u64
+            }).collect();
+            for (a, wanted_a) in in_force.iter().zip(&wanted) {
+                for (b, wanted_b) in in_force.iter().zip(&wanted) {
+                    prop_assert_eq!(u64::from(*a) * wanted_b, u64::from(*b) * wanted_a, "{:?} for {:?}", in_force, wanted);
+                }
+            }
+        }
     }
 
     #[test]

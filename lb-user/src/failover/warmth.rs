@@ -68,10 +68,8 @@ impl Warmth {
         self.0.iter().filter_map(next).min()
     }
 
-    /// All are warm from now on. Whether one was not.
-    pub fn end(&mut self) -> bool {
-        let was_any = self.0.values().any(|seen| seen.since.is_some());
+    /// All are warm from now on.
+    pub fn end(&mut self) {
         self.0.values_mut().for_each(|seen| seen.since = None);
-        was_any
     }
 }

@@ -9,10 +9,13 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::breaker::{Breaker, Phase};
 use super::probe::{self, Outcome};
-use super::state::{Machine, State};
+use super::quota::{Quota, Seat};
+use super::state::State;
 use super::steer::Steering;
-use super::{Check, Checks, Mode, Probe, TICK, Transition};
+use super::vitals::{Row, Vitals};
+use super::{Check, Checks, Parts, Probe, TICK, Transition};
 use crate::desired::ServiceName;
 
 #[cfg(test)]
@@ -29,6 +32,7 @@ pub struct Checker {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Status {
     pub state: State,
+    pub parts: Parts,
     /// Successes since the last failure; of several checks the least.
     pub passed_in_row: u32,
     /// Failures since the last success; of several checks the most.
@@ -37,6 +41,14 @@ pub struct Status {
     pub last_result: String,
     /// How long the last probe took, if there was one.
     pub last_latency: Option<Duration>,
+    /// Why the state is what it is.
+    pub cause: String,
+    pub breaker: Phase,
+    /// Ejections in a row.
+    pub n_ejections: u32,
+    pub is_flapping: bool,
+    /// The time from probe to probe, where that is longer than the interval; of several checks the longest.
+    pub backoff: Option<Duration>,
 }
 
 impl Checker {
@@ -53,7 +65,8 @@ impl Drop for Checker {
     }
 }
 
-/// Starts checking one backend. Where no check asks anything it is up at once.
+/// Starts checking one backend. Where no check asks anything it is up at once. `quota` is what the service's backends share;
+/// one without has no part in it.
 ///
 /// Transitions wait where the channel is full, and the probes with them: the receiver must not dawdle.
 /// The task ends when the receiver is gone.
@@ -64,21 +77,23 @@ pub fn spawn(
     service: ServiceName,
     backend: SocketAddr,
     checks: Checks,
+    quota: Option<Arc<Quota>>,
     transitions: mpsc::Sender<Transition>,
     steering: &Steering,
 ) -> Checker {
     let status = Arc::new(Mutex::new(Status::default()));
-    let record = Record::new(service, backend, &checks, Arc::clone(&status), transitions);
+    let vitals = Vitals::new(&checks, quota.map(|quota| Seat::new(quota, backend)));
+    let record = Record::new(service, backend, &checks, vitals, Arc::clone(&status), transitions);
     let task = match checks.list.iter().all(|check| check.probe == Probe::None) {
         true => tokio::spawn(record.without_check()),
-        false => tokio::spawn(keep_checking_all(record, checks.list, steering.clone())),
+        false => tokio::spawn(keep_checking_all(record, steering.clone())),
     };
     Checker { task: task.abort_handle(), status }
 }
 
 /// Follows every check on its own schedule, all in one task, until nobody listens.
-async fn keep_checking_all(record: Record, checks: Vec<Check>, steering: Steering) {
-    let (service, backend) = (record.service.clone(), record.backend);
+async fn keep_checking_all(record: Record, steering: Steering) {
+    let (service, backend, checks) = (record.service.clone(), record.backend, Arc::clone(&record.checks));
     // Never contended for long: it is held while a result is noted, and while a transition waits for its receiver.
     let record = tokio::sync::Mutex::new(record);
     let schedules = checks.iter().enumerate().map(|(index, check)| {
@@ -101,15 +116,14 @@ async fn keep_checking_all(record: Record, checks: Vec<Check>, steering: Steerin
 
 /// Probes until nobody listens.
 ///
-/// The schedule runs from start to start, whatever a probe took: a failure is not followed by a longer wait, and a slow
-/// backend is not asked less often. Each step is the interval less up to a tenth at random, never more, so that the
+/// The schedule runs from start to start, whatever a probe took: a failure is not followed by a longer wait, unless the backend
+/// is down and [`Check::pause`] says so, and a slow backend is not asked less often. Each step is the interval less up to a tenth at random, never more, so that the
 /// bound of [`Check::detection_max`] holds while the probes of thousands of backends drift apart.
 async fn keep_checking<P>(record: &tokio::sync::Mutex<Record>, index: usize, check: &Check, mut probe: impl FnMut() -> P)
 where
     P: Future<Output = Outcome>,
 {
-    let interval = check.interval;
-    let mut due = Instant::now() + interval.mul_f64(fastrand::f64() / 10.0);
+    let mut due = Instant::now() + check.interval.mul_f64(fastrand::f64() / 10.0);
     let mut was_held_up = false;
     loop {
         sleep_until(due).await;
@@ -122,11 +136,9 @@ where
         if was_held_up {
             outcome = Outcome::Late(format!("{}; not counted, {} ms late", outcome.text(), held_up.as_millis()));
         }
-        if record.lock().await.take(index, outcome, observed, observed - started).await.is_err() {
-            return;
-        }
+        let Ok(pause) = record.lock().await.take(index, outcome, observed, observed - started).await else { return };
         // A starved machine does not make up for lost probes in a burst.
-        due = (due + step(interval)).max(Instant::now());
+        due = (due + step(pause)).max(Instant::now());
     }
 }
 
@@ -148,21 +160,12 @@ struct Unheard;
 struct Record {
     service: ServiceName,
     backend: SocketAddr,
-    mode: Mode,
-    /// What the checks, together, say.
-    state: State,
-    /// One for each check.
-    rows: Vec<Row>,
+    vitals: Vitals,
+    checks: Arc<[Check]>,
+    /// Of each check, that the last probe could not be sent: said once, until one can.
+    unasked: Vec<bool>,
     status: Arc<Mutex<Status>>,
     transitions: mpsc::Sender<Transition>,
-}
-
-/// The results of one check.
-struct Row {
-    machine: Machine,
-    last_result: String,
-    /// The last probe could not be sent: said once, until one can.
-    unasked: bool,
 }
 
 impl Record {
@@ -170,70 +173,74 @@ impl Record {
         service: ServiceName,
         backend: SocketAddr,
         checks: &Checks,
+        vitals: Vitals,
         status: Arc<Mutex<Status>>,
         transitions: mpsc::Sender<Transition>,
     ) -> Self {
-        let row =
-            |check: &Check| Row { machine: Machine::new(check.rise, check.fall), last_result: String::new(), unasked: false };
-        let rows = checks.list.iter().map(row).collect();
-        Self { service, backend, mode: checks.mode, state: State::Unknown, rows, status, transitions }
+        let unasked = vec![false; checks.list.len()];
+        Self { service, backend, vitals, checks: checks.list.clone().into(), unasked, status, transitions }
     }
 
     async fn without_check(mut self) {
-        for index in 0..self.rows.len() {
+        for index in 0..self.unasked.len() {
             let _ = self.take(index, Outcome::Passed("not checked".to_owned()), Instant::now(), Duration::ZERO).await;
         }
     }
 
-    /// Notes what a probe of the check with this index found.
-    async fn take(&mut self, index: usize, outcome: Outcome, observed: Instant, latency: Duration) -> Result<(), Unheard> {
+    /// Notes what a probe of the check with this index found. Yields how long it is at most from its start to that of the next.
+    async fn take(&mut self, index: usize, outcome: Outcome, observed: Instant, latency: Duration) -> Result<Duration, Unheard> {
         self.report_unasked(index, &outcome);
-        let row = &mut self.rows[index];
-        match &outcome {
-            Outcome::Passed(_) => drop(row.machine.observe(true)),
-            Outcome::Failed(_) => drop(row.machine.observe(false)),
-            Outcome::Unasked(_) | Outcome::Late(_) => {}
-        }
-        outcome.text().clone_into(&mut row.last_result);
-        // While some of them say nothing yet, what was known before goes on.
-        let states = self.rows.iter().map(|row| row.machine.state());
-        let next = self.mode.combine(states).unwrap_or(self.state);
-        let from = std::mem::replace(&mut self.state, next);
+        let left = self.vitals.observe(index, &outcome, latency, observed);
         self.show(latency);
-        if from == self.state {
-            return Ok(());
-        }
+        let pause = self.pause(index);
+        let Some(left) = left else { return Ok(pause) };
+        let condition = self.vitals.condition();
         let transition = Transition {
             service: self.service.clone(),
             backend: self.backend,
-            from,
-            to: self.state,
-            cause: outcome.text().to_owned(),
+            from: left.state,
+            to: condition.state,
+            parts: condition.parts,
+            cause: self.vitals.cause().to_owned(),
             observed,
         };
-        self.transitions.send(transition).await.map_err(|_| Unheard)
+        self.transitions.send(transition).await.map_err(|_| Unheard)?;
+        Ok(pause)
+    }
+
+    /// From probe to probe of one check. Only while it takes its backend for dead may that be long.
+    fn pause(&self, index: usize) -> Duration {
+        let (check, row) = (&self.checks[index], &self.vitals.rows()[index]);
+        check.pause(if row.state() == State::Down { row.failed_in_row() } else { 0 })
     }
 
     fn report_unasked(&mut self, index: usize, outcome: &Outcome) {
         let unasked = matches!(outcome, Outcome::Unasked(_));
-        if unasked && !self.rows[index].unasked {
+        if unasked && !self.unasked[index] {
             tracing::warn!(
-                service = %self.service, backend = %self.backend, cause = outcome.text(), state = %self.state,
+                service = %self.service, backend = %self.backend, cause = outcome.text(), state = %self.vitals.condition().state,
                 "this machine cannot send health probes; the backend keeps its state",
             );
         }
-        self.rows[index].unasked = unasked;
+        self.unasked[index] = unasked;
     }
 
     fn show(&self, latency: Duration) {
+        let (condition, rows) = (self.vitals.condition(), self.vitals.rows());
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.state = self.state;
-        status.passed_in_row = self.rows.iter().map(|row| row.machine.passed_in_row()).min().unwrap_or(0);
-        status.failed_in_row = self.rows.iter().map(|row| row.machine.failed_in_row()).max().unwrap_or(0);
+        (status.state, status.parts) = (condition.state, condition.parts);
+        self.vitals.cause().clone_into(&mut status.cause);
+        status.breaker = self.vitals.breaker().map(Breaker::phase).unwrap_or_default();
+        status.n_ejections = self.vitals.breaker().map_or(0, Breaker::n_ejections);
+        status.is_flapping = self.vitals.flapping().is_flapping();
+        let pauses = self.checks.iter().enumerate().map(|(index, check)| (self.pause(index), check.interval));
+        status.backoff = pauses.filter(|(pause, interval)| pause > interval).map(|(pause, _)| pause).max();
+        status.passed_in_row = rows.iter().map(Row::passed_in_row).min().unwrap_or(0);
+        status.failed_in_row = rows.iter().map(Row::failed_in_row).max().unwrap_or(0);
         status.last_latency = Some(latency);
         // The allocation is kept.
         status.last_result.clear();
-        for result in self.rows.iter().map(|row| row.last_result.as_str()).filter(|result| !result.is_empty()) {
+        for result in rows.iter().map(|row| row.last_result.as_str()).filter(|result| !result.is_empty()) {
             if !status.last_result.is_empty() {
                 status.last_result.push_str("; ");
             }

@@ -1,12 +1,19 @@
 //! Health: which backends serve.
 //!
-//! One task a backend probes it on a schedule ([`checker`]), a state machine without clock or I/O decides what a row of
-//! results means ([`state`]), and what it decides leaves as a [`Transition`]. Nothing here touches a map.
+//! One task a backend probes it on a schedule ([`checker`]), state machines without clock or I/O decide what a row of
+//! results means ([`state`]) and what all of them mean together ([`vitals`]), and what they decide leaves as a [`Transition`].
+//! Nothing here touches a map.
 
+pub mod breaker;
 pub mod checker;
+pub mod flapping;
+mod parts;
 pub mod probe;
+pub mod quota;
 pub mod state;
 pub mod steer;
+pub mod vitals;
+mod window;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +22,9 @@ use tokio::time::Instant;
 
 use crate::desired::ServiceName;
 
+pub use breaker::Phase;
 pub use checker::{Checker, Status, spawn};
+pub use parts::{Advice, Condition, Parts};
 pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Script, Tls, Trust, Udp};
 pub use state::State;
 pub use steer::Steering;
@@ -29,6 +38,22 @@ pub struct Checks {
     pub mode: Mode,
     /// At least one. Each has its own schedule and its own row of results.
     pub list: Vec<Check>,
+    /// `[service.breaker]`
+    pub breaker: Option<breaker::Rules>,
+    /// `[service.flapping]`
+    pub flapping: flapping::Rules,
+    /// How many of the backends may be ejected, or held for flapping, at a time, in percent.
+    pub ejected_max_percent: u8,
+}
+
+impl Checks {
+    pub const EJECTED_MAX_PERCENT: u8 = 50;
+
+    /// These, and no more than holds by default.
+    pub fn new(mode: Mode, list: Vec<Check>) -> Self {
+        let (flapping, ejected_max_percent) = (flapping::Rules::default(), Self::EJECTED_MAX_PERCENT);
+        Self { mode, list, breaker: None, flapping, ejected_max_percent }
+    }
 }
 
 /// `health_mode`: which of several checks a backend must pass.
@@ -70,8 +95,20 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that take a backend down.
     pub fall: u32,
+    /// While a backend is down, the time from probe to probe grows up to this; `None` leaves it as it is.
+    pub backoff_max: Option<Duration>,
+    pub degraded: Option<Degraded>,
     /// The VIP to ask, on the link to the backend, as clients' packets would come; `None` asks the backend's own address.
     pub via_vip: Option<IpAddr>,
+}
+
+/// When a backend is too slow, though it answers in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Degraded {
+    /// `fall` probes in a row that take longer are too slow; `rise` in a row that do not are well again.
+    pub above: Duration,
+    /// How much of its weight it has then.
+    pub percent: u16,
 }
 
 impl Default for Check {
@@ -84,6 +121,8 @@ impl Default for Check {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 2,
+            backoff_max: None,
+            degraded: None,
             via_vip: None,
         }
     }
@@ -96,6 +135,13 @@ impl Check {
     /// `fall`-th such starts `fall - 1` intervals later, and ends with its time-out: `fall * interval + timeout`.
     pub fn detection_max(&self) -> Duration {
         self.interval.saturating_mul(self.fall).saturating_add(self.timeout)
+    }
+
+    /// The longest time from the start of a probe to the start of the next, after so many failures in a row. The first that takes
+    /// a backend down is followed by the interval, each further one by twice the time.
+    pub fn pause(&self, failed_in_row: u32) -> Duration {
+        let beyond = failed_in_row.saturating_sub(self.fall.max(1));
+        self.backoff_max.map_or(self.interval, |max| breaker::doubled(self.interval, beyond, max))
     }
 }
 
@@ -133,13 +179,15 @@ impl Probe {
     }
 }
 
-/// A backend is in another state than before.
+/// A backend is in another condition than before: another state, or another part of its weight is in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transition {
     pub service: ServiceName,
     pub backend: SocketAddr,
     pub from: State,
     pub to: State,
+    /// With the new state.
+    pub parts: Parts,
     /// What the deciding probe found, such as `http 503` or `connect: refused`.
     pub cause: String,
     /// When the deciding probe ended: what comes after is the way to the maps.

@@ -12,23 +12,62 @@ pub enum State {
     #[default]
     Unknown,
     Up,
+    /// Its answers come slowly: it has a part of its weight.
+    Degraded,
+    /// Its agent wants it to have no new flows, and to keep those that it has.
+    Drain,
+    /// Its agent says that it is being worked on.
+    Maint,
+    /// Its circuit breaker is open: too many of its results were failures.
+    Ejected,
+    /// It is up, and has come and gone too often to be trusted yet.
+    Held,
     Down,
 }
 
 impl State {
     /// Whether new flows may go there.
     pub fn serves(self) -> bool {
-        self == Self::Up
+        matches!(self, Self::Up | Self::Degraded)
+    }
+
+    /// Whether it is out though its checks pass, for they have not always.
+    pub fn is_distrusted(self) -> bool {
+        matches!(self, Self::Ejected | Self::Held)
+    }
+
+    /// Whether its checks pass, whatever else keeps new flows away.
+    pub fn passes(self) -> bool {
+        !matches!(self, Self::Unknown | Self::Down)
+    }
+
+    /// Whether it may keep the flows that it has, as one that drains.
+    pub fn keeps_flows(self) -> bool {
+        self.passes() && self != Self::Maint
+    }
+
+    /// Whether it is out on purpose, which is no failure.
+    pub fn is_meant(self) -> bool {
+        matches!(self, Self::Drain | Self::Maint)
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Ejected => "ejected",
+            Self::Held => "held",
+            Self::Down => "down",
+        }
     }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown",
-            Self::Up => "up",
-            Self::Down => "down",
-        })
+        f.write_str(self.word())
     }
 }
 

@@ -106,7 +106,7 @@ fn findings(config: &Config, overrides: Overrides) -> Findings {
     let mut findings = Findings { discovered: discovered(), overrides, ..Findings::default() };
     for (name, service) in &assemble(config, &findings).services {
         for &endpoint in service.backends.keys() {
-            findings.health.insert((name.clone(), endpoint), State::Up);
+            findings.health.insert((name.clone(), endpoint), State::Up.into());
             let (source, destination) = (MacAddr::new([2; 6]), MacAddr::new([4; 6]));
             let hop = NextHop { ifindex: 2, source, destination, takes_redirects: true, ..NextHop::NOWHERE };
             findings.last_ways.insert(endpoint.ip(), Way { hop, gateway: None });

@@ -6,6 +6,7 @@ mod algorithms;
 mod api_tls;
 mod auto_mode;
 mod bad_input;
+mod conditions;
 mod consistency;
 mod discovery;
 mod docker;

@@ -247,7 +247,7 @@ fn without_room_for_a_slow_start_a_backend_has_its_weight_at_once() -> Result<()
     let backend = super::support::service(&daemon.status()?, "web")?["backends"][1].clone();
     let share = backend["share"].as_f64().context("a share")?;
     ensure!(backend["slow_start"].is_null() && (0.49..0.51).contains(&share), "{backend:#}");
-    ensure!(daemon.log().contains("backends that start slowly get their full weight at once"), "{}", daemon.log());
+    ensure!(daemon.log().contains("backends get all of their weight, also those that start slowly"), "{}", daemon.log());
     ensure!(daemon.metric("xlb_map_failing")? == 0.0);
     daemon.stop()
 }

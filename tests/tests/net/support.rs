@@ -49,6 +49,12 @@ impl<'a> Service<'a> {
         self
     }
 
+    /// Checked in another way.
+    pub fn health(mut self, toml: &str) -> Self {
+        self.health = format!("{toml}\n");
+        self
+    }
+
     pub fn backend(mut self, address: impl Into<IpAddr>, more: &str) -> Self {
         let address = address.into();
         writeln!(self.backends, "[[service.backend]]\naddress = \"{address}\"\n{more}").expect("writing to memory");

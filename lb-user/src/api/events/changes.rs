@@ -13,7 +13,7 @@ use crate::runtime::{Admin, Mark, Setting};
 use crate::status::{BackendView, FailoverStatus, Interface, ServiceView, Snapshot};
 
 /// Something that an operator would want to know the time of.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Change {
     /// The daemon, or rather its first snapshot.
@@ -79,6 +79,20 @@ pub enum Change {
         from: State,
         to: State,
         cause: String,
+    },
+    /// Another part of its weight is in force, by what its checks say.
+    WeightPart {
+        service: ServiceName,
+        backend: SocketAddr,
+        /// Who wants how much of it; nobody if it has all of it.
+        parts: BTreeMap<&'static str, f64>,
+        cause: String,
+    },
+    /// It comes and goes too often, or no longer does.
+    Flapping {
+        service: ServiceName,
+        backend: SocketAddr,
+        flapping: bool,
     },
     /// It cannot be reached, for this reason; or it can again.
     BackendReach {
@@ -223,8 +237,15 @@ fn failover_changes(service: &ServiceName, before: &FailoverStatus, now: &Failov
 fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendView, changes: &mut Vec<Change>) {
     let (service, backend) = (service.clone(), now.endpoint);
     if before.check.state != now.check.state {
-        let (from, to, cause) = (before.check.state, now.check.state, now.check.last_result.clone());
+        let (from, to, cause) = (before.check.state, now.check.state, now.check.cause.clone());
         changes.push(Change::BackendState { service: service.clone(), backend, from, to, cause });
+    }
+    if before.check.parts != now.check.parts && now.check.state.serves() {
+        let (parts, cause) = (now.check.parts.named(), now.check.cause.clone());
+        changes.push(Change::WeightPart { service: service.clone(), backend, parts, cause });
+    }
+    if before.check.is_flapping != now.check.is_flapping {
+        changes.push(Change::Flapping { service: service.clone(), backend, flapping: now.check.is_flapping });
     }
     if before.unreachable != now.unreachable {
         changes.push(Change::BackendReach { service: service.clone(), backend, unreachable: now.unreachable.clone() });

@@ -103,7 +103,7 @@ class Board {
     const problems = [];
     for (const service of status.services) {
       // Who was taken out on purpose is no trouble.
-      const isMeant = (backend) => backend.weight === 0 || (backend.standby && backend.state === 'up') || (backend.set && backend.set.admin);
+      const isMeant = (backend) => backend.weight === 0 || (backend.standby && backend.state === 'up') || (backend.set && backend.set.admin) || ['drain', 'maint'].includes(backend.state);
       const out = service.backends.filter((backend) => !backend.serving && !isMeant(backend));
       const why = (backend) => `${endpoint(backend.address, backend.port)}: ${backend.unreachable || backend.check || 'not heard of yet'}`;
       const failover = service.failover || {};

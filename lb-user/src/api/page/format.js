@@ -42,6 +42,15 @@ function tiers(list) {
   return list.map((tier) => (tier === 'sorry' ? 'the sorry backend' : `priority ${tier}`)).join(' and ') || 'nobody';
 }
 
+/** How states are to be taken; all others are a warning. */
+const STATE_TONES = { up: 'good', down: 'bad', unknown: 'note' };
+
+/** Who wants how much of a backend's weight. */
+function weightParts(parts) {
+  const named = Object.entries(parts).map(([by, part]) => `${Math.round(part * 100)}% of its weight ${by === 'agent' ? 'by its agent' : 'for its slow answers'}`);
+  return named.join(' and ') || 'all of its weight';
+}
+
 /** An event as a sentence, and how it is to be taken. */
 function sentence(event) {
   const who = event.service + (event.backend ? ` ${event.backend}` : '');
@@ -79,7 +88,11 @@ function sentence(event) {
     case 'backend_removed':
       return ['note', `${who}: removed`];
     case 'backend_state':
-      return [event.to === 'up' ? 'good' : 'bad', `${who}: ${event.from} → ${event.to}, ${event.cause}`];
+      return [STATE_TONES[event.to] ?? 'warn', `${who}: ${event.from} → ${event.to}, ${event.cause}`];
+    case 'weight_part':
+      return ['note', `${who}: ${weightParts(event.parts)}, ${event.cause}`];
+    case 'flapping':
+      return event.flapping ? ['warn', `${who}: comes and goes too often`] : ['good', `${who}: no longer comes and goes`];
     case 'backend_reach':
       return event.unreachable ? ['bad', `${who}: ${event.unreachable}`] : ['good', `${who}: can be reached`];
     case 'backend_weight':

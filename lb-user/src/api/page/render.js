@@ -74,11 +74,13 @@ class Tile {
 
 /** How a backend is, in a word. */
 function backendState(backend) {
-  if (backend.state !== 'up') {
-    return backend.state === 'down' ? ['bad', 'down'] : ['warn', backend.state];
+  const isDegraded = backend.state === 'degraded';
+  if (backend.state !== 'up' && !isDegraded) {
+    return [backend.state === 'down' || backend.state === 'ejected' ? 'bad' : 'warn', backend.state];
   }
   if (backend.serving) {
-    return backend.slow_start ? ['good', `up, ${percent(backend.slow_start)}`] : ['good', 'up'];
+    const part = backend.weight_part === undefined ? '' : `, ${Math.round(backend.weight_part * 100)}%`;
+    return [isDegraded || backend.flapping ? 'warn' : 'good', `${backend.state}${part}${backend.flapping ? ', flapping' : ''}`];
   }
   const admin = backend.set && backend.set.admin;
   if (admin) {
@@ -132,7 +134,10 @@ class BackendRow {
     setTone(this.element, tone);
     setTone(this.pill, tone);
     setText(this.pill, word);
-    this.pill.title = `weight ${backend.weight}, ${tiers([backend.priority])}`;
+    const parts = backend.weight_parts ? `, ${weightParts(backend.weight_parts)}` : '';
+    const breaker = backend.breaker ? `, breaker ${backend.breaker.phase}, ejected ${count(backend.breaker.ejections, 'time')} in a row` : '';
+    const backoff = backend.backoff_s ? `, probed every ${short(backend.backoff_s)} s` : '';
+    this.pill.title = `weight ${backend.weight}, ${tiers([backend.priority])}${parts}${breaker}${backoff}`;
     this.fill.style.width = percent(backend.share).replace('<', '');
     setText(this.share, percent(backend.share));
     setText(this.packets, short(rates.of(this.key, 'packets')));

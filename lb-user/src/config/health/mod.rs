@@ -5,6 +5,7 @@ mod http;
 mod kinds;
 mod network;
 mod script;
+mod trust;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,13 +14,16 @@ use super::report::{Problem, Problems};
 use super::section::{At, Section};
 use super::values;
 use crate::desired::{Forward, Protocol};
-use crate::health::{Check, Probe};
+use crate::health::{Check, Checks, Degraded, Probe};
 use kinds::{KINDS, Kind};
 
 /// Below this, the probes of a few thousand backends leave no time for anything else.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Twice the granularity of the timers.
 const TIMEOUT_MIN: Duration = Duration::from_millis(2);
+/// Finer than this nobody looks at a probe.
+const DEGRADED_MIN: Duration = Duration::from_micros(100);
+const DEGRADED_PERCENT: u16 = 50;
 /// More in a row than anyone waits for.
 const STREAK_MAX: u32 = 1000;
 
@@ -67,6 +71,9 @@ pub(super) fn read(mut section: Section<'_>, of: Of, problems: &mut Problems) ->
     let timeout = section.or("timeout", timeout_default, problems, |value| values::duration(value, TIMEOUT_MIN));
     let rise = section.or("rise", fallback.rise, problems, |value| values::integer(value, 1, STREAK_MAX));
     let fall = section.or("fall", fallback.fall, problems, |value| values::integer(value, 1, STREAK_MAX));
+    let interval_value = interval.as_ref().map_or(fallback.interval, |interval| interval.value);
+    let backoff_max = section.or("backoff_max", None, problems, |value| values::duration(value, interval_value).map(Some));
+    let degraded = degraded(&mut section, timeout.as_ref(), problems);
     section.finish(problems);
 
     let (interval, timeout) = (interval?, timeout?);
@@ -81,8 +88,60 @@ pub(super) fn read(mut section: Section<'_>, of: Of, problems: &mut Problems) ->
         timeout: timeout.value,
         rise: rise?.value,
         fall: fall?.value,
+        backoff_max: backoff_max?.value,
+        degraded: degraded?,
         via_vip: via?,
     })
+}
+
+/// When an answer that passes is too slow. `None` after reporting what is wrong with that.
+fn degraded(section: &mut Section<'_>, timeout: Option<&At<Duration>>, problems: &mut Problems) -> Option<Option<Degraded>> {
+    let timeout_given = section.has("timeout");
+    let above = section.or("degraded_above", None, problems, |value| values::duration(value, DEGRADED_MIN).map(Some));
+    let weight =
+        section.or("degraded_weight", None, problems, |value| values::percent(value, 1, "`degraded_weight = \"50%\"`").map(Some));
+    let (above, weight) = (above?, weight?);
+    let Some(limit) = above.value else {
+        if weight.value.is_some() {
+            let problem = Problem::new("`degraded_weight` without `degraded_above`", weight.span, "no backend is ever degraded");
+            problems.push(problem.help("say how slow is too slow: `degraded_above = \"200ms\"`; or remove `degraded_weight`"));
+            return None;
+        }
+        return Some(None);
+    };
+    if let Some(timeout) = timeout
+        && limit >= timeout.value
+    {
+        let shown = humantime::format_duration(timeout.value);
+        problems.push(
+            Problem::new("`degraded_above` is not below the check's timeout", above.span, "no probe that passes takes so long")
+                .and(
+                    timeout.span.clone(),
+                    if timeout_given { "the timeout" } else { "the timeout, by default, is 500ms, or the interval if shorter" },
+                )
+                .help(format!("write less than \"{shown}\", or a longer `timeout`")),
+        );
+        return None;
+    }
+    Some(Some(Degraded { above: limit, percent: weight.value.map_or(DEGRADED_PERCENT, u16::from) }))
+}
+
+/// What stands in the service besides its checks and is about their results.
+pub(super) fn trust(section: &mut Section<'_>, checks: Checks, problems: &mut Problems) -> Option<Checks> {
+    let read = match section.has("breaker") {
+        true => section
+            .table("breaker", "[service.breaker]", problems)
+            .and_then(|section| trust::breaker(section, problems))
+            .map(Some),
+        false => Some(None),
+    };
+    let flapping = match section.has("flapping") {
+        true => section.table("flapping", "[service.flapping]", problems).and_then(|section| trust::flapping(section, problems)),
+        false => Some(checks.flapping),
+    };
+    let (read, flapping) = (read?, flapping?);
+    let ejected_max_percent = read.map_or(Checks::EJECTED_MAX_PERCENT, |(_, max)| max);
+    Some(Checks { breaker: read.map(|(rules, _)| rules), flapping, ejected_max_percent, ..checks })
 }
 
 /// The port to probe, where the type has one.

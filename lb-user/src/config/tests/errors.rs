@@ -152,7 +152,7 @@ ttl = 5
             16 | intervall = "1s"
                | ^^^^^^^^^ did you mean `interval`?
                |
-               = help: known here are type, port, via, interval, timeout, rise, fall
+               = help: known here are type, port, via, interval, timeout, rise, fall, backoff_max, degraded_above, degraded_weight
 
             error: unknown key `weigth` in [[service.backend]]
               --> xlb.toml:19:1

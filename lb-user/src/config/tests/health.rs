@@ -1,11 +1,14 @@
 //! `[service.health]`: what its keys mean, and each error once.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use expect_test::{Expect, expect};
 
 use super::super::parse;
-use crate::health::{Check, Checks, DnsAnswer, Grpc, Login, Mode, Postgres, Probe, Redis, Role, Script, Trust, Udp};
+use crate::health::{
+    Check, Checks, Degraded, DnsAnswer, Grpc, Login, Mode, Postgres, Probe, Redis, Role, Script, Trust, Udp, breaker, flapping,
+};
 
 fn file(protocol: &str, lines: &str) -> String {
     let mut text = format!(
@@ -709,6 +712,199 @@ fn each_of_several_checks_is_checked() {
           |          ^^^^^ found the string "tcp"
           |
           = help: write `[service.health]` on a line of its own, and its keys below
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn how_a_dead_backend_and_a_slow_one_are_checked_is_read() {
+    let read = accepted("interval = \"2s\"\ntimeout = \"1s\"\nbackoff_max = \"30s\"\ndegraded_above = \"200ms\"\n");
+    assert_eq!(read.backoff_max, Some(Duration::from_secs(30)));
+    assert_eq!(read.degraded, Some(Degraded { above: Duration::from_millis(200), percent: 50 }));
+    let read = accepted("degraded_above = \"200ms\"\ndegraded_weight = \"25%\"\n");
+    assert_eq!(read.degraded.unwrap().percent, 25);
+    assert_eq!((accepted("").backoff_max, accepted("").degraded), (None, None));
+}
+
+#[test]
+fn how_a_dead_backend_and_a_slow_one_are_checked_is_checked() {
+    refused(
+        "interval = \"2s\"\nbackoff_max = \"1s\"\ndegraded_weight = \"50%\"",
+        expect![[r#"
+        error: invalid `backoff_max` in [service.health]
+          --> xlb.toml:11:15
+           |
+        11 | backoff_max = "1s"
+           |               ^^^^ out of bounds
+           |
+           = help: write a duration from "2s" to "1day"
+
+        error: `degraded_weight` without `degraded_above`
+          --> xlb.toml:12:19
+           |
+        12 | degraded_weight = "50%"
+           |                   ^^^^^ no backend is ever degraded
+           |
+           = help: say how slow is too slow: `degraded_above = "200ms"`; or remove `degraded_weight`
+
+        error: xlb.toml: 2 problems"#]],
+    );
+    refused(
+        "timeout = \"100ms\"\ndegraded_above = \"100ms\"\ndegraded_weight = \"0%\"",
+        expect![[r#"
+        error: invalid `degraded_weight` in [service.health]
+          --> xlb.toml:12:19
+           |
+        12 | degraded_weight = "0%"
+           |                   ^^^^ expected 1% to 100%, found the string "0%"
+           |
+           = help: write it as `degraded_weight = "50%"`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "timeout = \"100ms\"\ndegraded_above = \"100ms\"",
+        expect![[r#"
+        error: `degraded_above` is not below the check's timeout
+          --> xlb.toml:11:18
+           |
+        10 | timeout = "100ms"
+           |           ------- the timeout
+        11 | degraded_above = "100ms"
+           |                  ^^^^^^^ no probe that passes takes so long
+           |
+           = help: write less than "100ms", or a longer `timeout`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+}
+
+/// These sections under a service without any about its checks.
+fn trust(lines: &str) -> String {
+    file("tcp", "").replace("[service.health]\n", lines)
+}
+
+#[test]
+fn whom_not_to_trust_is_read() {
+    let read = |lines: &str| parse("xlb.toml", &trust(lines)).unwrap_or_else(|error| panic!("{error}")).services.remove(0).health;
+    let plain = read("");
+    assert_eq!((plain.breaker, plain.flapping), (None, flapping::Rules::default()));
+    let all = read(
+        "[service.breaker]\nerrors = \"30%\"\nwindow = \"1m\"\nrequests_min = 20\nejection = \"5s\"\nejection_max = \"1m\"\n\
+         max_ejected = \"25%\"\n[service.flapping]\nchanges = 4\nwindow = \"2m\"\nhold = \"20s\"\nhold_max = \"3m\"\n",
+    );
+    let second = Duration::from_secs;
+    let rules = breaker::Rules {
+        errors_percent: 30,
+        window: second(60),
+        requests_min: 20,
+        ejection: second(5),
+        ejection_max: second(60),
+    };
+    assert_eq!((all.breaker, all.ejected_max_percent), (Some(rules), 25));
+    assert_eq!(all.flapping, flapping::Rules { changes: 4, window: second(120), hold: Some(second(20)), hold_max: second(180) });
+    // One that is longer than the usual bound is its own bound.
+    let long = read("[service.breaker]\nejection = \"1h\"\n[service.flapping]\nhold = \"1h\"\n");
+    assert_eq!((long.breaker.unwrap().ejection_max, long.flapping.hold_max), (second(3600), second(3600)));
+}
+
+#[test]
+fn whom_not_to_trust_is_checked() {
+    let refused = |lines: &str, expected: Expect| super::errors::check(&trust(lines), expected);
+    refused(
+        "[service.breaker]\nerrors = 50\nwindow = \"1ms\"\nrequests_min = 0\nejection = \"1m\"\nejection_max = \"30s\"\nmax = 1\n",
+        expect![[r#"
+            error: invalid `errors` in [service.breaker]
+              --> xlb.toml:10:10
+               |
+            10 | errors = 50
+               |          ^^ expected 1% to 100%, found the number 50
+               |
+               = help: write it as `errors = "50%"`
+
+            error: invalid `window` in [service.breaker]
+              --> xlb.toml:11:10
+               |
+            11 | window = "1ms"
+               |          ^^^^^ out of bounds
+               |
+               = help: write a duration from "1s" to "1day"
+
+            error: invalid `requests_min` in [service.breaker]
+              --> xlb.toml:12:16
+               |
+            12 | requests_min = 0
+               |                ^ expected a whole number from 1 to 1000000, found the number 0
+               |
+               = help: write a whole number from 1 to 1000000, without quotes
+
+            error: `ejection_max` is shorter than `ejection`
+              --> xlb.toml:14:16
+               |
+            13 | ejection = "1m"
+               |            ---- it begins with this
+            14 | ejection_max = "30s"
+               |                ^^^^^ shorter
+               |
+               = help: `ejection` grows up to `ejection_max`: write at least "1m"
+
+            error: unknown key `max` in [service.breaker]
+              --> xlb.toml:15:1
+               |
+            15 | max = 1
+               | ^^^ not a key that xlb knows
+               |
+               = help: known here are errors, window, requests_min, ejection, ejection_max, max_ejected
+
+            error: xlb.toml: 5 problems"#]],
+    );
+    refused(
+        "[service.flapping]\nchanges = 2\nhold = \"1m\"\nhold_max = \"30s\"\n",
+        expect![[r#"
+        error: invalid `changes` in [service.flapping]
+          --> xlb.toml:10:11
+           |
+        10 | changes = 2
+           |           ^ expected a whole number from 3 to 1000, found the number 2
+           |
+           = help: write a whole number from 3 to 1000, without quotes
+
+        error: `hold_max` is shorter than `hold`
+          --> xlb.toml:12:12
+           |
+        11 | hold = "1m"
+           |        ---- it begins with this
+        12 | hold_max = "30s"
+           |            ^^^^^ shorter
+           |
+           = help: `hold` grows up to `hold_max`: write at least "1m"
+
+        error: xlb.toml: 2 problems"#]],
+    );
+    refused(
+        "[service.flapping]\nhold_max = \"30s\"\n",
+        expect![[r#"
+        error: `hold_max` without `hold`
+          --> xlb.toml:10:12
+           |
+        10 | hold_max = "30s"
+           |            ^^^^^ nobody is held
+           |
+           = help: remove `hold_max`, or say how long to hold at first: `hold = "30s"`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    refused(
+        "breaker = true\n",
+        expect![[r#"
+        error: `breaker` must be a section
+         --> xlb.toml:9:11
+          |
+        9 | breaker = true
+          |           ^^^^ found true
+          |
+          = help: write `[service.breaker]` on a line of its own, and its keys below
 
         error: xlb.toml: 1 problem"#]],
     );

@@ -129,9 +129,19 @@ fn the_minimal_file_takes_every_default() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -349,9 +359,36 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: Some(
+                                    10s,
+                                ),
+                                degraded: Some(
+                                    Degraded {
+                                        above: 200ms,
+                                        percent: 25,
+                                    },
+                                ),
                                 via_vip: None,
                             },
                         ],
+                        breaker: Some(
+                            Rules {
+                                errors_percent: 40,
+                                window: 30s,
+                                requests_min: 10,
+                                ejection: 10s,
+                                ejection_max: 300s,
+                            },
+                        ),
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: Some(
+                                30s,
+                            ),
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -475,9 +512,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -541,9 +588,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -609,9 +666,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -674,9 +741,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -734,9 +811,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -789,6 +876,8 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 5s,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                             Check {
@@ -800,9 +889,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {
@@ -848,9 +947,19 @@ fn the_full_file_says_what_it_shows() {
                                 timeout: 500ms,
                                 rise: 2,
                                 fall: 2,
+                                backoff_max: None,
+                                degraded: None,
                                 via_vip: None,
                             },
                         ],
+                        breaker: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
                     },
                     backends: [
                         Backend {

@@ -35,7 +35,7 @@ fn left_behind(config: &Config, discovered: &[&str]) -> (Tables, Layout) {
     for (name, service) in assemble(config, &findings).services {
         for endpoint in service.backends.into_keys() {
             findings.last_ways.insert(endpoint.ip(), Way { hop: HOP, gateway: None });
-            findings.health.insert((name.clone(), endpoint), State::Up);
+            findings.health.insert((name.clone(), endpoint), State::Up.into());
         }
     }
     compile(&assemble(config, &findings), &Layout::new(N_SLOTS), &Tables::default(), &Quiet(0)).unwrap()

@@ -169,10 +169,10 @@ fn a_backend_serves_by_its_check_and_before_the_first_by_what_was_adopted() {
     };
     assert_eq!(alive(&findings), [false, false]);
     findings.adopted_alive.insert(key("1"));
-    findings.health.insert(key("1"), State::Unknown);
-    findings.health.insert(key("2"), State::Up);
+    findings.health.insert(key("1"), State::Unknown.into());
+    findings.health.insert(key("2"), State::Up.into());
     assert_eq!(alive(&findings), [true, true]);
-    findings.health.insert(key("1"), State::Down);
+    findings.health.insert(key("1"), State::Down.into());
     assert_eq!(alive(&findings), [false, true]);
 }
 
@@ -232,7 +232,7 @@ fn what_concerns_no_backend_any_more_is_forgotten() {
     for host in ["10.0.0.1", "10.0.0.2"] {
         note(&mut findings, host, direct(1));
         let key = (ServiceName::from("web"), SocketAddr::new(host.parse().unwrap(), 80));
-        findings.health.insert(key.clone(), State::Up);
+        findings.health.insert(key.clone(), State::Up.into());
         findings.adopted_alive.insert(key);
     }
     findings.retain(&assemble(&config, &findings));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use super::super::assemble::{BackendKey, Findings};
-use crate::health::State;
+use crate::health::Condition;
 
 /// Findings that say what has changed since the tables were made of them.
 pub struct Watched {
@@ -24,11 +24,11 @@ impl Watched {
     }
 
     /// What a backend's checks say now.
-    pub fn note_health(&mut self, key: BackendKey, state: State) {
+    pub fn note_health(&mut self, key: BackendKey, condition: Condition) {
         if let News::Health(keys) = &mut self.news {
             keys.insert(key.clone());
         }
-        self.findings.health.insert(key, state);
+        self.findings.health.insert(key, condition);
     }
 
     /// For any change but of health.

@@ -9,15 +9,18 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
 
 use super::*;
+use crate::health::Mode;
 
 const BACKEND: &str = "127.0.0.1:80";
 
 fn only(check: Check) -> Checks {
-    Checks { mode: Mode::All, list: vec![check] }
+    Checks::new(Mode::All, vec![check])
 }
 
 fn record(check: &Check, transitions: mpsc::Sender<Transition>) -> Record {
-    Record::new("web".into(), BACKEND.parse().unwrap(), &only(check.clone()), Arc::default(), transitions)
+    let checks = only(check.clone());
+    let vitals = Vitals::new(&checks, None);
+    Record::new("web".into(), BACKEND.parse().unwrap(), &checks, vitals, Arc::default(), transitions)
 }
 
 /// Follows the one check of a record.
@@ -141,6 +144,35 @@ fn probes_start_on_schedule_however_long_they_take() {
 }
 
 #[test]
+fn a_dead_backend_is_asked_less_often_and_one_that_answers_as_often_as_before() {
+    in_virtual_time(async {
+        let check = Check { backoff_max: Some(Duration::from_secs(10)), ..check(1000, 1000, 2) };
+        let (send, _receive) = mpsc::channel(8);
+        let starts = Rc::new(Cell::new(Vec::new()));
+        let seen = Rc::clone(&starts);
+        // It dies after three probes, and is back at the twelfth.
+        let probe = || {
+            let mut so_far = seen.take();
+            so_far.push(Instant::now());
+            let n = so_far.len();
+            seen.set(so_far);
+            async move { if (4..12).contains(&n) { Outcome::Failed(String::new()) } else { Outcome::Passed(String::new()) } }
+        };
+        let record = record(&check, send);
+        let status = Arc::clone(&record.status);
+        let _ = timeout(Duration::from_secs(60), keep_checking(record, &check, probe)).await;
+        let starts = starts.take();
+        let longest_s = [1, 1, 1, 1, 1, 2, 4, 8, 10, 10, 10, 1, 1, 1];
+        for (n, (pair, longest_s)) in starts.windows(2).zip(longest_s).enumerate() {
+            let (gap, longest) = (pair[1] - pair[0], Duration::from_secs(longest_s));
+            assert!(gap >= longest.mul_f64(0.9) - TICK && gap <= longest, "gap {n}: {gap:?} of at most {longest:?}");
+        }
+        assert!(starts.len() > longest_s.len(), "{}", starts.len());
+        assert_eq!(status.lock().unwrap().backoff, None);
+    });
+}
+
+#[test]
 fn a_probe_that_could_not_be_sent_changes_nothing() {
     in_virtual_time(async {
         let check = check(10, 10, 1);
@@ -208,7 +240,7 @@ fn a_checker_that_nobody_listens_to_ends() {
 /// A real checker of a real address, and what it tells.
 fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<Transition>) {
     let (send, receive) = mpsc::channel(8);
-    (spawn("web".into(), backend, only(check), send, &Steering::none()), receive)
+    (spawn("web".into(), backend, only(check), None, send, &Steering::none()), receive)
 }
 
 #[tokio::test]
@@ -288,8 +320,9 @@ fn told(mode: Mode, results: &str) -> String {
     in_virtual_time(async {
         let (send, mut receive) = mpsc::channel(64);
         let check = Check { rise: 1, fall: 1, ..Check::default() };
-        let checks = Checks { mode, list: vec![check.clone(), check] };
-        let mut record = Record::new("web".into(), BACKEND.parse().unwrap(), &checks, Arc::default(), send);
+        let checks = Checks::new(mode, vec![check.clone(), check]);
+        let mut record =
+            Record::new("web".into(), BACKEND.parse().unwrap(), &checks, Vitals::new(&checks, None), Arc::default(), send);
         for result in results.split(' ') {
             let (index, outcome) = match result.as_bytes() {
                 [check, b'+'] => (check - b'a', Outcome::Passed(result.to_owned())),
@@ -331,9 +364,9 @@ async fn checks_run_side_by_side_and_show_what_each_found() {
     deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let refused = Check { port: Some(deaf.local_addr().unwrap().port()), ..check(20, 20, 2) };
     for (mode, expected) in [(Mode::All, State::Down), (Mode::Any, State::Up)] {
-        let checks = Checks { mode, list: vec![check(50, 50, 3), refused.clone()] };
+        let checks = Checks::new(mode, vec![check(50, 50, 3), refused.clone()]);
         let (send, mut transitions) = mpsc::channel(8);
-        let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, send, &Steering::none());
+        let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, None, send, &Steering::none());
         assert_eq!(transitions.recv().await.unwrap().to, expected);
         let both = async {
             while checker.status().last_result != "connected; connect: refused" {

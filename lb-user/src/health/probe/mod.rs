@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::Probe;
 use super::steer::Lease;
+use super::{Advice, Probe};
 use crate::desired::ServiceName;
 use crate::error::chain;
 pub use dns::{Dns, DnsAnswer};
@@ -48,6 +48,8 @@ pub use udp::Udp;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Passed(String),
+    /// It passed, and said what is to become of its weight.
+    Advised(Advice, String),
     Failed(String),
     /// This machine could not even ask: the result says nothing about the backend, and must not count against it.
     /// Otherwise a daemon that runs out of file descriptors would take all backends down.
@@ -60,7 +62,7 @@ impl Outcome {
     /// What was found.
     pub fn text(&self) -> &str {
         match self {
-            Self::Passed(text) | Self::Failed(text) | Self::Unasked(text) | Self::Late(text) => text,
+            Self::Passed(text) | Self::Advised(_, text) | Self::Failed(text) | Self::Unasked(text) | Self::Late(text) => text,
         }
     }
 }
@@ -75,19 +77,18 @@ enum Setback {
     Unasked(String),
 }
 
-impl From<Found> for Outcome {
-    fn from(found: Found) -> Self {
-        match found {
-            Ok(text) => Self::Passed(text),
-            Err(Setback::Failed(text)) => Self::Failed(text),
-            Err(Setback::Unasked(text)) => Self::Unasked(text),
+impl From<Setback> for Outcome {
+    fn from(setback: Setback) -> Self {
+        match setback {
+            Setback::Failed(text) => Self::Failed(text),
+            Setback::Unasked(text) => Self::Unasked(text),
         }
     }
 }
 
 /// Asks `target`, a backend of `service`, once. The verdict stands within `timeout`, whatever the other side does.
 pub async fn run(probe: &Probe, service: &ServiceName, target: SocketAddr, timeout: Duration) -> Outcome {
-    ask(probe, service, target.into(), &Time::from_now(timeout)).await.into()
+    ask(probe, service, target.into(), &Time::from_now(timeout)).await.unwrap_or_else(Outcome::from)
 }
 
 /// The same, of a VIP and a port, as the backend that the lease is for has them.
@@ -101,11 +102,11 @@ pub async fn run_steered(probe: &Probe, service: &ServiceName, vip: SocketAddr, 
         })?;
         ask(probe, service, Target::steered(vip, mark), &time).await
     };
-    steered.await.into()
+    steered.await.unwrap_or_else(Outcome::from)
 }
 
-async fn ask(probe: &Probe, service: &ServiceName, target: Target, time: &Time) -> Found {
-    match probe {
+async fn ask(probe: &Probe, service: &ServiceName, target: Target, time: &Time) -> Result<Outcome, Setback> {
+    let found = match probe {
         Probe::None => Ok("not checked".to_owned()),
         Probe::Tcp => tcp::ask(target, time).await,
         // Boxed where there is much to remember between two steps: thousands of checkers mostly wait, and have this in them.
@@ -114,11 +115,14 @@ async fn ask(probe: &Probe, service: &ServiceName, target: Target, time: &Time) 
         Probe::Postgres(postgres) => Box::pin(postgres.ask(target, time)).await,
         Probe::Grpc(grpc) => Box::pin(grpc.ask(target, time)).await,
         Probe::Script(script) => Box::pin(script.ask(service, target, time)).await,
-        Probe::Agent => agent::ask(target, time).await,
+        Probe::Agent => {
+            return agent::ask(target, time).await.map(|(advice, text)| Outcome::Advised(advice, text));
+        }
         Probe::Udp(udp) => udp.ask(target, time).await,
         Probe::Dns(dns) => dns.ask(target, time).await,
         Probe::Icmp => icmp::ask(target, time).await,
-    }
+    };
+    found.map(Outcome::Passed)
 }
 
 /// A connection to `target`, which ends with RST instead of FIN when it is dropped.

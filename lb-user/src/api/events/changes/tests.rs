@@ -15,7 +15,7 @@ fn backend(host: u8, state: State) -> BackendView {
         id: None,
         endpoint: SocketAddr::from(([10, 0, 0, host], 80)),
         weight: 1,
-        check: health::Status { state, last_result: format!("found {state}"), ..health::Status::default() },
+        check: health::Status { state, cause: format!("found {state}"), ..health::Status::default() },
         serves: state.serves(),
         unreachable: None,
         sources: vec!["fixed"],

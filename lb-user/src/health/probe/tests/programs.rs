@@ -5,6 +5,7 @@ use std::path::Path;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
+use crate::health::Advice;
 
 const BACKEND: &str = "192.0.2.1:80";
 
@@ -134,8 +135,8 @@ async fn a_script_that_cannot_be_started_says_nothing_about_the_backend() {
 #[tokio::test]
 async fn an_agent_speaks_first() {
     for (answer, expected) in [
-        (b"up 75%\n".as_slice(), passed("agent: \"up 75%\"")),
-        (b"ready", passed("agent: \"ready\"")),
+        (b"up 75%\n".as_slice(), Outcome::Advised(Advice::Percent(75), "agent: \"up 75%\"".to_owned())),
+        (b"ready", Outcome::Advised(Advice::default(), "agent: \"ready\"".to_owned())),
         (b"down#disk full\r\nup\r\n", failed("agent: \"down#disk full\"")),
         (b"", failed("agent: \"\" is not an agent's answer")),
     ] {
