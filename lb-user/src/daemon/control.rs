@@ -341,6 +341,10 @@ impl Control {
         }
         let Some(services) = self.findings.only_health().and_then(|keys| self.with_health(keys)) else { return Ok(false) };
         let is_time = is_due(self.settle_at);
+        // Ids of those who left are freed where all is looked at.
+        if is_time && self.layout.is_anyone_leaving() {
+            return Ok(false);
+        }
         if is_time {
             self.count_flows();
         }
