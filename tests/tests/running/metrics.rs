@@ -17,7 +17,7 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
     let records = network.backends.iter().map(|host| ("api.internal", host.v4.into())).collect::<Vec<_>>();
     let dns = Dnsmasq::start(&network.client.netns, network.client.v4.into(), 1, &records)?;
     let found = format!(
-        "[[service]]\nname = \"api\"\nvip = \"{VIP}\"\nport = 8080\n[service.health]\ntype = \"tcp\"\nport = 80\n\
+        "[[service]]\nname = \"api\"\nvip = \"{VIP}\"\nport = 8080\ntrack = true\n[service.health]\ntype = \"tcp\"\nport = 80\n\
          [service.dns]\nname = \"api.internal\"\nresolver = \"{}\"\n",
         dns.address()
     );
@@ -51,7 +51,8 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
         }
         let bound = metric.bound;
         let of_services = if name.starts_with("xlb_discovery_") { 1 } else { N_SERVICES };
-        let most = bound.fixed + bound.services * of_services + bound.backends * N_SERVICES * N_BACKENDS + bound.interfaces;
+        let of_backends = bound.backends * N_SERVICES * N_BACKENDS + bound.tracked * N_BACKENDS;
+        let most = bound.fixed + bound.services * of_services + of_backends + bound.interfaces;
         ensure!(family.series.len() <= most, "{name}: {} series, and docs/metrics.md allows {most}", family.series.len());
     }
     daemon.stop()
