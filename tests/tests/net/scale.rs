@@ -112,3 +112,47 @@ fn a_thousand_services_cost_what_ten_times_a_hundred_do() -> Result<()> {
     ensure!(many.resident_mib < 1024.0 && many.idle_percent < 50.0, "{} MiB, {} %", many.resident_mib, many.idle_percent);
     Ok(())
 }
+
+/// Connections that a network namespace has begun (RFC 4022, tcpActiveOpens).
+fn active_opens(network: &Network) -> Result<u64> {
+    let text = network.lb.netns.run("cat /proc/net/snmp")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "ActiveOpens").context("no ActiveOpens")?;
+    Ok(found.1.parse()?)
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn ten_thousand_checks_a_second_leave_time_for_all_else() -> Result<()> {
+    const N_SERVICES: usize = 5;
+    const N_CHECKED: usize = 100;
+    let network = Network::dsr(1, &[vip()])?;
+    let more: Vec<String> = (0..N_CHECKED).map(|i| format!("addr add 10.2.0.{}/32 dev eth0", 100 + i)).collect();
+    network.backends[0].netns.ip(&more)?;
+    let listen = std::net::SocketAddr::from(([0, 0, 0, 0], 80));
+    let _nginx = xlb_tests::Nginx::start(&network.backends[0].netns, "all", &[listen])?;
+    let mut toml = String::new();
+    for n in 0..N_SERVICES {
+        let _ = write!(
+            toml,
+            "[[service]]\nname = \"s{n}\"\nvip = \"{}\"\nport = 80\nhealth = {{ type = \"tcp\", interval = \"50ms\" }}\n",
+            std::net::Ipv4Addr::new(10, 200, 2, n as u8)
+        );
+        for i in 0..N_CHECKED {
+            let _ = write!(toml, "[[service.backend]]\naddress = \"10.2.0.{}\"\n", 100 + i);
+        }
+    }
+    let (daemon, _) = start(Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(toml))?;
+    let (opened, used_before, begun) = (active_opens(&network)?, used(daemon.id())?, Instant::now());
+    // This time is what is measured.
+    std::thread::sleep(Duration::from_secs(5));
+    let (opened, took) = (active_opens(&network)? - opened, begun.elapsed().as_secs_f64());
+    let cores = (used(daemon.id())? - used_before).as_secs_f64() / took;
+    let rate = opened as f64 / took;
+    println!("{rate:.0} checks a second take {:.0} % of a core, {:.1} us each", cores * 100.0, cores / rate * 1e6);
+    ensure!(rate > 2_000.0, "{rate} checks a second");
+    let answer = daemon.get("/health/ready")?;
+    ensure!(answer.status == 200, "{answer:?}");
+    daemon.stop()
+}
