@@ -49,7 +49,7 @@ pub fn assign(
     let serving: Vec<bool> = owners.iter().filter(|owner| owner.weight > 0).map(|owner| owner.serves).collect();
     let order = if service.algorithm.is_hash() { Order::Maglev } else { Order::Turns };
     let records_since = service.records_all_flows().then(|| {
-        let long_ago = sightings.now().wrapping_sub(service.idle + 1);
+        let long_ago = sightings.now().wrapping_sub(service.idle.saturating_add(1));
         previous.map_or(long_ago, |(previous, _)| previous.records_since.unwrap_or(sightings.now()))
     });
     // Of adopted slots the population is not known, not even that it was nobody's.
