@@ -77,6 +77,7 @@ pub struct Addr {
 const _: () = assert!(size_of::<Addr>() == 16);
 
 impl Addr {
+    pub const UNSPECIFIED: Self = Self { words: [Be32::new(0); 4] };
     const V4_MAPPED: Be32 = Be32::new(0xffff);
 
     pub const fn v4(word: Be32) -> Self {

@@ -44,8 +44,8 @@ pub enum Event {
     Repeated,
     /// The client went on, so long after its first SYN, in units of 1,024 ns. Of two SYNs that came at a time, one's may be unknown.
     Answered(Option<u32>),
-    /// A RST came from the backend, which only is seen where replies pass.
-    Reset,
+    /// The backend has answered a SYN by a RST, which only is seen where replies pass.
+    Refused,
 }
 
 /// How many ranges of time are told apart.
@@ -63,7 +63,7 @@ pub struct Handshakes {
     pub durations: [u32; RANGES],
     pub n_opened: u32,
     pub n_repeated: u32,
-    pub n_resets: u32,
+    pub n_refused: u32,
     /// Answered, after an unknown time.
     pub n_untimed: u32,
     /// All durations that are known, in units of 1,024 ns.
@@ -85,7 +85,7 @@ impl Handshakes {
             Event::Answered(Some(duration)) => range(duration),
             Event::Opened => core::mem::offset_of!(Self, n_opened) / 4,
             Event::Repeated => core::mem::offset_of!(Self, n_repeated) / 4,
-            Event::Reset => core::mem::offset_of!(Self, n_resets) / 4,
+            Event::Refused => core::mem::offset_of!(Self, n_refused) / 4,
             Event::Answered(None) => core::mem::offset_of!(Self, n_untimed) / 4,
         }
     }
@@ -112,7 +112,7 @@ impl Handshakes {
             durations: core::array::from_fn(|range| of_word(self.durations[range], other.durations[range])),
             n_opened: of_word(self.n_opened, other.n_opened),
             n_repeated: of_word(self.n_repeated, other.n_repeated),
-            n_resets: of_word(self.n_resets, other.n_resets),
+            n_refused: of_word(self.n_refused, other.n_refused),
             n_untimed: of_word(self.n_untimed, other.n_untimed),
             time: of_long(self.time, other.time),
         }
@@ -160,12 +160,12 @@ mod tests {
 
     #[test]
     fn what_is_counted_together_stays_apart() {
-        let events = [Event::Opened, Event::Repeated, Event::Reset, Event::Answered(None), Event::Answered(Some(70))];
+        let events = [Event::Opened, Event::Repeated, Event::Refused, Event::Answered(None), Event::Answered(Some(70))];
         let mut counted = Handshakes::default();
         for (event, n) in events.into_iter().zip(1..) {
             (0..n).for_each(|_| counted.count(event));
         }
-        let others = Handshakes { n_opened: 1, n_repeated: 2, n_resets: 3, n_untimed: 4, ..Default::default() };
+        let others = Handshakes { n_opened: 1, n_repeated: 2, n_refused: 3, n_untimed: 4, ..Default::default() };
         let durations = [0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(counted, Handshakes { durations, time: 350, ..others });
         assert_eq!((counted.n_answered(), counted.since(&others).with(&others)), (9, counted));

@@ -25,8 +25,10 @@ pub mod load;
 #[cfg(feature = "alloc")]
 pub mod maglev;
 pub mod meter;
+pub mod quic;
 pub mod records;
 pub mod slot;
+pub mod trace;
 #[cfg(feature = "alloc")]
 pub mod turns;
 pub mod verdict;

@@ -15,7 +15,7 @@ pub const SERVICE_RECORDS: u32 = (1 + SERVICES + VIPS).next_power_of_two();
 /// Backends over all services. An id is 16 bits and 0 means none.
 pub const BACKENDS: u32 = 65_535;
 
-/// Records in the `BACKENDS` map, ids counted from 1. 64 B each: 4 MiB.
+/// Records in the `BACKENDS` map, ids counted from 1. 64 B each: 4 MiB; and 8 B in `SERVER_IDS`: 512 KiB.
 pub const BACKEND_RECORDS: u32 = BACKENDS + 1;
 
 /// SYNs whose time is known until they are answered, for services whose flows are all on record. A power of two. 8 B each: 512 KiB. Of two
@@ -106,7 +106,8 @@ pub const BUCKET_ENTRIES: usize = 8;
 /// 32 B each, two halves: 256 KiB. With 8,192 keys a bucket holds two on average.
 pub const SERVICE_BUCKETS: u32 = 4096;
 
-/// Buckets of the reply directory, which finds the service of a NAT backend's reply. 32 B each, two halves: 4 MiB.
+/// Buckets of the reply directory, which finds the service of a NAT backend's reply, and backends by server IDs. 32 B each, two halves:
+/// 4 MiB.
 pub const REPLY_BUCKETS: u32 = 65_536;
 
 /// Interfaces by index whose ability to take redirected frames is known. 8 B each: 512 KiB.

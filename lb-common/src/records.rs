@@ -28,10 +28,12 @@ pub struct Settings {
     pub flags: u32,
     /// Where packets to services go. One store replaces it.
     pub services: Directory,
-    /// Where packets from NAT backends come from. One store replaces it.
+    /// Where packets from NAT backends come from, and who has which [server ID](crate::quic). One store replaces it.
     pub replies: Directory,
     pub hash_keys: HashKeys,
-    pub pad: u64,
+    /// With [`settings_flags::WATCHDOG`], the last tick in which the daemon is not away for too long.
+    pub attended_until: Tick,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<Settings>() == 64);
@@ -39,6 +41,7 @@ const _: () = assert!(size_of::<Settings>() == 64);
 impl Settings {
     /// Positions of single 32-bit words that change while packets pass.
     pub const FLAGS_WORD: u32 = (offset_of!(Self, flags) / 4) as u32;
+    pub const ATTENDED_WORD: u32 = (offset_of!(Self, attended_until) / 4) as u32;
     /// The same for 64-bit words.
     pub const SERVICES_WORD: u32 = (offset_of!(Self, services) / 8) as u32;
     pub const REPLIES_WORD: u32 = (offset_of!(Self, replies) / 8) as u32;
@@ -49,8 +52,16 @@ pub mod settings_flags {
     pub const ANY_PORT: u32 = 1;
     /// Some service forwards by NAT: packets from its backends are replies.
     pub const REPLIES: u32 = 2;
-    /// Some service is not open to everybody, or not at any rate.
+    /// Some service goes by QUIC connection IDs.
+    pub const QUIC: u32 = 4;
+    /// Some service is not open to everybody, or not at any rate, or not at all times.
     pub const ADMISSION: u32 = 1 << 16;
+    /// Once the daemon has been away for too long, the host gets what is for VIPs.
+    pub const WATCHDOG: u32 = 1 << 17;
+    /// Nobody gets it.
+    pub const WATCHDOG_DROPS: u32 = 1 << 18;
+    /// Somebody traces packets. Of the maps' owner, and in no tables.
+    pub const TRACE: u32 = 1 << 24;
 }
 
 /// A service (one VIP, port and protocol), or a VIP itself (port 0, protocol 0). The id is the index in the `SERVICES` map; 0 is none.
@@ -87,6 +98,8 @@ pub mod service_flags {
     pub const LEARNING: u32 = 4;
     /// Handshakes of flows on record are counted.
     pub const HANDSHAKES: u32 = 8;
+    /// How QUIC connection IDs are read, if they are: [`Reading`](crate::quic::Reading).
+    pub const QUIC: u32 = crate::quic::Reading::MASK;
     /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
     pub const ADMISSION: u32 = 1 << 16;
 }
@@ -164,6 +177,8 @@ pub mod backend_flags {
     pub const VIA_HOST: u8 = 1;
     /// Healthy, or not checked: flows on record may stay.
     pub const ALIVE: u8 = 2;
+    /// QUIC connection IDs name it: it has a server ID.
+    pub const NAMED: u8 = 4;
 }
 
 /// What is known of an interface, by index. The value of the `LINKS` map.

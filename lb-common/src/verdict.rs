@@ -11,6 +11,17 @@ pub enum Class {
     Dropped,
 }
 
+impl Class {
+    /// The word for it in metrics, logs and the CLI.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Passed => "passed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 macro_rules! verdicts {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $class:ident, $label:literal;)+) => {
         /// The fate of one packet. The numbers index the counters of running programs: append, never renumber.
@@ -66,6 +77,8 @@ verdicts! {
     NotIp = 8, Passed, "not_ip";
     /// Not addressed to a service.
     NotService = 9, Passed, "not_service";
+    /// To a VIP, and left to the host: the daemon has been away for longer than `[watchdog]` allows.
+    Unattended = 15, Passed, "unattended";
     /// The frame ends inside a header that it announces.
     Truncated = 16, Dropped, "truncated";
     /// A header contradicts itself or the frame.
@@ -88,12 +101,14 @@ verdicts! {
     Denied = 25, Dropped, "denied";
     /// More than may come from its source, or to its service, in this time.
     Limited = 26, Dropped, "limited";
+    /// To a VIP, and the daemon has been away for longer than `[watchdog]` allows.
+    UnattendedDrop = 27, Dropped, "unattended_drop";
 }
 
 /// Verdict counters in a record of totals: room to append.
 pub const VERDICT_SLOTS: usize = 64;
 
-const _: () = assert!((Verdict::Limited as usize) < VERDICT_SLOTS);
+const _: () = assert!((Verdict::UnattendedDrop as usize) < VERDICT_SLOTS);
 
 #[cfg(test)]
 mod tests {

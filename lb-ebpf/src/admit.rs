@@ -3,11 +3,14 @@
 //! A packet must be admitted by the rules of all VIPs, and by those of its service. Nothing is asked of services without any rule,
 //! which have no flag. What leads a life of its own is not judged: ICMP errors, whose senders are routers anywhere, and fragments
 //! after the first, which follow it or are dropped.
+//!
+//! While nobody attends to the program, and the operator wants that to end all service, nothing is admitted.
 
 use lb_common::Verdict;
 use lb_common::admission::{self, Line, Root, Rule, Rules, Suspect, rules_flags, said};
 use lb_common::flow::{Place, Tick};
 use lb_common::meter::{self, Limit, Meter};
+use lb_common::records::settings_flags;
 
 use crate::env::Env;
 use crate::family::Family;
@@ -63,6 +66,18 @@ pub struct Charge {
     pub limit: Limit,
 }
 
+/// What becomes of packets to VIPs while the daemon has been away for longer than its operator allows.
+#[inline(always)]
+pub fn unattended(env: &impl Env) -> Option<Verdict> {
+    let settings = env.settings();
+    // Times wrap.
+    if settings.flags & settings_flags::WATCHDOG == 0 || settings.attended_until.wrapping_sub(env.now()) as i32 >= 0 {
+        return None;
+    }
+    let drops = settings.flags & settings_flags::WATCHDOG_DROPS != 0;
+    Some(if drops { Verdict::UnattendedDrop } else { Verdict::Unattended })
+}
+
 /// The verdict on a packet that may not go on to this service.
 #[inline(always)]
 pub fn refuse<F: Family>(env: &impl Env, service: u16, parsed: &Parsed<F>) -> Option<Verdict> {
@@ -78,6 +93,9 @@ pub fn refuse<F: Family>(env: &impl Env, service: u16, parsed: &Parsed<F>) -> Op
 #[inline(always)]
 pub fn answer(env: &impl Env, question: Question) -> Option<Verdict> {
     let Question { place, service, protocol, tcp_flags, .. } = question;
+    if let Some(verdict) = unattended(env) {
+        return Some(verdict);
+    }
     let (all_vips, own): (&Rules, &Rules) = (env.admission(ALL_VIPS), env.admission(service));
     let has_own = service != ALL_VIPS;
     if let Some(rule) = forbidden(env, question, all_vips) {

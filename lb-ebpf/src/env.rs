@@ -6,12 +6,14 @@ use lb_common::flow::{self, Place, Tick};
 use lb_common::handshake::{self, Handshake};
 use lb_common::load::{Load, Response};
 use lb_common::meter;
+use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::trace::{Choice, Rules as TraceRules, Scratch};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
 use crate::choose::NewFlow;
-use crate::flow::{Question, Recorded, Stepped};
-use crate::{admit, choose, fragments};
+use crate::flow::{Answer, Question, Quoted, Recorded, Stepped};
+use crate::{admit, choose, fragments, quic};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
@@ -63,9 +65,20 @@ pub trait Env: Sized {
     /// Replaces an entry of the table of known flows, unless somebody else did meanwhile.
     fn replace_known_flow(&self, line: u32, old: meter::Found, new: meter::Entry) -> bool;
 
+    /// A backend's server ID, if it is [`NAMED`](lb_common::records::backend_flags::NAMED).
+    fn server_id(&self, id: BackendId) -> u64;
+    /// Who has a server ID, [`BackendId::NONE`] if nobody.
+    fn server(&self, key: ServerKey) -> BackendId {
+        quic::server(self, key)
+    }
+
     /// The backend of a flow whose slot is not at rest.
-    fn flow_backend(&self, question: Question) -> BackendId {
+    fn flow_backend(&self, question: Question) -> Answer {
         crate::flow::answer(self, question)
+    }
+    /// The same of a packet that is only told of.
+    fn quoted_backend(&self, quoted: Quoted) -> Answer {
+        crate::flow::answer_quoted(self, quoted)
     }
     /// The backend on record, or the slot's.
     fn record_flow(&self, question: Question) -> Recorded {
@@ -132,6 +145,28 @@ pub trait Env: Sized {
     fn redirect(&self, ifindex: u32) -> bool;
     /// Asks the kernel's routing table.
     fn route(&self, query: &RouteQuery) -> Route;
+
+    /// Which packets are traced. Like all that follows, it is asked only while some are: a machine that traces none has no more to say.
+    fn trace_rules(&self) -> &TraceRules {
+        &TraceRules::NONE
+    }
+    /// Notes what was chosen for the packet.
+    fn note_choice(&self, _choice: Choice) {}
+    /// Has something done to the record of the packet.
+    fn with_trace(&self, _change: impl FnOnce(&mut Scratch)) {}
+    /// Hands the record over. False if there is no room for it.
+    fn write_trace(&self) -> bool {
+        false
+    }
+    /// Records in this window so far.
+    fn n_traced(&self, _window: u32) -> u32 {
+        0
+    }
+    fn count_traced(&self, _window: u32) {}
+    /// The precise time.
+    fn time_ns(&self) -> u64 {
+        0
+    }
 }
 
 /// What a flow that was not on record displaced in the flow table.

@@ -3,6 +3,7 @@
 
 use lb_common::checksum::Delta;
 use lb_common::records::{Backend, Service, forward, settings_flags};
+use lb_common::trace::{Choice, How};
 use lb_common::{BackendId, Verdict};
 
 use crate::env::Env;
@@ -30,6 +31,15 @@ pub fn pass_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
         _ => Err(Verdict::NoBackend),
     };
     Some(stage::count::<F>(env, backend_id, parsed, sent))
+}
+
+/// Whether it is about a packet from a VIP.
+#[inline(always)]
+pub fn is_ours<F: Family>(packet: &impl Packet, env: &impl Env, parsed: &Parsed<F>) -> bool {
+    quoted::<F>(packet, parsed).is_some_and(|quoted| {
+        let listener = quoted.flow.listener();
+        quoted.flow.vip == parsed.flow.vip && service::find::<F>(env, env.settings(), quoted.flow.vip, listener).is_some()
+    })
 }
 
 /// The same to a NAT backend. `None` if it may be from one.
@@ -93,6 +103,7 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     }
     let backend = env.backend(id);
     let service = env.service(backend.service);
+    env.note_choice(Choice { service: backend.service, backend: id, slot_index: 0, how: How::REPLY });
     let way = reply::way_back::<F>(packet, env, service, parsed);
     if let Some(fault) = way.fault {
         return fault;

@@ -15,6 +15,7 @@
 use lb_common::flow::{self, Entry, Place, State, Tick};
 use lb_common::handshake::{Event, Handshake};
 use lb_common::records::{Service, Settings, backend_flags, choice, service_flags};
+use lb_common::trace::How;
 use lb_common::{BackendId, Slot};
 
 use crate::choose::NewFlow;
@@ -31,15 +32,29 @@ pub struct Question {
     pub slot: Slot,
     pub slot_index: u32,
     pub service: u16,
-    /// 0 for UDP.
+    /// 0 for UDP, but for QUIC that opens a connection.
     pub tcp_flags: u8,
-    /// The packet is only told of: nothing is recorded.
-    pub is_quoted: bool,
     /// The slot's current backend was chosen for this flow.
     pub is_chosen: bool,
 }
 
-/// The flow's backend, recorded; [`BackendId::NONE`] if nobody may have it.
+/// The same of a packet that is only told of, by an ICMP error.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted {
+    pub place: Place,
+    pub slot: Slot,
+    pub service: u16,
+}
+
+/// What became of a packet's flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// [`BackendId::NONE`] if nobody may have it.
+    pub id: BackendId,
+    pub how: How,
+}
+
+/// The flow's backend, recorded; of a packet that is only `QUOTED`, not recorded.
 #[inline(always)]
 pub fn backend<F: Family, const QUOTED: bool>(
     env: &impl Env,
@@ -48,28 +63,53 @@ pub fn backend<F: Family, const QUOTED: bool>(
     slot: Slot,
     slot_index: u32,
     parsed: &Parsed<F>,
-) -> BackendId {
+) -> Answer {
     let keys = &settings.hash_keys;
     let place = Place::new(F::flow_hash(keys, &parsed.flow), service, keys);
-    let question =
-        Question { place, slot, slot_index, service, tcp_flags: parsed.tcp_flags, is_quoted: QUOTED, is_chosen: false };
-    env.flow_backend(question)
+    if QUOTED {
+        return env.quoted_backend(Quoted { place, slot, service });
+    }
+    env.flow_backend(Question { place, slot, slot_index, service, tcp_flags: parsed.tcp_flags, is_chosen: false })
+}
+
+/// Answers for a packet that is only told of.
+#[inline(always)]
+pub fn answer_quoted(env: &impl Env, Quoted { place: Place { bucket, tag }, slot, service: service_id }: Quoted) -> Answer {
+    let service = env.service(service_id);
+    let found = flow::find(|position| env.flow_entry(bucket, position), tag, env.now(), service.idle);
+    let may_keep = |id: BackendId| may_keep(env, service, service_id, id);
+    match found.map(|found| found.entry.backend()) {
+        Some(id) if may_keep(id) => Answer { id, how: How::ON_RECORD },
+        _ if may_keep(slot.settled()) => Answer { id: slot.settled(), how: How::SETTLED },
+        _ => Answer { id: slot.current(), how: How::CURRENT },
+    }
 }
 
 /// Answers a question, and records the answer.
 #[inline(always)]
-pub fn answer(env: &impl Env, question: Question) -> BackendId {
+pub fn answer(env: &impl Env, question: Question) -> Answer {
     if let Some(id) = known(env, question) {
-        return id;
+        return Answer { id, how: How::ON_RECORD };
     }
     let recorded = env.record_flow(question);
     if !recorded.is_to_choose {
-        return count(env, question, recorded);
+        return Answer { id: count(env, question, recorded), how: how(question, recorded) };
     }
     let Question { place, slot, slot_index, service, .. } = question;
     let id = env.new_backend(NewFlow { service, slot_index, tag: place.tag });
     let recorded = env.record_flow(Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question });
-    count(env, question, recorded)
+    Answer { id: count(env, question, recorded), how: How::CHOSEN }
+}
+
+/// Why a flow's backend is its backend, of one that was not chosen.
+#[inline(always)]
+fn how(Question { slot, .. }: Question, Recorded { id, noted, .. }: Recorded) -> How {
+    match noted.step() {
+        Step::Opens => How::NEW,
+        _ if noted.is_known() => How::ON_RECORD,
+        _ if id == slot.settled() => How::SETTLED,
+        _ => How::CURRENT,
+    }
 }
 
 /// The backend of a connection that had a packet in this tick already: most packets have, and change nothing of its record.
@@ -85,7 +125,7 @@ fn known(env: &impl Env, question: Question) -> Option<BackendId> {
 
 /// Whether a flow on record may stay with its backend.
 #[inline(always)]
-fn may_keep(env: &impl Env, service: &Service, service_id: u16, id: BackendId) -> bool {
+pub fn may_keep(env: &impl Env, service: &Service, service_id: u16, id: BackendId) -> bool {
     let backend = env.backend(id);
     let is_kept = service.flags & service_flags::KEEP != 0 || backend.flags & backend_flags::ALIVE != 0;
     is_kept && backend.service == service_id
@@ -93,7 +133,8 @@ fn may_keep(env: &impl Env, service: &Service, service_id: u16, id: BackendId) -
 
 /// Counts whose active flow it is now, and how its connection opens; the flow's backend.
 #[inline(always)]
-fn count(env: &impl Env, question: Question, Recorded { id, step, change, .. }: Recorded) -> BackendId {
+fn count(env: &impl Env, question: Question, Recorded { id, noted, change, .. }: Recorded) -> BackendId {
+    let step = noted.step();
     if step != Step::None {
         env.count_step(Stepped { service: question.service, tag: question.place.tag, id, step });
     }
@@ -115,8 +156,43 @@ pub struct Recorded {
     pub id: BackendId,
     /// A backend has to be chosen first, and the question asked again.
     pub is_to_choose: bool,
-    pub step: Step,
+    pub noted: Noted,
     pub change: Change,
+}
+
+/// What a packet is in the handshake of its connection, and whether its flow was on record with its backend. One word: two would be one
+/// too many for the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Noted(u8);
+
+impl Noted {
+    const KNOWN: u8 = 4;
+
+    #[inline(always)]
+    const fn new(step: Step, is_known: bool) -> Self {
+        Self(step as u8 | (is_known as u8 * Self::KNOWN))
+    }
+
+    /// By its number, of which the lower bits count.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    #[inline(always)]
+    const fn step(self) -> Step {
+        Step::from_number(self.0)
+    }
+
+    #[inline(always)]
+    const fn is_known(self) -> bool {
+        self.0 & Self::KNOWN != 0
+    }
 }
 
 /// A step of a handshake. Words only.
@@ -171,18 +247,17 @@ pub struct Change {
 }
 
 impl Recorded {
-    const TO_CHOOSE: Self = Self { is_to_choose: true, ..Self::unchanged(BackendId::NONE, Step::None) };
+    const TO_CHOOSE: Self = Self { is_to_choose: true, ..Self::unchanged(BackendId::NONE, Noted(0)) };
 
-    const fn unchanged(id: BackendId, step: Step) -> Self {
-        Self { id, is_to_choose: false, step, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
+    const fn unchanged(id: BackendId, noted: Noted) -> Self {
+        Self { id, is_to_choose: false, noted, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
     }
 }
 
 /// The backend that the record or the slot says, recorded.
 #[inline(always)]
 pub fn record(env: &impl Env, question: Question) -> Recorded {
-    let Question { place: Place { bucket, tag }, slot, slot_index, service: service_id, tcp_flags, is_quoted, is_chosen } =
-        question;
+    let Question { place: Place { bucket, tag }, slot, slot_index, service: service_id, tcp_flags, is_chosen } = question;
     let service: &Service = env.service(service_id);
     let now = env.now();
     let is_syn = tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
@@ -195,16 +270,17 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
         _ => Some(slot.settled()).filter(|&settled| may_keep(env, service, service_id, settled)),
     };
     // Of a connection that began unseen the hash tells at least where all nodes send it.
-    let may_choose = service.choice != choice::SLOT && !is_chosen && !is_quoted;
+    let may_choose = service.choice != choice::SLOT && !is_chosen;
     let is_first_datagram = service.listens.protocol == UDP && service.flags & service_flags::LEARNING == 0;
     if kept.is_none() && may_choose && (is_syn || is_first_datagram) {
         return Recorded::TO_CHOOSE;
     }
     let chosen = kept.unwrap_or(slot.current());
-    if chosen.is_none() || is_quoted {
-        return Recorded::unchanged(chosen, Step::None);
+    let is_known = found.is_some_and(|found| found.entry.backend() == chosen);
+    if chosen.is_none() {
+        return Recorded::unchanged(chosen, Noted::new(Step::None, is_known));
     }
-    let step = Step::of(is_syn, is_opening);
+    let noted = Noted::new(Step::of(is_syn, is_opening), is_known);
     let state = match found {
         _ if is_syn => State::Opening,
         _ if tcp_flags & (tcp_flags::FIN | tcp_flags::RST) != 0 => State::Closing,
@@ -214,7 +290,7 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
     let entry = Entry::new(tag, chosen, state, now);
     let change = match found {
         // A flow's record changes once a tick, not with every packet. What else is to be noted was noted then.
-        Some(found) if found.entry == entry => return Recorded::unchanged(chosen, step),
+        Some(found) if found.entry == entry => return Recorded::unchanged(chosen, noted),
         Some(found) => replace(env, bucket, found, entry),
         None => insert(env, bucket, entry, now, service.idle),
     };
@@ -222,7 +298,7 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
         env.note_elsewhere(slot_index, now);
     }
     env.note_flow(chosen, now);
-    Recorded { id: chosen, is_to_choose: false, step, change: change.unwrap_or_default() }
+    Recorded { id: chosen, is_to_choose: false, noted, change: change.unwrap_or_default() }
 }
 
 /// Counts a step of a handshake, if its service wants that. How long the backend took to answer is known if the first SYN was seen.

@@ -6,6 +6,7 @@
 use lb_common::flow::{self, Entry, Place, State, Tick};
 use lb_common::hash::FlowHash;
 use lb_common::records::settings_flags;
+use lb_common::trace::{Choice, How};
 use lb_common::{BackendId, Verdict};
 
 use crate::env::Env;
@@ -118,6 +119,9 @@ pub fn follow<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Pars
     if !F::is(&env.service(backend.service).vip, parsed.flow.vip) {
         let is_not_reply = settings.flags & settings_flags::REPLIES == 0;
         return is_not_reply.then(|| parse::judge(env, &parsed.flow, Verdict::Fragment));
+    }
+    if parsed.fragment.is_later() {
+        env.note_choice(Choice { service: backend.service, backend: id, slot_index: 0, how: How::FRAGMENT });
     }
     let sent = stage::send::<F, false>(packet, env, settings, backend, id, parsed);
     Some(stage::count::<F>(env, id, parsed, sent))

@@ -6,7 +6,7 @@
 //! One file a stage, in the order in which a packet meets them:
 //!
 //! ```text
-//! parse  ->  service  ->  admit  ->  select (slot, flow, choose)  ->  forward
+//! parse  ->  service  ->  admit  ->  select (slot, flow, choose; quic)  ->  forward
 //!               |-> echo, errors (ICMP to a VIP)
 //!               |-> reply (from a NAT backend)
 //!               |-> fragments (after the first one)
@@ -34,16 +34,20 @@ mod ipv4;
 mod ipv6;
 mod packet;
 mod parse;
+pub mod quic;
 mod reply;
 mod select;
 mod service;
 mod too_big;
+pub mod trace;
 mod transport;
 mod tunnel;
 
 pub use env::{Env, FlowEvent, Route, RouteQuery};
+use lb_common::BackendId;
 pub use lb_common::Verdict;
-use lb_common::records::{service_flags, settings_flags};
+use lb_common::records::{Backend, service_flags, settings_flags};
+use lb_common::trace::{Choice, How};
 pub use packet::{Packet, Wire};
 
 use ethernet::Ethertype;
@@ -52,6 +56,7 @@ use ipv4::V4;
 use ipv6::V6;
 use parse::Parsed;
 pub use too_big::TooBig;
+use transport::tcp_flags;
 pub use tunnel::Tunnel;
 
 /// Decides one packet's fate, carries it out on the frame, and counts it.
@@ -59,10 +64,11 @@ pub use tunnel::Tunnel;
 /// What remains for the caller is to hand the frame where the verdict's [class](lb_common::verdict::Class) says.
 #[inline(always)]
 pub fn process(packet: &mut impl Packet, env: &impl Env) -> Verdict {
-    match plain(packet, env) {
-        Some(verdict) => verdict,
-        None => unusual(packet, env),
+    let is_traced = trace::is_on(env) && trace::begin(packet, env);
+    if !is_traced && let Some(verdict) = plain(packet, env) {
+        return verdict;
     }
+    unusual(packet, env)
 }
 
 /// The same for plain packets, where every offset is a constant and nothing can be wrong any more. Nothing has been done and
@@ -84,7 +90,7 @@ fn plain_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdi
     stages::<F, true>(packet, env, &parsed).or_else(|| packet.take_apart(env, F::REPLY_PART))
 }
 
-/// The same for any packet.
+/// The same for any packet, and for those whose record has [begun](trace::begin).
 #[inline(always)]
 pub fn unusual(packet: &mut impl Packet, env: &impl Env) -> Verdict {
     let verdict = match ethernet::parse(packet) {
@@ -94,6 +100,9 @@ pub fn unusual(packet: &mut impl Packet, env: &impl Env) -> Verdict {
         Err(verdict) => verdict,
     };
     env.count(verdict);
+    if trace::is_on(env) {
+        packet.end_trace(env, verdict);
+    }
     verdict
 }
 
@@ -104,6 +113,7 @@ fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
         if env.settings().flags & settings_flags::ADMISSION == 0 { None } else { packet.take_apart(env, F::ADMIT_PART) };
     refused
         .or_else(|| packet.take_apart(env, F::PART))
+        .or_else(|| if env.settings().flags & settings_flags::QUIC == 0 { None } else { packet.take_apart(env, F::QUIC_PART) })
         .or_else(|| packet.take_apart(env, F::REPLY_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_NAT_PART))
@@ -122,6 +132,8 @@ pub enum Part {
     AdmitV6,
     V4,
     V6,
+    QuicV4,
+    QuicV6,
     IcmpV4,
     IcmpV6,
     IcmpNatV4,
@@ -141,7 +153,7 @@ pub enum Part {
 }
 
 /// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a later part to tell. They are,
-/// in this order: who is not admitted, TCP and UDP, replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments,
+/// in this order: who is not admitted, TCP and UDP, QUIC, replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments,
 /// which are only put on record there, fragments, and fragments of replies.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
@@ -150,6 +162,8 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::AdmitV6 => return refuse::<V6>(packet, env),
         Part::V4 => return steer::<V4>(packet, env),
         Part::V6 => return steer::<V6>(packet, env),
+        Part::QuicV4 => return steer_quic::<V4>(packet, env),
+        Part::QuicV6 => return steer_quic::<V6>(packet, env),
         Part::IcmpV4 => return steer_icmp::<V4>(packet, env),
         Part::IcmpV6 => return steer_icmp::<V6>(packet, env),
         Part::IcmpNatV4 => return steer_icmp_nat::<V4>(packet, env),
@@ -173,18 +187,28 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
 #[inline(always)]
 fn refuse<F: Family>(packet: &impl Packet, env: &impl Env) -> Option<Verdict> {
     let parsed = parse::headers::<F, true>(packet).ok()?;
-    if parsed.fault.is_some() {
-        return None;
+    if let Some(fault) = parsed.fault {
+        // What follows a first fragment goes where that went.
+        let is_for_vip = fault == Verdict::Fragment && service::vip::<F>(env, parsed.flow.vip).is_some();
+        return if is_for_vip { admit::unattended(env) } else { None };
     }
     if F::is_icmp(parsed.flow.protocol()) {
         let payload_len = parsed.ip_len.saturating_sub((parsed.l4 - parsed.l3) as u32);
         let kind = icmp::kind(packet, parsed.l4, payload_len).ok()?;
         let vip = service::vip::<F>(env, parsed.flow.vip)?;
+        if F::is_error(kind) {
+            // They lead a life of their own, but not for longer than all else.
+            return admit::unattended(env).filter(|_| errors::is_ours::<F>(packet, env, &parsed));
+        }
         let is_judged = kind == [F::ECHO_REQUEST, 0] && vip.flags & service_flags::ADMISSION != 0;
         return if is_judged { admit::refuse(env, admit::ALL_VIPS, &parsed) } else { None };
     }
     let (service, id) = service::find::<F>(env, env.settings(), parsed.flow.vip, parsed.flow.listener())?;
-    if service.flags & service_flags::ADMISSION == 0 { None } else { admit::refuse(env, id, &parsed) }
+    if service.flags & service_flags::ADMISSION == 0 {
+        return None;
+    }
+    env.note_choice(Choice { service: id, backend: BackendId::NONE, slot_index: 0, how: How::NOT });
+    admit::refuse(env, id, &parsed)
 }
 
 #[inline(always)]
@@ -200,6 +224,27 @@ fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict>
         return None;
     }
     stages::<F, false>(packet, env, &parsed)
+}
+
+/// By connection IDs.
+#[inline(always)]
+fn steer_quic<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    let mut parsed = match parse::headers::<F, false>(packet) {
+        Ok(parsed) => parsed,
+        Err(verdict) => return Some(verdict),
+    };
+    if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) {
+        return None;
+    }
+    let settings = env.settings();
+    let (service, id) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener())?;
+    if service.flags & service_flags::QUIC == 0 {
+        return None;
+    }
+    let named = quic::named(packet, env, service, id, &parsed);
+    parsed.tcp_flags = u8::from(named.opens) * tcp_flags::SYN;
+    let (backend, backend_id) = select::named(env, settings, service, id, &parsed, named.server);
+    Some(deliver::<F, false>(packet, env, id, backend, backend_id, &parsed))
 }
 
 #[inline(always)]
@@ -279,24 +324,42 @@ fn steer_icmp_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Opti
     }
 }
 
-/// `None` if it may be a NAT backend's reply.
+/// `None` if it may be a NAT backend's reply, or QUIC.
 #[inline(always)]
 fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
     let settings = env.settings();
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
     };
-    // Of all other packets it was decided before, in a part of its own.
-    if PLAIN
-        && service.flags & service_flags::ADMISSION != 0
-        && let Some(refused) = admit::refuse(env, id, parsed)
-    {
-        return Some(refused);
+    if service.flags & (service_flags::ADMISSION | service_flags::QUIC) != 0 {
+        // Of all other packets it was decided before, in a part of its own.
+        if PLAIN
+            && service.flags & service_flags::ADMISSION != 0
+            && let Some(refused) = admit::refuse(env, id, parsed)
+        {
+            return Some(refused);
+        }
+        if service.flags & service_flags::QUIC != 0 {
+            // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.
+            return if PLAIN { packet.take_apart(env, F::QUIC_PART).or(Some(Verdict::NotService)) } else { None };
+        }
     }
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);
-    let sent = forward::send::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed);
+    Some(deliver::<F, PLAIN>(packet, env, id, backend, backend_id, parsed))
+}
+
+#[inline(always)]
+fn deliver<F: Family, const PLAIN: bool>(
+    packet: &mut impl Packet,
+    env: &impl Env,
+    service: u16,
+    backend: &Backend,
+    backend_id: BackendId,
+    parsed: &Parsed<F>,
+) -> Verdict {
+    let sent = forward::send::<F, PLAIN>(packet, env, env.settings(), backend, backend_id, parsed);
     if let Err(Verdict::NoBackend) = sent {
-        env.count_service_drop(id);
+        env.count_service_drop(service);
     }
-    Some(forward::count::<F>(env, backend_id, parsed, sent))
+    forward::count::<F>(env, backend_id, parsed, sent)
 }

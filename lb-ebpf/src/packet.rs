@@ -4,8 +4,8 @@ use lb_common::Verdict;
 use lb_common::checksum::Sum;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::Part;
 use crate::env::Env;
+use crate::{Part, trace};
 
 /// A header: plain bytes with a layout of their own and no padding.
 ///
@@ -27,6 +27,9 @@ pub trait Packet {
 
     /// The sum of `len` bytes, a multiple of four and at most 512, that start at `offset`, if its first buffer holds them.
     fn sum(&self, offset: usize, len: usize) -> Option<Sum>;
+
+    /// Length of the whole frame, over all its buffers, in bytes.
+    fn frame_len(&self) -> usize;
 
     /// Whether the whole frame, over all its buffers, has this many bytes.
     fn has_len(&self, len: usize) -> bool;
@@ -59,4 +62,12 @@ pub trait Packet {
 
     /// Index of the interface that the frame came in on.
     fn ingress(&self) -> u32;
+
+    /// [`trace::end`], by whatever way the machine likes best.
+    fn end_trace(&mut self, env: &impl Env, verdict: Verdict)
+    where
+        Self: Sized,
+    {
+        trace::end(self, env, verdict);
+    }
 }

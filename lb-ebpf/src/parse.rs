@@ -67,7 +67,7 @@ pub struct Parsed<F: Family> {
     pub l4: usize,
     /// Length of the IP packet in bytes, headers included.
     pub ip_len: u32,
-    /// Of TCP; 0 for all else.
+    /// Of TCP; of QUIC, a SYN for what opens a connection; 0 for all else.
     pub tcp_flags: u8,
     pub fragment: Fragment,
     /// What is wrong with it. Only the addresses of its flow hold then; of a [later](Fragment::is_later) fragment, all that it has.

@@ -7,6 +7,7 @@ use lb_common::checksum::Delta;
 use lb_common::handshake::Event;
 use lb_common::limits;
 use lb_common::records::{Backend, Service, Settings, link_flags, service_flags, settings_flags};
+use lb_common::trace::{Choice, How};
 use lb_common::{BackendId, Be16, LinkAddresses, PortProtocol, Verdict};
 
 use crate::env::{Env, Route, RouteQuery};
@@ -14,7 +15,6 @@ use crate::family::{Family, Side};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::service::look_up;
-use crate::transport::tcp_flags;
 use crate::{ethernet, transport};
 
 /// Rewrites and routes what comes from a NAT backend.
@@ -22,13 +22,14 @@ use crate::{ethernet, transport};
 pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, id: BackendId, parsed: &Parsed<F>) -> Verdict {
     let backend = env.backend(id);
     let service = env.service(backend.service);
+    env.note_choice(Choice { service: backend.service, backend: id, slot_index: 0, how: How::REPLY });
     let way = way_back::<F>(packet, env, service, parsed);
     if let Some(fault) = way.fault {
         return fault;
     }
-    let is_reset = parsed.tcp_flags & tcp_flags::RST != 0;
-    if is_reset && service.flags & service_flags::HANDSHAKES != 0 {
-        env.count_handshake(id, Event::Reset);
+    let is_tracked = service.flags & service_flags::HANDSHAKES != 0;
+    if is_tracked && transport::is_refusal(packet, parsed.l4, parsed.tcp_flags) {
+        env.count_handshake(id, Event::Refused);
     }
     let restored = rewrite::<F>(packet, backend, service, parsed).and_then(|()| leave(packet, env, &way));
     restored.unwrap_or_else(|verdict| verdict)

@@ -98,6 +98,13 @@ impl Start {
     }
 }
 
+/// Whether this TCP packet refuses a connection: a RST that answers a SYN has no sequence number (RFC 9293 section 3.10.7.1), one
+/// that ends a connection has the next one.
+#[inline(always)]
+pub fn is_refusal(packet: &impl Packet, l4: usize, flags: u8) -> bool {
+    flags & tcp_flags::RST != 0 && packet.get::<Tcp>(l4).is_some_and(|tcp| tcp.sequence == [0, 0])
+}
+
 /// What steering needs of a transport header.
 #[derive(Clone, Copy)]
 pub struct Parsed {

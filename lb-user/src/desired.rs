@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lb_common::MacAddr;
 use lb_common::flow::Tick;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Admission;
+use crate::server_ids::ServerIds;
 
 /// A service's name, unique in a configuration.
 pub type ServiceName = Arc<str>;
@@ -22,6 +24,22 @@ pub struct Desired {
     /// Interfaces, by index, that the program runs on: what came in there can always leave there again.
     pub ingress: BTreeSet<u32>,
     pub admission: Arc<Admission>,
+    pub watchdog: Option<Watchdog>,
+}
+
+/// What becomes of packets to VIPs if nobody attends to the program any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watchdog {
+    /// How long the daemon may be away before.
+    pub after: Duration,
+    pub absence: Absence,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Absence {
+    /// The host gets them.
+    Pass,
+    Drop,
 }
 
 impl Desired {
@@ -52,6 +70,8 @@ pub struct Service {
     pub on_down: OnDown,
     /// Every flow is on record, though its hash would do.
     pub is_tracked: bool,
+    /// By what QUIC connection IDs name backends, if they do.
+    pub server_ids: Option<Arc<ServerIds>>,
     /// By address and the port that packets reach them on.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }

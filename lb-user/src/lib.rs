@@ -24,5 +24,7 @@ pub mod maps;
 pub mod nexthop;
 pub mod rights;
 pub mod runtime;
+pub mod server_ids;
 pub mod status;
 pub mod tables;
+pub mod trace;

@@ -16,9 +16,10 @@ use serde::Serialize;
 use crate::admission::{Admission, Rules};
 use crate::daemon::Sums;
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
-use crate::failover::{Place, Tier};
+use crate::failover::{Division, Place, Tier, Zone};
 use crate::maps::{Census, Counters, MapError};
 use crate::runtime::{BackendOverrides, Mark, Overrides, Setting};
+use crate::server_ids::ServerId;
 use crate::{discovery, health};
 
 /// The control loop's view at one moment.
@@ -95,6 +96,8 @@ pub struct BackendView {
     pub unreachable: Option<String>,
     /// Who names it: `fixed` and kinds of sources.
     pub sources: Vec<&'static str>,
+    pub zone: Option<Zone>,
+    pub server_id: Option<ServerId>,
     /// What its counters stood at when it got its id.
     pub base: BackendCounters,
     /// Flows that may be alive and are on record, as of some seconds ago.
@@ -105,8 +108,8 @@ pub struct BackendView {
     pub place: Place,
 }
 
-/// Who takes new flows while others cannot, of a service with priorities, a sorry backend, panic or slow start.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+/// Who takes new flows while others cannot, of a service with priorities, a sorry backend, panic, slow start or zones.
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct FailoverStatus {
     /// The priorities that new flows go to, or `sorry`.
     pub serving: Vec<Tier>,
@@ -119,6 +122,54 @@ pub struct FailoverStatus {
     pub cause: String,
     /// New flows go elsewhere than to the first priority alone.
     pub failed_over: bool,
+    /// How new flows are divided, where that goes by zones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zones: Option<ZonesStatus>,
+}
+
+/// How new flows are divided among zones.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ZonesStatus {
+    /// The balancer's own zone, where that comes first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<Zone>,
+    /// What goes to others than while all backends are well, from 0 to 1.
+    pub spilled: f64,
+    pub shares: Vec<ZoneStatus>,
+    /// How much of each zone is healthy.
+    pub cause: String,
+}
+
+/// One zone; all shares are from 0 to 1.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ZoneStatus {
+    /// `None` are backends in no zone.
+    pub zone: Option<Zone>,
+    /// Of new flows.
+    pub share: f64,
+    /// The same while all backends are well.
+    pub usual: f64,
+    /// Of its backends, by weight; none as long as nothing is known of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<f64>,
+}
+
+impl ZonesStatus {
+    pub fn new(division: &Division) -> Self {
+        let part = |percent: u8| f64::from(percent) / 100.0;
+        let shares = division.zones.iter().map(|(zone, share)| ZoneStatus {
+            zone: zone.clone(),
+            share: part(share.percent),
+            usual: part(share.usual),
+            healthy: share.capacity.healthy_part(),
+        });
+        Self {
+            local: division.local.clone(),
+            spilled: part(division.spilled()),
+            shares: shares.collect(),
+            cause: division.cause(),
+        }
+    }
 }
 
 /// How far a drain has come.
@@ -293,6 +344,11 @@ pub struct BackendStatus {
     pub weight: u16,
     /// Who names it: `fixed`, `file`, `docker`, `dns`. The first has given it its weight.
     pub sources: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
+    /// By which QUIC connection IDs name it, in hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<String>,
     pub state: health::State,
     /// New flows go there: it is up, has a weight, and can be reached.
     pub serving: bool,
@@ -319,7 +375,7 @@ pub struct BackendStatus {
     pub drain: Option<Drain>,
     /// Which backends it comes before and after: a number, or `sorry`.
     pub priority: Tier,
-    /// New flows go to others, of a priority that is before its own, or that took over.
+    /// New flows go to others, of a priority that is before its own, or that took over, or of zones that do without its own.
     pub standby: bool,
     /// While it starts slowly: how much of its weight is in force, from 0.1 to 0.9.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -335,6 +391,8 @@ pub struct BackendStatus {
     pub breaker: Option<BreakerStatus>,
     /// It comes and goes too often.
     pub flapping: bool,
+    /// How often its flows have raised suspicion, upon which it was probed at once.
+    pub suspicions: u64,
     /// From probe to probe, in seconds, while that is longer than the check's interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff_s: Option<f64>,
@@ -356,8 +414,8 @@ pub struct HandshakesStatus {
     pub answered: u64,
     /// SYNs sent once more, for want of an answer.
     pub repeated: u64,
-    /// RSTs from the backend; of backends whose replies come this way, otherwise 0.
-    pub resets: u64,
+    /// SYNs that the backend answered by a RST; of backends whose replies come this way, otherwise 0.
+    pub refused: u64,
     /// From the first SYN to the client's next packet, on average; none if none is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_ms: Option<f64>,
@@ -375,7 +433,7 @@ impl From<Handshakes> for HandshakesStatus {
             opened: counted.n_opened.into(),
             answered: counted.n_answered(),
             repeated: counted.n_repeated.into(),
-            resets: counted.n_resets.into(),
+            refused: counted.n_refused.into(),
             mean_ms: (n_timed > 0).then(|| time_s * 1e3 / n_timed as f64),
             durations: counted.durations,
             time_s,
@@ -555,6 +613,8 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         port: backend.endpoint.port(),
         weight: backend.weight,
         sources: backend.sources.clone(),
+        zone: backend.zone.clone(),
+        server_id: backend.server_id.map(|id| id.to_string()),
         state: backend.check.state,
         serving: backend.serves,
         share,
@@ -575,6 +635,7 @@ fn backend_status(backend: &BackendView, counted: BackendCounters, share: f64) -
         weight_parts: backend.check.parts.named(),
         breaker: breaker_status(&backend.check),
         flapping: backend.check.is_flapping,
+        suspicions: backend.check.n_suspicions,
         backoff_s: backend.check.backoff.map(|backoff| backoff.as_secs_f64()),
     }
 }

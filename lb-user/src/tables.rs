@@ -9,11 +9,11 @@ use lb_common::directory::Filled;
 use lb_common::flow::Tick;
 use lb_common::limits::SLOTS_PER_LINE;
 use lb_common::maglev::Candidate;
-use lb_common::records::{Backend, Service};
+use lb_common::records::{Backend, Service, service_flags};
 use lb_common::{BackendId, Slot};
 
 use crate::admission::Image;
-use crate::compile::rest;
+use crate::compile::{Region, rest};
 
 /// Everything that the packet path reads, by id.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Tables {
     /// By scope: a service's id, or 0 for all VIPs. Every service has one that is not open to everybody.
     pub admission: BTreeMap<u16, Rules>,
     pub prefixes: Arc<Image>,
+    /// Of backends that QUIC connection IDs name. The reply directory leads from them to backends.
+    pub server_ids: BTreeMap<BackendId, u64>,
 }
 
 /// A region's slots with what they were made from, which tells whether they must be made again.
@@ -123,11 +125,18 @@ impl Default for FilledDirectory {
 }
 
 impl Tables {
+    /// Whether time alone may change what a service has: slots come to rest, or all flows from before they were recorded have ended.
+    pub fn is_restless(&self, service: &Service) -> bool {
+        let region = self.regions.get(&Region::of(service).first_line);
+        service.flags & service_flags::LEARNING != 0 || region.is_some_and(|region| !region.restless.is_empty())
+    }
+
     /// Takes over what single services have.
     pub fn amend(&mut self, part: Self) {
         self.services.extend(part.services);
         self.backends.extend(part.backends);
         self.regions.extend(part.regions);
+        self.server_ids.extend(part.server_ids);
     }
 }
 
@@ -145,6 +154,7 @@ pub enum Write {
     /// Into the half of the table that is not in use. Records of [`Rules`] lead there.
     Prefixes(Arc<Image>),
     Admission(u16, Rules),
+    ServerId(BackendId, u64),
 }
 
 /// What leads from one state of the maps to another, packets passing all the while.
@@ -193,6 +203,8 @@ pub fn diff_in_doubt(olds: &[&Tables], new: &Tables) -> Plan {
     writes.extend(new.admission.iter().filter(is_changed).map(|(&scope, &rules)| Write::Admission(scope, rules)));
     let is_changed = |(id, record): &(&BackendId, &Backend)| is_any(&|old| old.backends.get(id) != Some(record));
     writes.extend(new.backends.iter().filter(is_changed).map(|(&id, &record)| Write::Backend(id, record)));
+    let is_changed = |(id, server_id): &(&BackendId, &u64)| is_any(&|old| old.server_ids.get(id) != Some(server_id));
+    writes.extend(new.server_ids.iter().filter(is_changed).map(|(&id, &server_id)| Write::ServerId(id, server_id)));
     // Nobody sees a new service's record before the service directory names it, but replies of its backends need it. One that
     // may be there, and seen, begins as it may be: with the region that was complete when it came to be seen.
     let added = new.services.iter().filter(|(id, _)| is_any(&|old| !old.services.contains_key(id)));

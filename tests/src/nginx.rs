@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::{Certificate, Netns, Process, until};
 
 const START_LIMIT: Duration = Duration::from_secs(5);
+const BULK_LEN: usize = 1 << 20;
 
 /// A running nginx of one process. Dropping it kills it.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx on `listen`, answering `name` at any path, and `ok` at `/health`. Returns when it listens.
+    /// Starts nginx on `listen`, answering `name` at any path, `ok` at `/health`, and a megabyte at `/bulk`. Returns when it listens.
     ///
     /// # Errors
     /// nginx is not installed, or an address is not there or taken.
@@ -50,11 +51,13 @@ impl Nginx {
                  server {{
                      {listen_lines}
                      {server_lines}
+                     location = /bulk {{ root {at}; }}
                      location = /health {{ return 200 \"ok\\n\"; }}
                      location / {{ return 200 \"{name}\\n\"; }}
                  }}
              }}\n"
         );
+        std::fs::write(directory.path().join("bulk"), vec![b'x'; BULK_LEN])?;
         let file = directory.path().join("nginx.conf");
         std::fs::write(&file, config)?;
         let mut process =

@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 
 use crate::Netns;
 
-const LIMIT: Duration = Duration::from_secs(1);
+/// Of a machine that has other things to do.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// Sends one datagram from a new port and yields the answer. The socket is connected, so an answer from another address
 /// than the one asked does not count.
 ///
 /// # Errors
-/// No answer within a second, or port unreachable.
+/// No answer within three seconds, or port unreachable.
 pub fn ask(netns: &Netns, to: SocketAddr, question: &[u8]) -> Result<Vec<u8>> {
     netns.enter(|| exchange(&connect(to, 0)?, question)).with_context(|| format!("UDP {to}"))
 }
@@ -41,7 +42,7 @@ pub fn connect(to: SocketAddr, source_port: u16) -> Result<UdpSocket> {
 /// The name of the backend that answers on this socket.
 ///
 /// # Errors
-/// No answer within a second, or not one of our backends'.
+/// No answer within three seconds, or not one of our backends'.
 pub fn name(socket: &UdpSocket) -> Result<String> {
     let answer = String::from_utf8(exchange(socket, b"?")?)?;
     Ok(answer.split_once(' ').with_context(|| format!("not our backend's answer: {answer:?}"))?.0.to_owned())

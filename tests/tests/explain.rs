@@ -20,7 +20,7 @@ use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::Env;
 use lb_user::compile::{Layout, compile};
 use lb_user::desired::{Desired, Protocol, ServiceName};
-use lb_user::explain::{self, BackendFound, Explanation, Names, Question, Records, ServiceAt, TTL_DEFAULT};
+use lb_user::explain::{self, BackendFound, ErrorKind, Explanation, IcmpError, Names, Question, Records, ServiceAt};
 use lb_user::tables::{Tables, diff};
 use serde_json::{Value, json};
 use xlb_tests::path::fixture::{self, Interfaces};
@@ -50,6 +50,10 @@ impl Records for InMemory<'_> {
         *self.0.service(id)
     }
 
+    fn server_id(&self, id: BackendId) -> u64 {
+        Env::server_id(self.0, id)
+    }
+
     fn slot(&self, index: u32) -> Option<Slot> {
         self.0.slot(index)
     }
@@ -64,6 +68,10 @@ impl Records for InMemory<'_> {
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
         self.0.flow_entry(bucket, position)
+    }
+
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        self.0.fragment_entry(bucket, position)
     }
 
     fn load(&self, id: BackendId) -> Load {
@@ -176,7 +184,7 @@ impl Names for World {
 fn question(client: &str, vip: &str, protocol: Protocol) -> Question {
     let endpoint = |text: &str| text.parse().unwrap();
     let (client, vip) = (endpoint(client), endpoint(vip));
-    Question { client, vip, protocol, syn: false, interface: None, ttl: TTL_DEFAULT, length: None }
+    Question::new(client, vip, protocol)
 }
 
 fn tcp(client: &str, vip: &str) -> Question {
@@ -205,9 +213,15 @@ fn many() -> impl Iterator<Item = Question> {
             let client: IpAddr =
                 if vip.is_ipv4() { [10, 9, 0, 100 + (n % 3) as u8].into() } else { "fd09::100".parse().unwrap() };
             let client = SocketAddr::new(client, 40_000 + n);
-            let of = move |syn, length| Question { client, vip, protocol, syn, interface: None, ttl: TTL_DEFAULT, length };
+            let of = move |syn, length| Question { syn, length, ..Question::new(client, vip, protocol) };
             let first = (protocol == Protocol::Tcp).then(|| of(true, None));
-            first.into_iter().chain([of(false, None), of(false, Some(1500)), of(false, Some(1460))])
+            let tagged = |vlans: &[u16]| Question { vlans: vlans.to_vec(), ..of(false, None) };
+            let router: IpAddr = if vip.is_ipv4() { [10, 9, 0, 1].into() } else { "fd09::1".parse().unwrap() };
+            let error = |kind| Question { error: Some(IcmpError { kind, from: router }), ..of(false, None) };
+            let errors = [ErrorKind::Unreachable, ErrorKind::TooBig, ErrorKind::TimeExceeded].map(error);
+            let later = Question { fragment: Some(n.into()), ..of(false, None) };
+            let whole = [of(false, None), of(false, Some(1500)), of(false, Some(1460)), tagged(&[7]), tagged(&[7, 8]), later];
+            first.into_iter().chain(whole).chain(errors)
         })
     })
 }
@@ -249,6 +263,40 @@ fn the_explanation_is_what_happens_for_every_service_and_while_slots_move() {
     check_all(&world);
     world.change(|desired| *desired = fixture::desired(INTERFACES));
     check_all(&world);
+}
+
+#[test]
+fn a_later_fragment_is_said_to_follow_the_first_one_of_its_packet() {
+    let world = World::new();
+    for (client, vip, by) in [
+        ("10.9.0.100:5", "10.200.1.7:80", "slot"),
+        ("10.9.0.100:5", "10.200.1.3:80", "slot"),
+        // A NAT backend's reply.
+        ("10.0.2.1:8080", "10.9.0.100:5", "reply"),
+    ] {
+        let whole = tcp(client, vip);
+        let later = Question { fragment: Some(77), ..whole.clone() };
+        let unseen = world.explain(&later);
+        assert_eq!(unseen["fragment"], json!({ "on_record": null }), "{unseen:#}");
+        assert!(["fragment", "not_service"].map(Value::from).contains(&unseen["verdict"]), "{unseen:#}");
+        let mut first = whole.frame(OUTSIDE).unwrap().bytes().to_vec();
+        // Identification, and more fragments.
+        first[14 + 4..][..3].copy_from_slice(&[0, 77, 0x20]);
+        let sent = world.host.run(&first, OUTSIDE).verdict;
+        let followed = world.explain(&later);
+        let (explained, on_record) = (world.explain(&whole), &followed["fragment"]["on_record"]);
+        if by == "slot" {
+            assert_eq!(followed["verdict"], sent.label(), "{followed:#}");
+            assert_eq!(followed["backend"]["reason"], "fragment");
+            assert_eq!(followed["backend"]["chosen"], explained["backend"]["chosen"], "{followed:#}");
+            assert_eq!((on_record, &followed["service"]), (&explained["backend"]["chosen"], &explained["service"]));
+        } else {
+            // By a way that the kernel's routing table knows alone.
+            assert_eq!((&followed["verdict"], sent), (&json!("reply_routed"), Verdict::Reply), "{followed:#}");
+            assert_eq!((on_record, &followed["reply"]), (&explained["reply"]["backend"], &explained["reply"]));
+        }
+        assert_eq!(world.send(&later).0, sent);
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@ use lb_common::admission::Rule;
 use lb_common::handshake::Handshakes;
 use lb_common::{BackendId, Verdict};
 use xlb_tests::path::fixture::{self, Interfaces};
-use xlb_tests::path::host::Host;
+use xlb_tests::path::host::{Host, TracedHost};
 use xlb_tests::path::packets::{Content, Flags, frame, tcp};
-use xlb_tests::path::{cases, choices, decap};
+use xlb_tests::path::{cases, choices, decap, traces};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
@@ -156,4 +156,60 @@ fn who_answers_slowly_gets_less_until_it_answers_fast_again() {
     host.micros.set(host.micros.get() + 30 * 1024 * 1024);
     let again = n_of(30_000..30_800, 1_000);
     assert!(again[2] > again[1] && again[1] > again[0], "{again:?}");
+}
+
+#[test]
+fn once_the_daemon_is_away_for_too_long_the_host_gets_what_is_for_vips_or_nobody_does() {
+    for watchdog in fixture::watchdogs() {
+        let mut host = Host::with_fixture(INTERFACES);
+        host.carry_out(&fixture::plan_to(INTERFACES, &fixture::watched(INTERFACES, watchdog)));
+        host.attend_until(host.now.get() + 5);
+        for (n_ticks, cases) in [(5, cases::all()), (6, cases::unattended(watchdog.absence))] {
+            host.now.set(n_ticks);
+            for case in cases {
+                let outcome = host.run(&case.packet, INTERFACES.outside);
+                assert_eq!((outcome.verdict, outcome.frame), (case.verdict, case.frame), "tick {n_ticks}, {}", case.name);
+            }
+        }
+        // It is back.
+        host.attend_until(7);
+        let echo = cases::all().into_iter().find(|case| case.verdict == Verdict::EchoReply).expect("a ping");
+        assert_eq!(host.run(&echo.packet, INTERFACES.outside).verdict, Verdict::EchoReply);
+    }
+}
+
+fn traced() -> TracedHost {
+    TracedHost(Host::with_fixture(INTERFACES), INTERFACES.outside)
+}
+
+#[test]
+fn a_packet_that_is_traced_ends_as_any_other_and_is_told_as_it_came_and_left() {
+    traces::check_all(&mut traced(), &cases::all());
+}
+
+#[test]
+fn a_packet_is_told_with_the_reason_for_its_backend() {
+    traces::check_reasons(&mut traced());
+    let mut guarded = traced();
+    guarded.0.carry_out(&fixture::plan_to(INTERFACES, &fixture::guarded(INTERFACES)));
+    traces::check_refusals(&mut guarded, &cases::guarded());
+}
+
+#[test]
+fn only_packets_that_are_asked_for_are_told() {
+    traces::check_filters(&mut traced());
+}
+
+#[test]
+fn no_more_packets_are_told_than_may_be() {
+    let mut host = traced();
+    assert_eq!(traces::check_bounds(&mut host, 500), 10, "time stands still: it is one window");
+    assert_eq!(host.0.n_limited(), 50 + 490);
+    let packet = frame("10.9.0.100:5", "10.200.1.1:80", tcp(Flags::Ack)).bytes();
+    traces::Traced::set(&mut host, lb_common::trace::Rules { n_max: 10, ..traces::ALL });
+    for window in 0..3 {
+        host.0.meter_time.set(host.0.meter_time.get() + (1 << lb_common::trace::WINDOW_SHIFT));
+        let n_told: usize = (0..12).map(|_| traces::Traced::run(&mut host, &packet).1.len()).sum();
+        assert_eq!(n_told, 10, "window {window}");
+    }
 }

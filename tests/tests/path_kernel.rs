@@ -11,6 +11,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use aya::util::KernelVersion;
 use lb_common::admission::Rule;
 use lb_common::handshake::Handshakes;
 use lb_common::{BackendId, Verdict};
@@ -18,8 +19,9 @@ use lb_user::datapath::{Attachment, Datapath, Pins, Wanted};
 use lb_user::maps::{self, Sizes};
 use xlb_tests::frames::Sender;
 use xlb_tests::path::cases::Case;
+use xlb_tests::path::host::{Host, TracedHost};
 use xlb_tests::path::kernel::{self, Kernel, action};
-use xlb_tests::path::{Outcome, cases, choices, decap, fixture};
+use xlb_tests::path::{Outcome, cases, choices, decap, fixture, stack, traces};
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond this, the next feature may be one too many.
@@ -28,6 +30,13 @@ const VERIFIED_INSTRUCTIONS_MAX: u32 = 600_000;
 /// How long packets wait for a daemon's first program, and how long an update takes. `XLB_LOAD_MS_MAX` says otherwise for
 /// emulated machines.
 const LOAD_MS_MAX: u64 = 2_000;
+
+/// Of the program as this kernel takes it, and with all that stands in for what older ones lack, if that is another.
+fn versions() -> Vec<KernelVersion> {
+    let (running, oldest) = (maps::kernel().unwrap(), maps::substitute::OLDEST);
+    let n_lacking = |version| maps::substitute::lacking(version).count();
+    if n_lacking(running) == n_lacking(oldest) { vec![running] } else { vec![running, oldest] }
+}
 
 fn check_all_cases(kernel: &Kernel) {
     check(kernel, cases::all());
@@ -73,7 +82,7 @@ fn new_flows_go_in_the_kernel_where_the_algorithm_says() {
 #[test]
 #[ignore = "needs root and the BPF object; run by cargo xtask test"]
 fn the_kernel_counts_each_step_of_a_handshake() {
-    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+    for version in versions() {
         // Each in a thread of its own: a network namespace ends with it.
         let checked = std::thread::spawn(move || {
             let kernel = Kernel::as_for(version).unwrap();
@@ -94,7 +103,7 @@ fn the_kernel_counts_each_step_of_a_handshake() {
 #[test]
 #[ignore = "needs root and the BPF object; run by cargo xtask test"]
 fn under_rules_of_admission_every_packet_ends_in_the_kernel_as_its_case_says() {
-    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+    for version in versions() {
         // Each in a thread of its own: a network namespace ends with it.
         let checked = std::thread::spawn(move || {
             let mut kernel = Kernel::as_for(version).unwrap();
@@ -111,8 +120,21 @@ fn under_rules_of_admission_every_packet_ends_in_the_kernel_as_its_case_says() {
 
 #[test]
 #[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn once_the_daemon_is_away_for_too_long_the_host_gets_in_the_kernel_what_is_for_vips_or_nobody_does() {
+    let mut kernel = Kernel::new().unwrap();
+    for watchdog in fixture::watchdogs() {
+        kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::watched(kernel.interfaces, watchdog))).unwrap();
+        kernel.attend_for(u32::MAX);
+        check(&kernel, cases::unattended(watchdog.absence));
+        kernel.attend_for(1000);
+        check_all_cases(&kernel);
+    }
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
 fn under_limits_bursts_pass_in_the_kernel_and_what_is_beyond_them_is_dropped() {
-    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+    for version in versions() {
         let checked = std::thread::spawn(move || {
             let mut kernel = Kernel::as_for(version).unwrap();
             kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::limited(kernel.interfaces))).unwrap();
@@ -150,6 +172,17 @@ fn the_verifier_is_soon_done() {
 }
 
 #[test]
+#[ignore = "needs the BPF object; run by cargo xtask test"]
+fn the_stack_suffices_on_kernels_that_round_it_up() {
+    let object = kernel::object().unwrap();
+    for kernel in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+        let chain = stack::deepest(&maps::substitute::for_kernel(&object, kernel), "xlb").unwrap();
+        let total = stack::total(&chain, stack::ROUNDED_TO);
+        assert!(total <= stack::STACK_MAX, "{total} bytes of stack, by functions that take {chain:?}");
+    }
+}
+
+#[test]
 #[ignore = "needs root and the BPF object; run by cargo xtask test"]
 fn a_frame_that_comes_in_meets_the_program_as_the_daemon_attaches_it() {
     let mut world = World::new().unwrap();
@@ -174,4 +207,54 @@ fn a_frame_that_comes_in_meets_the_program_as_the_daemon_attaches_it() {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn packets_are_traced_in_the_kernel_as_on_the_host() {
+    for version in [maps::kernel().unwrap(), maps::substitute::OLDEST] {
+        // Each in a thread of its own: a network namespace ends with it.
+        let checked = std::thread::spawn(move || {
+            let mut kernel = Kernel::as_for(version).unwrap();
+            let mut host = TracedHost(Host::with_fixture(kernel.interfaces), kernel.interfaces.outside);
+            // Where chance decides, or the time, they may differ.
+            let cases: Vec<Case> = cases::all().into_iter().filter(|case| !choices::may_be_for_one(&case.packet)).collect();
+            let in_kernel = traces::check_all(&mut kernel, &cases);
+            let on_host = traces::check_all(&mut host, &cases);
+            for ((case, a), b) in cases.iter().zip(&in_kernel).zip(&on_host) {
+                assert_eq!(traces::what_is_the_same(a), traces::what_is_the_same(b), "{}", case.name);
+                assert_ne!(a.at_ns, 0);
+            }
+            traces::check_reasons(&mut kernel);
+            traces::check_filters(&mut kernel);
+            let n_told = traces::check_bounds(&mut kernel, 20_000);
+            assert!((10..2_000).contains(&n_told), "some windows with ten each: {n_told}");
+            let counted = kernel.counters.traced();
+            assert!(counted.n_limited >= 50 && counted.n_lost == 0 && counted.n_written > 400, "{counted:?}");
+            kernel.carry_out(&fixture::plan_to(kernel.interfaces, &fixture::guarded(kernel.interfaces))).unwrap();
+            traces::check_refusals(&mut kernel, &cases::guarded());
+        });
+        checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn what_nobody_reads_is_lost_and_counted_and_packets_pass() {
+    let mut kernel = Kernel::new().unwrap();
+    traces::Traced::set(&mut kernel, traces::ALL);
+    let packet = &cases::all()[0].packet;
+    let run = |kernel: &Kernel, n: usize| {
+        (0..n).for_each(|_| assert_eq!(kernel.run(packet, kernel.interfaces.outside).unwrap().verdict, Verdict::Tx))
+    };
+    until(Duration::from_secs(20), "the ring to be full", || {
+        run(&kernel, 200);
+        Ok((kernel.counters.traced().n_lost > 0).then_some(()))
+    })
+    .unwrap();
+    let n_written = kernel.counters.traced().n_written;
+    assert_eq!(std::iter::from_fn(|| kernel.tracer.read()).count() as u64, n_written, "what was written is there");
+    kernel.maps.set_tracing(false);
+    run(&kernel, 50);
+    assert_eq!(kernel.counters.traced().n_written, n_written, "nothing is traced any more");
 }

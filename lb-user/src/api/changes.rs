@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::Source;
 use super::audit::{Entry, Verdict};
 use super::auth::Peer;
+use crate::config;
 use crate::daemon::preview::preview;
 use crate::daemon::{Answer, Order, Trouble};
 use crate::runtime::{BackendName, Change, Refused, Target};
@@ -43,11 +44,11 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(code: StatusCode, reason: impl Into<String>) -> Self {
+    pub fn new(code: StatusCode, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 
-    fn wrong(reason: impl Into<String>) -> Self {
+    pub fn wrong(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, reason)
     }
 }
@@ -114,11 +115,28 @@ impl Asking {
         self.conclude(source, by, what, done)
     }
 
-    fn admitted(&self, source: &Source) -> Result<String, Failure> {
+    /// Who asks, if he may.
+    ///
+    /// # Errors
+    /// He may not.
+    pub fn admitted(&self, source: &Source) -> Result<String, Failure> {
         source.policy.admit(&self.peer, &self.headers).map_err(|forbidden| Failure::new(forbidden.code, forbidden.reason))
     }
 
     fn conclude(self, source: &Source, by: Option<String>, what: Value, done: Result<Vec<String>, Failure>) -> Response {
+        self.note_changes(source, by, what, done.as_deref());
+        match done {
+            Ok(changed) => Json(json!({ "changed": changed })).into_response(),
+            Err(failure) => failure.into_response(),
+        }
+    }
+
+    /// Puts what came of it into the audit log, where nothing is changed.
+    pub fn note(&self, source: &Source, by: Option<String>, what: Value, failure: Option<&Failure>) {
+        self.note_changes(source, by, what, failure.map_or(Ok(&[]), Err));
+    }
+
+    fn note_changes(&self, source: &Source, by: Option<String>, what: Value, done: Result<&[String], &Failure>) {
         let verdict = match &done {
             Ok(_) => Verdict::Done,
             Err(failure) if failure.code.is_client_error() => Verdict::Refused,
@@ -128,17 +146,13 @@ impl Asking {
             at: humantime::format_rfc3339_millis(self.at).to_string(),
             by,
             from: self.peer.origin(),
-            request: self.line,
+            request: self.line.clone(),
             what,
             verdict,
-            changed: done.as_ref().cloned().unwrap_or_default(),
-            error: done.as_ref().err().map(|failure| failure.reason.clone()),
+            changed: done.map(<[String]>::to_vec).unwrap_or_default(),
+            error: done.err().map(|failure| failure.reason.clone()),
             unlisted: 0,
         });
-        match done {
-            Ok(changed) => Json(json!({ "changed": changed })).into_response(),
-            Err(failure) => failure.into_response(),
-        }
     }
 }
 
@@ -226,6 +240,7 @@ struct WeightBody {
 struct AddBody {
     address: String,
     weight: Option<u16>,
+    zone: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -274,9 +289,10 @@ pub async fn remove(State(source): State<Source>, asking: Asking, Named(target):
 }
 
 pub async fn add(State(source): State<Source>, asking: Asking, Path(service): Path<String>, body: Body) -> Response {
-    let understand = |AddBody { address, weight }| {
+    let understand = |AddBody { address, weight, zone }| {
         let backend: BackendName = address.parse().map_err(|reason: String| Failure::wrong(reason))?;
-        Ok(Change::Add { target: Target { service, backend }, weight })
+        let zone = zone.map(|name| config::zone(&name)).transpose().map_err(Failure::wrong)?;
+        Ok(Change::Add { target: Target { service, backend }, weight, zone })
     };
     asking.carry_out(&source, body, understand).await
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lb_common::handshake::Handshakes;
-use lb_common::verdict::{Class, Verdict};
+use lb_common::verdict::Verdict;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -21,10 +21,11 @@ use super::{Source, Unavailable};
 use crate::daemon::Sums;
 use crate::failover::Tier;
 use crate::health;
-use crate::maps::Census;
+use crate::maps::{Census, Traced};
 use crate::runtime::Admin;
 use crate::status::{
     AdmissionStatus, BackendStatus, FailoverStatus, HANDSHAKE_UNIT_S, HandshakesStatus, ServiceStatus, SourceStatus, Status,
+    ZoneStatus,
 };
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,7 +35,8 @@ pub async fn answer(State(source): State<Source>) -> Result<Response, Unavailabl
     let status = Status::read(&snapshot, &source.counters).map_err(|error| Unavailable::Counters(crate::error::chain(&error)))?;
     let mut registry = Registry::with_prefix("xlb");
     let changes = source.audit.counts.clone();
-    registry.register_collector(Box::new(Page { status, sums: snapshot.sums, started: source.started, changes }));
+    let traced = source.counters.traced();
+    registry.register_collector(Box::new(Page { status, sums: snapshot.sums, started: source.started, changes, traced }));
     let mut page = String::new();
     Ok(match text::encode(&mut page, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
@@ -48,6 +50,7 @@ struct Page {
     status: Status,
     sums: Sums,
     changes: Arc<Counts>,
+    traced: Traced,
     /// In seconds since 1970.
     started: f64,
 }
@@ -108,18 +111,17 @@ impl Page {
         let by_result = by_result.map(|(result, n)| (vec![("result", result.to_owned())], n.load(Relaxed)));
         counter(out, "runtime_changes", "Changes asked for over the API.", by_result)?;
         let help = "Lines that the audit log lacks, because it could not be written or did not keep up.";
-        single(out, "audit_lines_lost", help, ConstCounter::new(counts.lost.load(Relaxed)))
+        single(out, "audit_lines_lost", help, ConstCounter::new(counts.lost.load(Relaxed)))?;
+        let Traced { n_written, n_lost, n_limited } = self.traced;
+        let by_result = [("written", n_written), ("lost", n_lost), ("limited", n_limited)];
+        let by_result = by_result.map(|(result, n)| (vec![("result", result.to_owned())], n));
+        counter(out, "traced_packets", "Packets that a trace was to tell.", by_result)
     }
 
     fn encode_packets(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let by_verdict = Verdict::ALL.iter().map(|verdict| {
-            let class = match verdict.class() {
-                Class::Forwarded => "forwarded",
-                Class::Passed => "passed",
-                Class::Dropped => "dropped",
-            };
             let n = self.status.verdicts.get(verdict.label()).copied().unwrap_or_default();
-            (vec![("class", class.to_owned()), ("verdict", verdict.label().to_owned())], n)
+            (vec![("class", verdict.class().label().to_owned()), ("verdict", verdict.label().to_owned())], n)
         });
         counter(out, "packets", "Packets by what they ended in, each in exactly one verdict.", by_verdict)?;
         let received = ConstCounter::new(self.status.packets.received);
@@ -196,6 +198,7 @@ impl Page {
         gauge(out, "service_panic", help, failover(|failover| failover.panic))?;
         let help = "1 while new flows go to the sorry backend.";
         gauge(out, "service_sorry", help, failover(|failover| failover.serving.contains(&Tier::Sorry)))?;
+        self.encode_zones(out)?;
         let moved = self.sums.services.iter().map(|(name, sums)| (vec![("service", name.to_string())], sums.n_slots_moved));
         counter(out, "service_slots_moved", "Slots that got another owner, their first one included.", moved)?;
         let transitions = self.sums.services.iter().flat_map(|(name, sums)| {
@@ -204,6 +207,27 @@ impl Page {
             sums.n_transitions.iter().map(transition)
         });
         counter(out, "health_transitions", "Backends that changed their state, by the new one.", transitions)
+    }
+
+    /// Only of services that go by zones.
+    fn encode_zones(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || {
+            let services = self.status.services.iter();
+            let zones = services.filter_map(|service| Some((service, service.failover.as_ref()?.zones.as_ref()?)));
+            zones.flat_map(|(service, zones)| {
+                let labels = |zone: &ZoneStatus| {
+                    [service_labels(service), vec![("zone", zone.zone.clone().unwrap_or_default().to_string())]].concat()
+                };
+                zones.shares.iter().map(move |zone| (labels(zone), zone))
+            })
+        };
+        let of = |value: fn(&ZoneStatus) -> f64| all().map(move |(labels, zone)| (labels, value(zone)));
+        gauge(out, "service_zone_share", "The part of new flows that goes to the zone, from 0 to 1.", of(|zone| zone.share))?;
+        let help = "How much more that is than while all backends are well.";
+        gauge(out, "service_zone_spillover", help, of(|zone| (zone.share - zone.usual).max(0.0)))?;
+        let help = "How much of the zone is healthy, by weight, from 0 to 1.";
+        let healthy = all().filter_map(|(labels, zone)| Some((labels, zone.healthy?)));
+        gauge(out, "service_zone_healthy", help, healthy)
     }
 
     fn encode_backends(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -234,7 +258,7 @@ impl Page {
         let disabled = set(|admin| admin == Admin::Disable);
         let disabled = all().map(|(labels, backend)| (labels, disabled(backend)));
         gauge(out, "backend_disabled", "1 while the backend is disabled, as set at runtime.", disabled)?;
-        let help = "1 while new flows go to other priorities than the backend's.";
+        let help = "1 while new flows go to other priorities or zones than the backend's.";
         let standby = all().map(|(labels, backend)| (labels, f64::from(backend.standby)));
         gauge(out, "backend_standby", help, standby)?;
         let help = "1 while the backend, having come up, does not have all of its weight.";
@@ -253,6 +277,8 @@ impl Page {
         gauge(out, "backend_ejected", help, of_state(health::State::Ejected))?;
         let help = "1 while the backend comes and goes too often.";
         gauge(out, "backend_flapping", help, of(|backend| f64::from(backend.flapping)))?;
+        let help = "Times that the backend's flows raised suspicion, upon which it was probed at once.";
+        counter(out, "backend_suspicions", help, all().map(|(labels, backend)| (labels, backend.suspicions)))?;
         let help = "From probe to probe, while that is longer than the check's interval; else 0.";
         gauge(out, "backend_backoff_seconds", help, of(|backend| backend.backoff_s.unwrap_or_default()))?;
         let help = "Flows of the backend on record that may be alive; only where slots moved are flows on record.";
@@ -275,8 +301,8 @@ impl Page {
         counter(out, "backend_handshakes_answered", help, of(|counted| counted.answered))?;
         let help = "SYNs that clients sent once more, for want of an answer.";
         counter(out, "backend_handshakes_repeated", help, of(|counted| counted.repeated))?;
-        let help = "RSTs from the backend, where its replies come this way.";
-        counter(out, "backend_resets", help, of(|counted| counted.resets))?;
+        let help = "Connections that the backend refused by a RST, where its replies come this way.";
+        counter(out, "backend_handshakes_refused", help, of(|counted| counted.refused))?;
         let help = "Time from a client's first SYN to its next packet.";
         let mut encoder = out.encode_descriptor("backend_handshake_seconds", help, None, MetricType::Histogram)?;
         all().try_for_each(|(labels, handshakes)| {

@@ -12,7 +12,9 @@ mod events;
 mod explain;
 mod metrics;
 mod page;
+pub mod query;
 mod tls;
+mod trace;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,7 +35,7 @@ pub(crate) use tls::{VALID_MIN, days, others_may_read, valid_for};
 
 use crate::daemon::{Inquiry, Order};
 use crate::error::chain;
-use crate::maps::Counters;
+use crate::maps::{Counters, Tracer};
 use crate::status::{Snapshot, Status};
 
 /// Where answers come from.
@@ -48,6 +50,7 @@ pub struct Source {
     policy: Arc<auth::Policy>,
     audit: audit::Audit,
     checks: Arc<Semaphore>,
+    booth: trace::Booth,
     /// In seconds since 1970.
     started: f64,
 }
@@ -64,13 +67,15 @@ pub fn serve(
     inquiries: mpsc::Sender<Inquiry>,
     orders: mpsc::Sender<Order>,
     counters: Arc<Counters>,
+    tracer: Tracer,
     changed: Arc<Notify>,
 ) -> Option<SocketFile> {
     let (newcomers, admitted) = mpsc::channel(N_NEWCOMERS);
     let (policy, audit) = (Arc::new(doors.policy.clone()), doors.audit.clone());
     let checks = changes::one_check_at_a_time();
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let source = Source { inquiries, counters, changed, newcomers, orders, policy, audit, checks, started };
+    let booth = trace::Booth::new(tracer);
+    let source = Source { inquiries, counters, changed, newcomers, orders, policy, audit, checks, booth, started };
     tokio::spawn(events::Herald::new(source.clone(), admitted).run());
     doors.serve(&router(source))
 }
@@ -92,6 +97,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Source>)> {
         ("get", "/api/v1/status", get(status)),
         ("get", "/api/v1/events", get(events::answer)),
         ("get", "/api/v1/explain", get(explain::answer)),
+        ("get", "/api/v1/trace", get(trace::answer)),
         ("get", "/api/v1/runtime", get(runtime)),
         ("get", "/api/v1/openapi.json", get(openapi)),
         ("post", "/api/v1/services/{service}/backends", post(changes::add)),

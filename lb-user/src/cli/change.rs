@@ -70,6 +70,9 @@ pub enum Verb {
         /// As in the file; 1 unless given, or what the file says of one that was removed
         #[arg(long)]
         weight: Option<u16>,
+        /// The zone that it is in, where the service goes by zones
+        #[arg(long)]
+        zone: Option<String>,
         #[command(flatten)]
         reach: Reach,
     },
@@ -131,10 +134,10 @@ pub async fn carry_out(verb: Verb) -> Result<()> {
     let (reach, method, path, body) = request(verb);
     let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
     let (code, answer) = client::ask(&Door::try_from(&reach)?, method, &path, body).await?;
-    let answer: Value = serde_json::from_slice(&answer).unwrap_or_else(|_| String::from_utf8_lossy(&answer).into());
     if !code.is_success() {
-        bail!("{}", answer["error"].as_str().map_or_else(|| format!("{code}: {answer}"), str::to_owned));
+        bail!(client::refusal(code, &answer));
     }
+    let answer: Value = serde_json::from_slice(&answer).unwrap_or_else(|_| String::from_utf8_lossy(&answer).into());
     let lines: Vec<&str> = answer["changed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     super::print(&if lines.is_empty() { "nothing to change: it is so already\n".to_owned() } else { lines.join("\n") + "\n" })
 }
@@ -150,10 +153,13 @@ fn request(verb: Verb) -> (Reach, Method, String, Value) {
         Verb::Disable { whom, reach } => (reach, Method::POST, backend(&whom) + "/disable", Value::Null),
         Verb::Enable { whom, reach } => (reach, Method::POST, backend(&whom) + "/enable", Value::Null),
         Verb::Weight { whom, weight, reach } => (reach, Method::PUT, backend(&whom) + "/weight", json!({ "weight": weight })),
-        Verb::Add { whom, weight, reach } => {
+        Verb::Add { whom, weight, zone, reach } => {
             let mut body = json!({ "address": whom.backend });
             if let Some(weight) = weight {
                 body["weight"] = weight.into();
+            }
+            if let Some(zone) = zone {
+                body["zone"] = zone.into();
             }
             (reach, Method::POST, of(&whom.service) + "/backends", body)
         }

@@ -185,6 +185,12 @@ pub async fn begin(door: &Door, method: Method, path: &str, body: Bytes) -> Resu
     }
 }
 
+/// Why something was not done, from the answer that says so.
+pub fn refusal(code: StatusCode, answer: &[u8]) -> String {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_else(|_| String::from_utf8_lossy(answer).into());
+    answer["error"].as_str().map_or_else(|| format!("{code}: {answer}"), str::to_owned)
+}
+
 async fn connect(socket: &Path) -> Result<UnixStream> {
     UnixStream::connect(socket).await.with_context(|| {
         format!("no daemon answers on {}; is it running, is this its api.socket (--socket), and may you?", socket.display())

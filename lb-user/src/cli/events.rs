@@ -88,6 +88,7 @@ fn in_words(event: &Value) -> String {
             format!("{whom}: {}, was {}: {}", text(&event["to"]), text(&event["from"]), text(&event["cause"]))
         }
         "weight_part" => format!("{whom}: {}: {}", parts(&event["parts"]), text(&event["cause"])),
+        "suspected" => format!("{whom}: suspected, for its handshakes fail; probed at once"),
         "flapping" if event["flapping"] == true => format!("{whom}: comes and goes too often"),
         "flapping" => format!("{whom}: no longer comes and goes"),
         "backend_reach" => match event["unreachable"].as_str() {
@@ -115,10 +116,32 @@ fn in_words(event: &Value) -> String {
             format!("{whom}: panic, all backends are taken for healthy: {}", text(&event["cause"]))
         }
         "panic" => format!("{whom}: no longer in panic: {}", text(&event["cause"])),
+        "spillover" => spillover(whom, event),
         "slow_start" if event["over"] == true => format!("{whom}: has all of its weight"),
         "slow_start" => format!("{whom}: starts slowly"),
         _ => event.to_string(),
     }
+}
+
+fn spillover(whom: &str, event: &Value) -> String {
+    let all = || event["shares"].as_object().into_iter().flatten();
+    let shares: Vec<String> = all().map(|(zone, share)| zone_share(zone, share)).collect();
+    let (shares, cause) = (shares.join(", "), text(&event["cause"]));
+    if all().all(|(_, share)| share.as_f64() == Some(0.0)) {
+        return format!("{whom}: no zone can take new connections: {cause}");
+    }
+    match event["spilled"].as_f64() {
+        Some(spilled) if spilled > 0.0 => {
+            format!("{whom}: {} of new connections spill over to other zones, now {shares}: {cause}", percent(&spilled.into()))
+        }
+        _ => format!("{whom}: new connections are divided among zones as usual, {shares}: {cause}"),
+    }
+}
+
+/// Such as `zone a 70%`.
+pub fn zone_share(zone: &str, share: &Value) -> String {
+    let zone = if zone.is_empty() { "no zone".to_owned() } else { format!("zone {zone}") };
+    format!("{zone} {}", percent(share))
 }
 
 /// Priorities, or the sorry backend.
@@ -185,6 +208,18 @@ mod tests {
             (
                 json!({ "kind": "panic", "service": "web", "panic": true, "cause": "why" }),
                 "web: panic, all backends are taken for healthy: why".into(),
+            ),
+            (
+                json!({ "kind": "spillover", "service": "web", "spilled": 0.3, "shares": { "a": 0.7, "b": 0.3 }, "cause": "why" }),
+                "web: 30% of new connections spill over to other zones, now zone a 70%, zone b 30%: why".into(),
+            ),
+            (
+                json!({ "kind": "spillover", "service": "web", "spilled": 0.0, "shares": { "": 0.0, "a": 1.0 }, "cause": "why" }),
+                "web: new connections are divided among zones as usual, no zone 0%, zone a 100%: why".into(),
+            ),
+            (
+                json!({ "kind": "spillover", "service": "web", "spilled": 0.0, "shares": { "a": 0.0, "b": 0.0 }, "cause": "why" }),
+                "web: no zone can take new connections: why".into(),
             ),
             (
                 json!({ "kind": "slow_start", "service": "web", "backend": "10.0.0.1:80", "over": false }),

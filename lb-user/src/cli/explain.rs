@@ -1,11 +1,11 @@
 //! `xlb explain`: what `GET /api/v1/explain` says of a packet, a line a step.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use form_urlencoded::Serializer;
 use hyper::Method;
 use hyper::body::Bytes;
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::client::{self, Door};
 use super::status::{endpoint, list, text};
 use crate::desired::Protocol;
+use crate::explain::ConnectionId;
 
 /// Which packet.
 #[derive(Args, Debug)]
@@ -36,6 +37,40 @@ pub struct Packet {
     /// Length of the IP packet in bytes; that of its headers unless given
     #[arg(long, value_name = "BYTES")]
     length: Option<u16>,
+    /// It has this VLAN tag; given twice, the outer one first
+    #[arg(long, value_name = "ID")]
+    vlan: Vec<u16>,
+    /// It is a later fragment of the packet with this identification, without ports
+    #[arg(long, value_name = "IDENTIFICATION", conflicts_with_all = ["syn", "error"])]
+    fragment: Option<u32>,
+    /// It is an ICMP error to the VIP's address, about a packet from VIP:PORT to CLIENT:PORT
+    #[arg(long, value_name = "KIND", value_enum, conflicts_with = "syn")]
+    error: Option<Kind>,
+    /// The router that sends that error; the client unless given
+    #[arg(long, value_name = "ADDRESS", requires = "error")]
+    from: Option<IpAddr>,
+    /// It is QUIC with this connection ID, in hexadecimal digits
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["syn", "error", "fragment"])]
+    connection_id: Option<ConnectionId>,
+}
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Unreachable,
+    TooBig,
+    TimeExceeded,
+}
+
+impl Kind {
+    /// As the API has it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TooBig => "too_big",
+            Self::TimeExceeded => "time_exceeded",
+        }
+    }
 }
 
 /// Address, port and protocol.
@@ -72,6 +107,12 @@ impl Packet {
             query.append_pair(key, &value.to_string());
         });
         query.extend_pairs(self.interface.iter().map(|name| ("interface", name)));
+        let vlans: Vec<String> = self.vlan.iter().map(u16::to_string).collect();
+        query.extend_pairs((!vlans.is_empty()).then(|| ("vlan", vlans.join(","))));
+        query.extend_pairs(self.fragment.map(|id| ("fragment", id.to_string())));
+        query.extend_pairs(self.error.map(|kind| ("error", kind.word())));
+        query.extend_pairs(self.from.map(|from| ("from", from.to_string())));
+        query.extend_pairs(self.connection_id.as_ref().map(|id| ("connection_id", id.to_string())));
         format!("/api/v1/explain?{}", query.finish())
     }
 }
@@ -104,11 +145,17 @@ fn lines(answer: &Value) -> String {
     if !answer["refused"].is_null() {
         line("refused", text(&answer["refused"]["why"]).to_owned());
     }
+    if !answer["named"].is_null() {
+        line("named", named_line(&answer["named"]));
+    }
     if !answer["slot"].is_null() {
         slot_lines(&answer["slot"]).into_iter().zip(["slot", ""]).for_each(|(words, title)| line(title, words));
     }
     if !answer["flow"].is_null() {
         line("flow", flow_line(&answer["flow"]));
+    }
+    if !answer["fragment"].is_null() {
+        line("fragment", fragment_line(&answer["fragment"]));
     }
     if !answer["backend"].is_null() {
         let backend = &answer["backend"];
@@ -128,15 +175,22 @@ fn lines(answer: &Value) -> String {
 
 fn packet_line(packet: &Value) -> String {
     let syn = if packet["syn"] == true { " SYN" } else { "" };
-    format!(
-        "{} > {} {}{syn}, {} bytes, ttl {}, in on {}",
-        text(&packet["client"]),
-        text(&packet["vip"]),
-        text(&packet["protocol"]),
-        packet["length"],
-        packet["ttl"],
-        text(&packet["interface"]),
-    )
+    let (client, vip, protocol) = (text(&packet["client"]), text(&packet["vip"]), text(&packet["protocol"]));
+    let address = |endpoint: &str| endpoint.parse().map_or(endpoint.to_owned(), |end: SocketAddr| end.ip().to_string());
+    let error = &packet["error"];
+    let what = match &packet["fragment"] {
+        _ if !error.is_null() => {
+            let (kind, from) = (text(&error["kind"]).replace('_', " "), text(&error["from"]));
+            format!("{from} > {} icmp {kind}, about {vip} > {client} {protocol}", address(vip))
+        }
+        Value::Null => match packet["connection_id"].as_str() {
+            Some(id) => format!("{client} > {vip} {protocol}, QUIC connection {id}"),
+            None => format!("{client} > {vip} {protocol}{syn}"),
+        },
+        id => format!("{} > {} {protocol}, a later fragment of packet {id}", address(client), address(vip)),
+    };
+    let vlans: String = list(&packet["vlans"]).iter().map(|vlan| format!("vlan {vlan}, ")).collect();
+    format!("{vlans}{what}, {} bytes, ttl {}, in on {}", packet["length"], packet["ttl"], text(&packet["interface"]),)
 }
 
 fn service_line(answer: &Value) -> String {
@@ -162,6 +216,14 @@ fn service_line(answer: &Value) -> String {
         none if none.is_empty() => "none: the destination is no VIP".to_owned(),
         services => format!("none: the destination is a VIP, but takes only {services}"),
     }
+}
+
+fn named_line(found: &Value) -> String {
+    let backend = match &found["backend"] {
+        Value::Null => "nobody's, so that the flow decides".to_owned(),
+        backend => named(backend),
+    };
+    format!("by its connection ID, server {}: {backend}", text(&found["server_id"]))
 }
 
 fn slot_lines(slot: &Value) -> [String; 2] {
@@ -196,6 +258,15 @@ fn flow_line(flow: &Value) -> String {
         words.push_str(&format!("; this packet would put it on record as {state}"));
     }
     words
+}
+
+fn fragment_line(fragment: &Value) -> String {
+    match &fragment["on_record"] {
+        Value::Null => {
+            "not on record: no first fragment of this packet came in the last 30 s, or another one's is in its place".to_owned()
+        }
+        backend => format!("on record: the first one of its packet is {}'s", named(backend)),
+    }
 }
 
 fn way_line(way: &Value) -> String {

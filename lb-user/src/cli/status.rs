@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use super::client::{self, Door};
-use super::events::{admin, parts, tiers, time};
+use super::events::{admin, parts, percent, tiers, time, zone_share};
 
 /// Asks the daemon and prints the answer.
 ///
@@ -141,7 +141,24 @@ fn failover(failover: &Value) -> String {
         let since = when(held);
         lines.push_str(&format!("\n  held at priority {} until xlb failback, since it took over {since}", held["value"]));
     }
+    lines.push_str(&zones(&failover["zones"]));
     lines
+}
+
+/// How new connections are divided among zones, and why.
+fn zones(zones: &Value) -> String {
+    if list(&zones["shares"]).is_empty() {
+        return String::new();
+    }
+    if list(&zones["shares"]).iter().all(|zone| zone["share"] == 0.0) {
+        return format!("\n  no zone can take new connections: {}", text(&zones["cause"]));
+    }
+    let shares = list(&zones["shares"]).iter().map(|zone| zone_share(text(&zone["zone"]), &zone["share"]));
+    let mut line = format!("\n  new connections go to {}", shares.collect::<Vec<_>>().join(", "));
+    if zones["spilled"].as_f64().is_some_and(|spilled| spilled > 0.0) {
+        line.push_str(&format!("; {} spill over: {}", percent(&zones["spilled"]), text(&zones["cause"])));
+    }
+    line
 }
 
 fn source_line(source: &Value) -> String {
@@ -198,7 +215,7 @@ fn handshakes(backend: &Value) -> Option<String> {
     if let Some(mean_ms) = handshakes["mean_ms"].as_f64() {
         line.push_str(&format!(" in {mean_ms:.2} ms on average"));
     }
-    for (key, words) in [("repeated", "SYNs repeated"), ("resets", "resets")] {
+    for (key, words) in [("repeated", "SYNs repeated"), ("refused", "refused")] {
         if n(key) > 0 {
             line.push_str(&format!(", {} {words}", n(key)));
         }
@@ -213,11 +230,20 @@ fn when(set: &Value) -> String {
 fn backends(service: &Value) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["backend", "by", "state", "weight", "share", "connections", "packets", "bytes", "check"]);
+    // Who has no zones needs no column for them, and likewise of server IDs.
+    let has = |key: &str| list(&service["backends"]).iter().any(|backend| !backend[key].is_null());
+    let (has_zones, has_ids) = (has("zone"), has("server_id"));
+    let with_labels = |mut cells: Vec<String>, zone: &str, id: &str| {
+        let labels = [(has_zones, zone), (has_ids, id)].into_iter().filter(|(is_there, _)| *is_there);
+        cells.splice(2..2, labels.map(|(_, label)| label.to_owned()));
+        cells
+    };
+    let header = ["backend", "by", "state", "weight", "share", "connections", "packets", "bytes", "check"];
+    table.set_header(with_labels(header.map(str::to_owned).to_vec(), "zone", "server id"));
     for backend in list(&service["backends"]) {
         let share = format!("{:.1}%", backend["share"].as_f64().unwrap_or_default() * 100.0);
         let check = backend["unreachable"].as_str().unwrap_or_else(|| text(&backend["check"]));
-        table.add_row([
+        let cells = vec![
             endpoint(&backend["address"], &backend["port"]),
             list(&backend["sources"]).iter().map(text).collect::<Vec<_>>().join(","),
             state(backend),
@@ -227,10 +253,11 @@ fn backends(service: &Value) -> Table {
             backend["packets"].to_string(),
             bytes(&backend["bytes"]),
             check.to_owned(),
-        ]);
+        ];
+        table.add_row(with_labels(cells, text(&backend["zone"]), text(&backend["server_id"])));
     }
     for column in 3..8 {
-        if let Some(column) = table.column_mut(column) {
+        if let Some(column) = table.column_mut(column + usize::from(has_zones) + usize::from(has_ids)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

@@ -1,4 +1,4 @@
-//! Rules of admission: their trees, the records that lead there, and the flags of those who have any.
+//! Rules of admission: their trees, the records that lead there, and the flags of those who have any. A watchdog is a rule for all.
 
 use lb_common::admission::{Rules as Record, rules_flags};
 use lb_common::limits::LINES_PER_16_PREFIXES;
@@ -53,7 +53,7 @@ pub fn add(tables: &mut Tables, layout: &Layout, desired: &Desired, previous: &T
     for (&id, service) in &mut tables.services {
         let is_vip = service.listens.protocol == 0;
         let has_own = own.iter().any(|&(scope, _)| scope == id);
-        if is_for_all || has_own {
+        if is_for_all || has_own || desired.watchdog.is_some() {
             service.flags |= service_flags::ADMISSION;
             tables.flags |= settings_flags::ADMISSION;
         }

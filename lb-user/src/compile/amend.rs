@@ -60,6 +60,8 @@ pub fn amend(
             amended.names.insert(id, (name.clone(), endpoint));
         }
     }
+    let before = |id: &BackendId| Some((*id, *previous.server_ids.get(id)?));
+    amended.before.server_ids = amended.after.server_ids.keys().filter_map(before).collect();
     let is_complete = amended.before.backends.keys().eq(amended.after.backends.keys());
     is_complete.then_some(amended)
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use lb_common::checksum::{self, Delta};
 use lb_common::directory::{self, Filled};
+use lb_common::quic::{SERVER, ServerKey};
 use lb_common::records::{self, backend_flags, choice, forward, service_flags, settings_flags};
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
 
@@ -24,7 +25,7 @@ pub use amend::{Amended, amend};
 pub use layout::{Layout, Region, Role};
 pub use rest::{Quiet, Sightings};
 
-use crate::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Service, ServiceName};
+use crate::desired::{Absence, Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Service, ServiceName};
 use crate::tables::{Endpoint, FilledDirectory, RegionSlots, Tables};
 
 /// IANA protocol numbers.
@@ -117,13 +118,20 @@ fn add_service(
     let service_id = layout.service_id(name).ok_or(too_many)?;
     layout.admit(name, service.backends.iter().map(|(&endpoint, backend)| (endpoint, can_serve(desired, service, backend))));
     let mut owners = Vec::with_capacity(service.backends.len());
+    let mut named = BTreeSet::new();
     for (&endpoint, backend) in &service.backends {
         let id = layout.backend_id(name, endpoint).ok_or_else(|| CompileError::TooManyBackends {
             service: name.clone(),
             backend: endpoint,
             limit: limits::BACKENDS,
         })?;
-        let record = backend_record(desired, service, service_id, endpoint, backend);
+        let mut record = backend_record(desired, service, service_id, endpoint, backend);
+        // Two may have the same if they are discovered: the first of them has it.
+        let server_id = service.server_ids.as_ref().and_then(|ids| ids.of(endpoint)).filter(|id| named.insert(*id));
+        if let Some(server_id) = server_id {
+            record.flags |= backend_flags::NAMED;
+            tables.server_ids.insert(id, server_id.number());
+        }
         // One that left, and is wanted again before its flows have ended: until it is known whether it serves they stay as they are.
         let was_alive = |record: &&records::Backend| record.flags & backend_flags::ALIVE != 0;
         let before = previous.backends.get(&id).filter(was_alive);
@@ -148,10 +156,11 @@ fn add_service(
     let keep = u32::from(service.on_down == OnDown::Keep) * service_flags::KEEP;
     let learning = u32::from(slots.is_learning(sightings.now(), service.idle)) * service_flags::LEARNING;
     let handshakes = u32::from(service.counts_handshakes()) * service_flags::HANDSHAKES;
+    let quic = service.server_ids.as_ref().map_or(0, |ids| ids.reading().flags());
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
-        flags: by_client | keep | learning | handshakes,
+        flags: by_client | keep | learning | handshakes | quic,
         region: region.in_record(),
         idle: service.idle,
         choice: choice(service),
@@ -218,7 +227,11 @@ fn keep_leaving(
         let is_over = |then| rest::is_over(then, sightings.now(), service.idle);
         let may_have_flows = settled.contains(&id) || !is_over(since) || !is_over(sightings.flow(id));
         match previous.backends.get(&id).filter(|_| may_have_flows) {
-            Some(record) => drop(tables.backends.insert(id, *record)),
+            Some(record) => {
+                tables.backends.insert(id, *record);
+                let server_id = previous.server_ids.get(&id).filter(|_| record.flags & backend_flags::NAMED != 0);
+                tables.server_ids.extend(server_id.map(|&server_id| (id, server_id)));
+            }
             None => layout.release(name, endpoint),
         }
     }
@@ -306,7 +319,17 @@ fn backend_record(
 fn flags(desired: &Desired) -> u32 {
     let any_port = desired.services.values().any(|service| service.port == 0);
     let replies = desired.services.values().any(|service| service.forward == Forward::Nat);
-    (u32::from(any_port) * settings_flags::ANY_PORT) | (u32::from(replies) * settings_flags::REPLIES)
+    let quic = desired.services.values().any(|service| service.server_ids.is_some());
+    let watchdog = match desired.watchdog.map(|watchdog| watchdog.absence) {
+        None => 0,
+        Some(Absence::Pass) => settings_flags::WATCHDOG,
+        Some(Absence::Drop) => settings_flags::WATCHDOG | settings_flags::WATCHDOG_DROPS,
+    };
+    let when = |is_so: bool, flag: u32| if is_so { flag } else { 0 };
+    when(any_port, settings_flags::ANY_PORT)
+        | when(replies, settings_flags::REPLIES)
+        | when(quic, settings_flags::QUIC)
+        | watchdog
 }
 
 /// Where packets to services and VIPs are addressed.
@@ -315,15 +338,21 @@ fn service_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
     tables.services.iter().map(|(&id, service)| (endpoint(service), id)).collect()
 }
 
-/// Where packets from NAT backends come from. A backend that has left one service and joined another is the other's.
+/// Where packets from NAT backends come from, and server IDs in the place of such endpoints. A backend that has left one service and
+/// joined another is the other's; and likewise an ID.
 fn reply_endpoints(tables: &Tables, layout: &Layout) -> Vec<(Endpoint, u16)> {
     let nat = tables.backends.iter().filter(|(_, backend)| backend.forward == forward::NAT);
     let endpoints = nat.filter_map(|(&id, backend)| {
         let protocol = tables.services.get(&backend.service)?.listens.protocol;
         Some(((backend.address.into(), backend.port.get(), protocol), id))
     });
+    let named = tables.server_ids.iter().filter_map(|(&id, &server_id)| {
+        let key = ServerKey { service: tables.backends.get(&id)?.service, server_id };
+        let bytes: [u8; 16] = zerocopy::transmute!(key.longs());
+        Some(((IpAddr::V6(bytes.into()), 0, SERVER), id))
+    });
     let leaving_ids = layout.leaving_ids();
-    let (leaving, staying): (Vec<_>, Vec<_>) = endpoints.partition(|(_, id)| leaving_ids.contains(id));
+    let (leaving, staying): (Vec<_>, Vec<_>) = endpoints.chain(named).partition(|(_, id)| leaving_ids.contains(id));
     let owners: BTreeMap<Endpoint, BackendId> = leaving.into_iter().chain(staying).collect();
     owners.into_iter().map(|(endpoint, id)| (endpoint, id.0)).collect()
 }

@@ -22,6 +22,7 @@ fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backe
         idle,
         on_down,
         is_tracked: false,
+        server_ids: None,
         backends: BTreeMap::from([backend]),
     }
 }

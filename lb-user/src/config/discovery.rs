@@ -1,5 +1,6 @@
 //! `[service.dns]`, `[service.file]` and `[service.docker]`: where backends are found.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,9 +8,11 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
-use super::section::{Fault, Section};
+use super::section::{At, Fault, Section};
 use super::service::{Rules, WEIGHT_DEFAULT, weight};
-use super::{Dns, DnsRecord, Docker, File, FileFormat, Trust, values};
+use super::{Dns, DnsRecord, Docker, File, FileFormat, Rank, Trust, failover, values, zones};
+use crate::discovery::Kind;
+use crate::failover::Tier;
 
 /// The sections of a service that backends may come from.
 pub(super) const KEYS: [&str; 3] = ["dns", "file", "docker"];
@@ -31,7 +34,11 @@ pub(super) struct Sources {
     pub(super) dns: Option<Dns>,
     pub(super) file: Option<File>,
     pub(super) docker: Option<Docker>,
+    pub(super) ranks: Ranks,
 }
+
+/// Where the backends of each source belong, at the place of its zone.
+pub(super) type Ranks = BTreeMap<Kind, At<Rank>>;
 
 /// `service` is the service's name, if that was not refused. Yields `None` after reporting what is wrong.
 pub(super) fn read(section: &mut Section<'_>, rules: &Rules, service: Option<&str>, problems: &mut Problems) -> Option<Sources> {
@@ -40,20 +47,31 @@ pub(super) fn read(section: &mut Section<'_>, rules: &Rules, service: Option<&st
     let file = read_one(section, "file", "[service.file]", problems, |section, problems| file(section, rules, problems));
     let docker =
         read_one(section, "docker", "[service.docker]", problems, |section, problems| docker(section, rules, service, problems));
-    Some(Sources { dns: dns?, file: file?, docker: docker? })
+    let (dns, file, docker) = (dns?, file?, docker?);
+    let mut ranks = Ranks::new();
+    let dns = dns.map(|(dns, rank)| (dns, ranks.insert(Kind::Dns, rank)).0);
+    let file = file.map(|(file, rank)| (file, ranks.insert(Kind::File, rank)).0);
+    let docker = docker.map(|(docker, rank)| (docker, ranks.insert(Kind::Docker, rank)).0);
+    Some(Sources { dns, file, docker, ranks })
 }
 
-/// `Some(None)` without such a section, `None` if it was refused.
+/// A source and where its backends belong. `Some(None)` without such a section, `None` if it was refused.
 fn read_one<T>(
     parent: &mut Section<'_>,
     key: &'static str,
     place: &'static str,
     problems: &mut Problems,
     read: impl FnOnce(Section<'_>, &mut Problems) -> Option<T>,
-) -> Option<Option<T>> {
+) -> Option<Option<(T, At<Rank>)>> {
     let is_given = parent.has(key);
     match parent.table(key, place, problems) {
-        Some(section) => read(section, problems).map(Some),
+        Some(mut section) => {
+            let priority = failover::priority(&mut section, problems);
+            let zone = zones::zone(&mut section, problems);
+            let source = read(section, problems)?;
+            let At { value: zone, span } = zone?;
+            Some(Some((source, At { value: Rank { tier: Tier::Priority(priority?), zone }, span })))
+        }
         None if is_given => None,
         None => Some(None),
     }

@@ -1,9 +1,11 @@
 //! The keys of a service that say who takes new flows while others cannot.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::discovery::Ranks;
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
 use super::{Backend, values};
@@ -13,11 +15,11 @@ const FAILBACKS: [(&str, Failback); 2] = [("auto", Failback::Auto), ("manual", F
 /// Shorter than this, its steps are shorter than what a check can tell.
 const SLOW_START_MIN: Duration = Duration::from_secs(1);
 
-/// `backends` are those that the service names itself; it may have others by a source.
+/// `backends` are those that the service names itself, `ranks` where those of its sources belong; `None` if a source was refused.
 pub(super) fn read(
     section: &mut Section<'_>,
     backends: &[Option<At<Backend>>],
-    has_source: bool,
+    ranks: Option<&Ranks>,
     problems: &mut Problems,
 ) -> Option<Rules> {
     let failback = section.or("failback", None, problems, |value| values::one_of(value, &FAILBACKS).map(Some));
@@ -25,9 +27,9 @@ pub(super) fn read(
     let panic_percent = section.or("panic", 0, problems, |value| values::percent(value, 0, "`panic = \"30%\"`"));
     let slow_start = section.or("slow_start", None, problems, |value| values::duration(value, SLOW_START_MIN).map(Some));
     // Of one that was refused the priority is not known.
-    let tiers = || backends.iter().flatten().map(|backend| backend.value.tier);
-    let is_one_tier = tiers().all(|tier| tier == if has_source { Tier::default() } else { tiers().next().unwrap_or_default() });
-    if is_one_tier && backends.iter().all(Option::is_some) {
+    let of_sources = ranks.into_iter().flat_map(BTreeMap::values).map(|rank| rank.value.tier);
+    let tiers: BTreeSet<Tier> = backends.iter().flatten().map(|backend| backend.value.tier).chain(of_sources).collect();
+    if tiers.len() < 2 && ranks.is_some() && backends.iter().all(Option::is_some) {
         let failback = failback.as_ref().filter(|at| at.value.is_some()).map(|at| ("failback", at.span.clone()));
         let minimum = minimum.as_ref().filter(|at| at.value.is_some()).map(|at| ("minimum", at.span.clone()));
         for (key, span) in failback.into_iter().chain(minimum) {

@@ -1,6 +1,7 @@
-//! The sections that stand once: `[xdp]`, `[api]`, `[steering]` and `[limits]`.
+//! The sections that stand once: `[xdp]`, `[api]`, `[steering]`, `[watchdog]` and `[limits]`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lb_common::limits::{
     FLOWS_MAX, FLOWS_MIN, PREFIXES_MAX, PREFIXES_MIN, REGION_BITS_MIN, SLOTS_MAX, SLOTS_PER_LINE, SOURCES_MAX, SOURCES_MIN,
@@ -10,8 +11,13 @@ use toml::de::DeValue;
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
 use super::{Api, ApiTls, Limits, Mode, OnExit, Xdp, values};
+use crate::desired::{Absence, Watchdog};
 use crate::health::steer::{self, N_TABLES};
 
+/// How long the daemon may be away, if that matters and nothing else is said.
+const AWAY: Duration = Duration::from_secs(60);
+/// Shorter than this, a restart with many services would be an absence.
+const AWAY_MIN: Duration = Duration::from_secs(10);
 pub(super) const PIN_DEFAULT: &str = "/sys/fs/bpf/xlb";
 
 pub(super) fn xdp(mut section: Section<'_>, problems: &mut Problems) -> Option<Xdp> {
@@ -129,6 +135,22 @@ pub(super) fn steering(mut section: Section<'_>, problems: &mut Problems) -> Opt
     let priority = section.or("priority", default.priority, problems, |value| values::integer(value, 1, 32_765));
     section.finish(problems);
     Some(steer::Range { first_table: tables?.value, priority: priority?.value })
+}
+
+/// `None` after reporting a problem; of no wish, or the wish that nothing happens, no watchdog.
+pub(super) fn watchdog(mut section: Section<'_>, problems: &mut Problems) -> Option<Option<Watchdog>> {
+    let has_after = section.has("after");
+    let after = section.or("after", AWAY, problems, |value| values::duration(value, AWAY_MIN));
+    let absences = [("keep", None), ("pass", Some(Absence::Pass)), ("drop", Some(Absence::Drop))];
+    let action = section.or("action", None, problems, |value| values::one_of(value, &absences));
+    section.finish(problems);
+    let (after, action) = (after?, action?);
+    if action.value.is_none() && has_after {
+        let problem = Problem::new("a watchdog that does nothing", after.span, "after this time all goes on as before");
+        problems.push(problem.help("say what is to happen: `action = \"pass\"` or `action = \"drop\"`; or remove `after`"));
+        return None;
+    }
+    Some(action.value.map(|absence| Watchdog { after: after.value, absence }))
 }
 
 pub(super) fn limits(mut section: Section<'_>, problems: &mut Problems) -> Option<Limits> {

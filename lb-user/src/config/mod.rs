@@ -14,15 +14,18 @@ mod discovery;
 mod failover;
 mod global;
 mod health;
+mod quic;
 mod report;
 mod section;
 mod service;
 mod suggest;
 mod values;
+mod zones;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,15 +35,17 @@ use lb_common::limits;
 use toml::de::DeTable;
 
 use crate::admission::{Admission, Rules};
-use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName};
+use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName, Watchdog};
 use crate::discovery::{Kind, Source};
-use crate::failover::{Rules as FailoverRules, Tier};
+use crate::failover::{Rules as FailoverRules, Tier, Zone, ZoneRules};
 use crate::health::{Checks, steer};
+use crate::server_ids::ServerIds;
 use report::{Problem, Problems};
 use section::Section;
 
 pub use report::{ConfigError, Refused};
 pub(crate) use values::unusable;
+pub(crate) use zones::named as zone;
 
 /// All that the operator asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,7 +54,9 @@ pub struct Config {
     pub api: Api,
     pub limits: Limits,
     pub steering: steer::Range,
+    pub node: Node,
     pub admission: Arc<Admission>,
+    pub watchdog: Option<Watchdog>,
     /// In the order of the file; names are unique.
     pub services: Vec<Service>,
 }
@@ -134,6 +141,12 @@ fn instance(pin: &Path) -> String {
     path.to_string_lossy().replace('\\', "\\x5c").replace('-', "\\x2d").replace('/', "-")
 }
 
+/// `[node]`: this machine among others.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    pub zone: Option<Zone>,
+}
+
 /// `[limits]`: the sizes of maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -176,12 +189,25 @@ pub struct Service {
     /// Every flow is on record, though its hash would do.
     pub is_tracked: bool,
     pub failover: FailoverRules,
+    /// `None` takes no notice of zones.
+    pub zones: Option<ZoneRules>,
     pub health: Checks,
+    /// By what QUIC connection IDs name backends, if they do.
+    pub server_ids: Option<Arc<ServerIds>>,
     /// Fixed backends, each endpoint once, the sorry one too; may be empty if there is a source.
     pub backends: Vec<Backend>,
     pub dns: Option<Dns>,
     pub file: Option<File>,
     pub docker: Option<Docker>,
+    /// Of each source, where its backends belong.
+    pub ranks: BTreeMap<Kind, Rank>,
+}
+
+/// Where the backends of a source belong.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rank {
+    pub tier: Tier,
+    pub zone: Option<Zone>,
 }
 
 impl Service {
@@ -193,9 +219,9 @@ impl Service {
         [file, docker, dns].into_iter().flatten()
     }
 
-    /// Which backends one comes before and after. Who is not written down has the first priority.
-    pub fn tier(&self, endpoint: SocketAddr) -> Tier {
-        self.backends.iter().find(|backend| backend.endpoint == endpoint).map(|backend| backend.tier).unwrap_or_default()
+    /// The priorities that are written down, of backends and of sources.
+    pub fn tiers(&self) -> impl Iterator<Item = Tier> {
+        self.backends.iter().map(|backend| backend.tier).chain(self.ranks.values().map(|rank| rank.tier))
     }
 
     /// Whether it has a source of this kind.
@@ -209,13 +235,14 @@ impl Service {
 }
 
 /// `[[service.backend]]`, or `[service.sorry]`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Of the VIP's family. The port is the service's unless a `nat` backend names its own.
     pub endpoint: SocketAddr,
     /// 0 takes no new flows.
     pub weight: u16,
     pub tier: Tier,
+    pub zone: Option<Zone>,
 }
 
 /// `[service.dns]`: backends by name.
@@ -365,6 +392,11 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     let steering = top
         .table("steering", "[steering]", problems)
         .map_or(Some(steer::Range::default()), |section| global::steering(section, problems));
+    let watchdog = match top.table("watchdog", "[watchdog]", problems) {
+        Some(section) => global::watchdog(section, problems),
+        None => Some(None),
+    };
+    let node = top.table("node", "[node]", problems).map_or(Some(Node::default()), |section| zones::node(section, problems));
     let all_vips = match top.table("admission", admission::ALL_VIPS, problems) {
         Some(section) => admission::rules(section, admission::ALL_VIPS, problems),
         None => Some(Rules::default()),
@@ -377,11 +409,15 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     top.finish(problems);
 
     conflicts::report(&drafts, problems);
+    for zones in drafts.iter().filter_map(|draft| draft.zones.as_ref()?.as_ref()) {
+        zones::check_node(zones, node.as_ref(), problems);
+    }
     let ruled = |draft: &service::ServiceDraft| {
         let rules = draft.admission.clone().filter(|rules| !rules.is_empty())?;
         Some((draft.name.as_ref()?.value.as_str().into(), rules))
     };
     let admission = Admission { all_vips: all_vips?, services: drafts.iter().filter_map(ruled).collect() };
     let services = drafts.into_iter().map(service::ServiceDraft::complete).collect::<Option<_>>()?;
-    Some(Config { xdp: xdp?, api: api?, limits: limits?, steering: steering?, admission: admission.into(), services })
+    let (xdp, api, limits, steering, node, watchdog) = (xdp?, api?, limits?, steering?, node?, watchdog?);
+    Some(Config { xdp, api, limits, steering, node, admission: admission.into(), watchdog, services })
 }

@@ -165,10 +165,15 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
+    /// Where the key stands, if it does.
+    pub(super) fn span_of(&self, key: &str) -> Option<Range<usize>> {
+        self.table.iter().find(|(found, _)| found.get_ref() == key).map(|(found, _)| found.span())
+    }
+
     /// Where the key stands, if it does. It has no meaning here, and the caller says so instead of [`Self::finish`].
     pub(super) fn dismiss(&mut self, key: &'static str) -> Option<Range<usize>> {
         self.dismissed.push(key);
-        self.table.iter().find(|(found, _)| found.get_ref() == key).map(|(found, _)| found.span())
+        self.span_of(key)
     }
 
     /// Reports that a key is absent.

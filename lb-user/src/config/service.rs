@@ -2,17 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::report::{Problem, Problems};
 use super::section::{At, Fault, Section};
-use super::{Backend, Service, admission, discovery, failover, health, values};
+use super::{Backend, Service, admission, discovery, failover, health, quic, values, zones};
 use crate::admission::Rules as AdmissionRules;
 use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol};
 use crate::failover::{Rules as FailoverRules, Tier};
 use crate::health::{Check, Checks, Mode, Probe};
+use crate::server_ids::{ServerId, ServerIds};
 
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const ALGORITHMS: [(&str, Algorithm); 7] = [
@@ -55,9 +57,13 @@ pub(super) struct ServiceDraft {
     on_down: Option<OnDown>,
     is_tracked: Option<bool>,
     failover: Option<FailoverRules>,
+    /// `Some(None)` without such rules.
+    pub(super) zones: Option<Option<zones::Draft>>,
     health: Option<Checks>,
     pub(super) admission: Option<AdmissionRules>,
     pub(super) backends: Vec<Option<At<Backend>>>,
+    /// `Some(None)` without such IDs.
+    server_ids: Option<Option<Arc<ServerIds>>>,
     sources: Option<discovery::Sources>,
 }
 
@@ -100,7 +106,7 @@ impl ServiceDraft {
         // Even if the checks were refused, what is wrong with the rest is told.
         let has_checks = health.is_some();
         let health = health.unwrap_or_else(|| Checks::new(Mode::default(), Vec::new()));
-        let health = health::trust(&mut section, health, problems).filter(|_| has_checks);
+        let health = health::trust(&mut section, health, protocol_value, problems).filter(|_| has_checks);
 
         let admission = match section.table("admission", admission::OF_SERVICE, problems) {
             Some(section) => admission::rules(section, admission::OF_SERVICE, problems),
@@ -109,11 +115,17 @@ impl ServiceDraft {
 
         let rules = Rules { vip: vip.clone(), port, forward: forward.as_ref().map(|forward| forward.value) };
         let sections = section.tables("backend", "[[service.backend]]", problems);
-        let mut backends: Vec<_> = sections.into_iter().map(|section| rules.backend(section, problems)).collect();
+        let (mut backends, ids): (Vec<_>, Vec<_>) =
+            sections.into_iter().map(|section| rules.backend_with_id(section, problems)).unzip();
         let own_name = name.as_ref().map(|name| name.value.as_str());
         let sources = discovery::read(&mut section, &rules, own_name, problems);
         let has_source = discovery::KEYS.iter().any(|key| section.has(key));
-        let failover = failover::read(&mut section, &backends, has_source, problems);
+        let of = quic::Of { protocol: protocol_value, backends: &backends, ids: &ids, has_source };
+        let server_ids = quic::read(&mut section, &of, problems);
+        let ranks = sources.as_ref().map(|sources| &sources.ranks);
+        let failover = failover::read(&mut section, &backends, ranks, problems);
+        let of = zones::Of { algorithm: algorithm.as_ref().map(|algorithm| algorithm.value), backends: &backends, ranks };
+        let zones = zones::read(&mut section, &of, problems);
         let has_sorry = section.has("sorry");
         let sorry = section.table("sorry", "[service.sorry]", problems);
         if has_sorry {
@@ -143,9 +155,11 @@ impl ServiceDraft {
             on_down: on_down.map(|on_down| on_down.value),
             is_tracked: is_tracked.map(|is_tracked| is_tracked.value),
             failover,
+            zones,
             health,
             admission,
             backends,
+            server_ids,
             sources,
         }
     }
@@ -153,7 +167,7 @@ impl ServiceDraft {
     /// The service, if nothing of it was refused.
     pub(super) fn complete(self) -> Option<Service> {
         let listens = self.listens?.value;
-        let discovery::Sources { dns, file, docker } = self.sources?;
+        let discovery::Sources { dns, file, docker, ranks } = self.sources?;
         Some(Service {
             name: self.name?.value.into(),
             vip: listens.vip,
@@ -165,13 +179,17 @@ impl ServiceDraft {
             gue_port: self.gue_port?,
             idle: self.idle?,
             on_down: self.on_down?,
-            is_tracked: self.is_tracked?,
+            // Flows that are not on record show nothing.
+            is_tracked: self.is_tracked? || self.health.as_ref().is_some_and(|health| health.passive.is_some()),
             failover: self.failover?,
+            zones: self.zones?.map(|draft| draft.rules),
             health: self.health?,
+            server_ids: self.server_ids?,
             backends: self.backends.into_iter().map(|backend| backend.map(|at| at.value)).collect::<Option<_>>()?,
             dns,
             file,
             docker,
+            ranks: ranks.into_iter().map(|(kind, at)| (kind, at.value)).collect(),
         })
     }
 }
@@ -279,21 +297,31 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    fn backend_with_id(
+        &self,
+        mut section: Section<'_>,
+        problems: &mut Problems,
+    ) -> (Option<At<Backend>>, Option<Option<At<ServerId>>>) {
+        let id = quic::server_id(&mut section, problems);
+        (self.backend(section, problems), id)
+    }
+
     fn backend(&self, mut section: Section<'_>, problems: &mut Problems) -> Option<At<Backend>> {
         let (address, port) = self.address(&mut section, problems);
         let weight = weight(&mut section, problems);
         let priority = failover::priority(&mut section, problems);
+        let zone = zones::zone(&mut section, problems);
         section.finish(problems);
         let At { value: endpoint, span } = self.endpoint(address, port, problems)?;
-        Some(At { value: Backend { endpoint, weight: weight?, tier: Tier::Priority(priority?) }, span })
+        Some(At { value: Backend { endpoint, weight: weight?, tier: Tier::Priority(priority?), zone: zone?.value }, span })
     }
 
-    /// One that is given neither weight nor priority: nobody is beside it.
+    /// One that is given neither weight nor priority nor zone: nobody is beside it.
     fn sorry(&self, mut section: Section<'_>, weight: u16, problems: &mut Problems) -> Option<At<Backend>> {
         let (address, port) = self.address(&mut section, problems);
         section.finish(problems);
         let At { value: endpoint, span } = self.endpoint(address, port, problems)?;
-        Some(At { value: Backend { endpoint, weight, tier: Tier::Sorry }, span })
+        Some(At { value: Backend { endpoint, weight, tier: Tier::Sorry, zone: None }, span })
     }
 
     fn address(&self, section: &mut Section<'_>, problems: &mut Problems) -> (Option<At<IpAddr>>, Option<u16>) {

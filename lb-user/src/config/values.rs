@@ -183,16 +183,20 @@ pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Fault> {
 
 /// A service's name, which stands in metrics, logs and URLs.
 pub(super) fn service_name(value: &DeValue<'_>) -> Result<String, Fault> {
+    name(string(value, "a name")?, "service").map(str::to_owned)
+}
+
+/// What can name a `whose`, and be a label of metrics.
+pub(super) fn name<'n>(name: &'n str, whose: &str) -> Result<&'n str, Fault> {
     const LENGTH_MAX: usize = 63;
     const HELP: &str = "use 1 to 63 letters, digits, `-`, `_` and `.`";
-    let name = string(value, "a name")?;
     if let Some(c) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))) {
-        return Err(Fault::new(format!("{c:?} cannot stand in a service's name"), HELP));
+        return Err(Fault::new(format!("{c:?} cannot stand in a {whose}'s name"), HELP));
     }
     if name.is_empty() || name.len() > LENGTH_MAX {
         return Err(Fault::new(format!("{} characters", name.len()), HELP));
     }
-    Ok(name.to_owned())
+    Ok(name)
 }
 
 /// A DNS name, absolute or not (RFC 1035 section 2.3.4 for the lengths).

@@ -18,12 +18,15 @@ use crate::tables::{RegionSlots, Tables};
 /// What the maps hold, as the tables that the next change starts from; ids go into `layout`, what is known of backends into `findings`.
 pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Tables {
     let in_use = maps.records();
+    let named = in_use.backends.iter().filter(|(_, record)| record.flags & backend_flags::NAMED != 0);
+    let server_ids = named.map(|(&id, _)| (id, maps.server_id(id))).collect();
     let region = |region: Region| maps.region(region.first_line, region.bits);
     let (admission, prefixes) = maps.rules();
     Tables {
         flags: maps.settings().flags,
         admission,
         prefixes,
+        server_ids,
         ..take_over(in_use, region, maps::now(), config, layout, findings)
     }
 }

@@ -108,6 +108,7 @@ pub fn assemble(config: &Config, findings: &Findings) -> Desired {
         services: config.services.iter().map(service).collect(),
         ingress: findings.ingress.clone(),
         admission: config.admission.clone(),
+        watchdog: config.watchdog,
     }
 }
 
@@ -131,6 +132,25 @@ pub fn sources(service: &config::Service, findings: &Findings) -> BTreeMap<Socke
         }
     }
     sources
+}
+
+/// What is written down of each backend by the first to name it, whatever has become of it: its own weight, or that set at runtime,
+/// its priority and its zone.
+pub fn written(service: &config::Service, findings: &Findings) -> BTreeMap<SocketAddr, config::Backend> {
+    let fixed = findings.overrides.fixed(service).into_iter();
+    let mut written: BTreeMap<SocketAddr, config::Backend> = fixed.map(|backend| (backend.endpoint, backend)).collect();
+    for (kind, backends) in findings.discovered.get(&service.name).into_iter().flatten() {
+        let Some(rank) = service.ranks.get(kind) else { continue };
+        for (&endpoint, &weight) in backends {
+            let backend = || config::Backend { endpoint, weight, tier: rank.tier, zone: rank.zone.clone() };
+            written.entry(endpoint).or_insert_with(backend);
+        }
+    }
+    for backend in written.values_mut() {
+        let set = findings.overrides.backend(&service.name, backend.endpoint).and_then(|set| set.weight.as_ref());
+        backend.weight = set.map_or(backend.weight, |set| set.value);
+    }
+    written
 }
 
 /// The configuration's backends and all sources' together.
@@ -208,6 +228,7 @@ fn assemble_service(service: &config::Service, weights: discovery::Backends, fin
         idle: ticks(service.idle),
         on_down: service.on_down,
         is_tracked: service.is_tracked,
+        server_ids: service.server_ids.clone(),
         backends: backends.collect(),
     }
 }
@@ -220,7 +241,7 @@ pub fn refresh(findings: &Findings, service: &ServiceName, endpoint: SocketAddr,
 }
 
 /// A duration in the packet path's unit, rounded up.
-fn ticks(duration: Duration) -> Tick {
+pub fn ticks(duration: Duration) -> Tick {
     duration.as_nanos().div_ceil(1 << flow::TICK_SHIFT) as Tick
 }
 

@@ -1,21 +1,23 @@
 //! The control loop's state: takes in findings, keeps the maps equal to what should hold. The one writer of the maps.
 
+mod attendance;
 mod explain;
+mod flows;
 mod room;
 mod runtime;
 mod watched;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::BackendId;
-use lb_common::records::{self, service_flags};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refresh, refused, sources};
+use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refresh, refused, sources, written};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
@@ -28,8 +30,9 @@ use crate::health::{Condition, State, Transition};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::runtime::unix_ms;
-use crate::status::{BackendView, FailoverStatus, Interface, LeavingView, ServiceView, Snapshot};
+use crate::status::{BackendView, FailoverStatus, Interface, LeavingView, ServiceView, Snapshot, ZonesStatus};
 use crate::tables::{Plan, RegionSlots, Tables, Write, diff, diff_in_doubt};
+pub(crate) use explain::interface_name;
 use watched::Watched;
 
 /// How long ids and regions rest: far longer than any packet is in the program's hands.
@@ -93,6 +96,9 @@ pub struct Control {
     behind_gateways: BTreeMap<BackendKey, IpAddr>,
     refused: RefusedHosts,
     held_back: room::HeldBack,
+    flows: flows::Flows,
+    /// When the packet path is to be told next that somebody is there.
+    attend_at: Instant,
     /// Checks and watches are as the configuration wants them.
     is_followed: bool,
     /// Whether the tables were written at least once.
@@ -169,6 +175,8 @@ impl Control {
             behind_gateways: BTreeMap::new(),
             refused: RefusedHosts::default(),
             held_back,
+            flows: flows::Flows::default(),
+            attend_at: Instant::now(),
             is_followed: false,
             is_settled: false,
         }
@@ -208,6 +216,11 @@ impl Control {
         self.unwritten_links = changes.redirects.take().or(self.unwritten_links.take());
         report::next_hops(&changes, &self.findings);
         self.findings.change().note_next_hops(changes);
+    }
+
+    /// Has the packet path look for packets to trace, or not even that.
+    pub fn set_tracing(&mut self, is_on: bool) {
+        self.maps.set_tracing(is_on);
     }
 
     /// Interfaces that the program now runs on, and what that means for its redirects.
@@ -306,7 +319,7 @@ impl Control {
                 && self.standings.end_parts()
             {
                 // A fraction of a weight takes a larger region, and going without is better than not to serve.
-                warn!(%error, "backends get all of their weight, also those that start slowly or whose agents want less for them");
+                warn!(%error, "backends get all of their weight, also those that start slowly or whose agents want less for them, and in zones that help out");
                 return self.try_reconcile(since);
             }
             done?;
@@ -345,11 +358,11 @@ impl Control {
         if is_time && self.layout.is_anyone_leaving() {
             return Ok(false);
         }
+        let mut amended = services.clone();
         if is_time {
             self.count_flows();
+            amended.extend(self.restless().filter(|(name, _)| !services.contains_key(name)));
         }
-        let mut amended = services.clone();
-        amended.extend(self.restless().filter(|_| is_time));
         self.wait_for_packets();
         let Some(change) = compile::amend(&self.desired, &amended, &self.layout, &self.tables, &self.seen()) else {
             return Ok(false);
@@ -377,7 +390,10 @@ impl Control {
             if self.standings.of(name).is_some() || has_say(rules) || !is_plain {
                 return None;
             }
-            let service = services.entry(name.clone()).or_insert(self.desired.services.get(name)?.clone());
+            let service = match services.entry(name.clone()) {
+                Entry::Occupied(begun) => begun.into_mut(),
+                Entry::Vacant(vacant) => vacant.insert(self.desired.services.get(name)?.clone()),
+            };
             refresh(&self.findings, name, *endpoint, service.backends.get_mut(endpoint)?);
         }
         Some(services)
@@ -385,14 +401,9 @@ impl Control {
 
     /// Services of which something is to be looked at from time to time, as they are.
     fn restless(&self) -> impl Iterator<Item = (ServiceName, Service)> {
-        let is_restless = |service: &&records::Service| {
-            let region = self.tables.regions.get(&Region::of(service).first_line);
-            service.flags & service_flags::LEARNING != 0 || region.is_some_and(|region| !region.restless.is_empty())
-        };
-        let ids: BTreeSet<u16> =
-            self.tables.services.iter().filter(|(_, service)| is_restless(service)).map(|(&id, _)| id).collect();
-        let is_it = move |name: &ServiceName| self.layout.find_service(name).is_some_and(|id| ids.contains(&id));
-        let services = self.desired.services.iter().filter(move |(name, _)| is_it(name));
+        let record = |name: &ServiceName| self.tables.services.get(&self.layout.find_service(name)?);
+        let is_restless = move |name: &ServiceName| record(name).is_some_and(|service| self.tables.is_restless(service));
+        let services = self.desired.services.iter().filter(move |(name, _)| is_restless(name));
         services.map(|(name, service)| (name.clone(), service.clone()))
     }
 
@@ -425,6 +436,8 @@ impl Control {
         let rests_more = layout.n_resting() > if self.doubted.is_empty() { self.layout.n_resting() } else { 0 };
         self.layout = layout;
         self.ledger.sums.follow(desired.services.keys());
+        // Before the packet path asks for it.
+        desired.watchdog.into_iter().for_each(|watchdog| self.attend_for(watchdog));
         if let Err(error) = self.carry_out(&plan, &names) {
             // Each element is now as before or as it was to be. The next round writes what differs from either.
             if !self.doubted.contains(&tables) {
@@ -455,10 +468,8 @@ impl Control {
 
     /// The tables are in the maps: when to look again, and what to say of it.
     fn note_carried_out(&mut self, plan: &Plan, names: &Names, started: Instant, since: Option<Instant>) {
-        let is_learning = |service: &records::Service| service.flags & service_flags::LEARNING != 0;
-        let is_restless = self.layout.is_anyone_leaving()
-            || self.tables.regions.values().any(|region| !region.restless.is_empty())
-            || self.tables.services.values().any(is_learning);
+        let is_restless =
+            self.layout.is_anyone_leaving() || self.tables.services.values().any(|service| self.tables.is_restless(service));
         let is_unproven = self.tables.regions.values().any(RegionSlots::is_any_unproven);
         self.unproven_since = is_unproven.then(Instant::now);
         let settle = if is_unproven { PROVE } else { SETTLE };
@@ -523,10 +534,7 @@ impl Control {
     pub fn snapshot(&self) -> Snapshot {
         let configured: BTreeMap<&ServiceName, &config::Service> =
             self.config.services.iter().map(|service| (&service.name, service)).collect();
-        let view = |(name, service)| {
-            let sources = configured.get(name).map(|service| sources(service, &self.findings)).unwrap_or_default();
-            self.view(name, service, sources)
-        };
+        let view = |(name, service)| self.view(name, service, configured.get(name).copied());
         let services: Vec<ServiceView> = self.desired.services.iter().map(view).collect();
         let heard_of = |backend: &BackendView| backend.check.state != State::Unknown && !self.is_pending(backend);
         let is_ready = self.is_settled
@@ -556,7 +564,9 @@ impl Control {
         backend.check.state.serves() && !backend.serves && backend.weight > 0 && is_pending
     }
 
-    fn view(&self, name: &ServiceName, service: &Service, mut sources: BTreeMap<SocketAddr, Vec<&'static str>>) -> ServiceView {
+    fn view(&self, name: &ServiceName, service: &Service, configured: Option<&config::Service>) -> ServiceView {
+        let mut sources = configured.map(|service| sources(service, &self.findings)).unwrap_or_default();
+        let mut written = configured.map(|service| written(service, &self.findings)).unwrap_or_default();
         let id = self.layout.find_service(name);
         let record = id.and_then(|id| self.tables.services.get(&id));
         let region = record.and_then(|record| self.tables.regions.get(&Region::of(record).first_line));
@@ -575,6 +585,7 @@ impl Control {
                 .iter()
                 .map(|(&endpoint, backend)| BackendView {
                     sources: sources.remove(&endpoint).unwrap_or_default(),
+                    zone: written.remove(&endpoint).and_then(|backend| backend.zone),
                     drain: self.drain(
                         name,
                         endpoint,
@@ -607,6 +618,7 @@ impl Control {
             held: self.findings.overrides.service(name).and_then(|set| set.held.clone()),
             cause: standing.choice.cause.clone(),
             failed_over: !standing.choice.panics && tiers.iter().any(|tier| Some(*tier) != first),
+            zones: standing.division.as_ref().map(ZonesStatus::new),
         }
     }
 
@@ -622,7 +634,7 @@ impl Control {
     fn view_backend(&self, name: &ServiceName, service: &Service, endpoint: SocketAddr, backend: &Backend) -> BackendView {
         let id = self.layout.find_backend(name, endpoint);
         let serves = compile::serves(&self.desired, service, backend);
-        let place = self.standings.of(name).and_then(|standing| standing.backends.get(&endpoint)).copied();
+        let place = self.standings.of(name).and_then(|standing| standing.backends.get(&endpoint)).cloned();
         let place = place.unwrap_or(Place { weight: backend.weight, ..Place::default() });
         let unreachable = match self.findings.answers.get(&endpoint.ip()) {
             Some(Err(reason)) if backend.next_hop.is_none() => Some(reason.to_string()),
@@ -648,6 +660,8 @@ impl Control {
             serves,
             unreachable,
             sources: Vec::new(),
+            zone: None,
+            server_id: service.server_ids.as_ref().and_then(|ids| ids.of(endpoint)),
             base: id.map(|id| self.ledger.base(id)).unwrap_or_default(),
             flows: self.n_flows(id),
             set: self.findings.overrides.backend(name, endpoint).cloned().unwrap_or_default(),

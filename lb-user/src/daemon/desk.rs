@@ -44,6 +44,11 @@ pub enum Order {
     Running {
         answer: oneshot::Sender<Running>,
     },
+    /// Has the packet path look for packets to trace, or not even that.
+    Trace {
+        is_on: bool,
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// What is different now, a line each; or why nothing is.

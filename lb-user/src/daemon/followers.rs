@@ -12,6 +12,7 @@ use crate::desired::{Desired, ServiceName};
 use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
 use crate::failover::Tier;
 use crate::health::quota::Quota;
+use crate::health::window::Counts;
 use crate::health::{self, Check, Checker, Checks, Mode, Probe, Steering, Transition};
 use crate::nexthop::{RedirectMode, Resolver};
 
@@ -115,6 +116,13 @@ impl Followers {
 
     pub fn watches(&self, service: &ServiceName, source: Kind) -> bool {
         self.watchers.get(service).is_some_and(|watchers| watchers.contains_key(&source))
+    }
+
+    /// Tells a backend's checker what its flows have shown.
+    pub fn note_flows(&self, key: &BackendKey, counts: Counts) {
+        if let Some((_, checker)) = self.checkers.get(key) {
+            checker.note_flows(counts);
+        }
     }
 
     pub fn check(&self, key: &BackendKey) -> Option<health::Status> {

@@ -28,15 +28,16 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 pub use assemble::BackendKey;
-pub use assemble::{Findings, assemble};
+pub use assemble::{Findings, assemble, written};
 pub(crate) use assemble::{addresses, behind_gateway};
+pub(crate) use control::interface_name;
 pub use desk::{Answer, Order, Trouble};
 pub use ledger::{ServiceSums, Sums};
 
 use crate::api;
 use crate::compile::Layout;
 use crate::config::{self, Config, Mode, OnExit};
-use crate::datapath::{Attached, Attachment, Datapath, Pins, Wanted};
+use crate::datapath::{Attached, Attachment, Datapath, Handles, Pins, Wanted};
 use crate::discovery::Discovered;
 use crate::error::chain;
 use crate::explain::{Explanation, Question, Senseless};
@@ -91,7 +92,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let adopted = datapath.adopted;
     // With the lock on the pins: a daemon that was killed here is the one whose rules are found.
     let steering = Steering::start(config.steering);
-    let started = start(&config, text, &mut datapath, handles.maps, Arc::new(handles.counters), doors, &steering).await;
+    let started = start(&config, text, &mut datapath, handles, doors, &steering).await;
     let Started { mut control, mut inbox, mut desk, socket } = match started {
         Ok(started) => started,
         Err(error) => {
@@ -109,6 +110,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
     supervisor.stopping();
     desk.finish(&mut control).await;
+    control.set_tracing(false);
     drop(socket);
     control.log_end();
     shut_down(datapath, control.config().xdp.on_exit);
@@ -130,8 +132,7 @@ async fn start(
     config: &Config,
     text: String,
     datapath: &mut Datapath,
-    maps: crate::maps::KernelMaps,
-    counters: Arc<crate::maps::Counters>,
+    Handles { maps, counters, tracer }: Handles,
     doors: api::Doors,
     steering: &Steering,
 ) -> Result<Started> {
@@ -155,6 +156,7 @@ async fn start(
     let (to_inquiries, inquiries) = mpsc::channel(QUEUE);
     let resolver = Resolver::start(redirect_mode(datapath.attached()), to_next_hops).await?;
     let followers = Followers::new(resolver, steering.clone(), to_transitions, to_discovered);
+    let counters = Arc::new(counters);
     let ledger = ledger::Ledger::new(counters.clone());
     let config_text = text.into();
     let start = Start { config: config.clone(), config_text, findings, followers, maps, layout, tables, ledger };
@@ -167,7 +169,7 @@ async fn start(
     desk.follow(&mut control);
     desk.note_held(&mut control);
     let changed = Arc::new(Notify::new());
-    let socket = api::serve(doors, to_inquiries, to_orders, counters, changed.clone());
+    let socket = api::serve(doors, to_inquiries, to_orders, counters, tracer, changed.clone());
     Ok(Started { control, inbox: Inbox { transitions, discovered, next_hops, inquiries, changed }, desk, socket })
 }
 
@@ -184,8 +186,10 @@ async fn serve(
     let mut interfaces = Interfaces::new();
     loop {
         supervisor.beat(Instant::now());
+        control.attend();
         let due = control.next_due();
-        let beat = supervisor.next_beat();
+        let look = control.next_look();
+        let beat = supervisor.next_beat().into_iter().chain(control.next_attendance()).min();
         // In this order: what came first to those who wait longest. Answers to the API come last, they are of the state after the rest.
         let since = tokio::select! {
             biased;
@@ -220,6 +224,10 @@ async fn serve(
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 control.finish_retirement();
                 None
+            }
+            () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                control.look_at_flows();
+                continue;
             }
             () = sleep_until(interfaces.next_look()) => {
                 if !interfaces.look(&control.config().xdp.clone(), file.datapath).await {
@@ -307,6 +315,10 @@ async fn handle(event: Event, control: &mut Control, desk: &mut Desk, file: &mut
         Event::Order(Order::Change { change, by, answer }) => desk.take(change, by, answer, control),
         // In all of these, who asked may have gone.
         Event::Order(Order::Running { answer }) => drop(answer.send(control.running())),
+        Event::Order(Order::Trace { is_on, answer }) => {
+            control.set_tracing(is_on);
+            let _ = answer.send(());
+        }
         Event::Order(Order::Reload { by, answer }) => {
             info!(by, "asked to reload");
             let done = reload(control, desk, file).await;

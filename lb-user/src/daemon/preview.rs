@@ -127,6 +127,7 @@ fn means_the_same(old: &Config, new: &Config, header: &str) -> bool {
         "[api]" => old.api == new.api,
         "[steering]" => old.steering == new.steering,
         "[limits]" => old.limits == new.limits,
+        "[node]" => old.node == new.node,
         "[admission]" => old.admission.all_vips == new.admission.all_vips,
         _ => header.strip_prefix(SERVICE).is_some_and(|name| {
             let find = |config: &'_ Config| config.services.iter().find(|service| &*service.name == name).cloned();
@@ -171,7 +172,8 @@ fn keys(table: &Table, place: &str, without: &[&str]) -> Keys {
     let mut found = Keys::new();
     for (key, value) in table.iter().filter(|(key, _)| !without.contains(&key.as_str())) {
         match value {
-            Value::Table(inner) => {
+            // An empty one says that it is there.
+            Value::Table(inner) if !inner.is_empty() => {
                 let inner = keys(inner, &format!("{place}.{key}"), &[]);
                 found.extend(inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)));
             }
@@ -277,6 +279,23 @@ weight = 3
                 -   interfaces = ["eth0"]
                 +   interfaces = ["eth1"]"#]],
         );
+    }
+
+    #[test]
+    fn zones_are_shown_and_take_no_restart() {
+        let first = OLD.replace("[[service]]", "[node]\nzone = \"a\"\n[[service]]").replace("weight = 3", "zone = \"a\"");
+        let config = config::parse("old", &first).unwrap_or_else(|error| panic!("{error}"));
+        let running = Running { config, text: first.as_str().into(), overrides: Overrides::default() };
+        let second = first.replace("zone = \"a\"\n[[service]]", "zone = \"b\"\n[[service]]") + "[service.zones]\n";
+        let preview = preview(&running, "new", &second).unwrap();
+        expect![[r#"
+              [[service]] web
+            +   zones = {}
+              [node]
+            -   zone = "a"
+            +   zone = "b""#]]
+        .assert_eq(&preview.diff.join("\n"));
+        assert!(preview.needs_restart.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::assemble::{BackendKey, Findings, Refused};
 use super::control::Names;
 use crate::desired::ServiceName;
 use crate::discovery::{Backends, Discovered};
-use crate::failover::{Turn, in_words};
+use crate::failover::{Shift, Turn, in_words};
 use crate::health::{Parts, State, Transition};
 use crate::nexthop::{Changes, Unresolved};
 
@@ -31,7 +31,7 @@ pub fn transition(transition: &Transition) {
 
 /// A service's new flows go to others than before, or backends are taken for healthy that are not.
 pub fn failover(turn: &Turn, held_before: Option<u8>) {
-    let Turn { service, before, now, held } = turn;
+    let Turn { service, before, now, held, shift } = turn;
     let (from, to, cause) = (in_words(&before.tiers), in_words(&now.tiers), &now.cause);
     match (before.panics, now.panics) {
         (false, true) => warn!(%service, cause, "panic: too few backends are healthy, all are taken for it"),
@@ -43,6 +43,15 @@ pub fn failover(turn: &Turn, held_before: Option<u8>) {
     match held {
         Some(priority) if *held != held_before => info!(%service, priority, "flows stay there until xlb failback"),
         _ => {}
+    }
+    if let Some(Shift { before, now }) = shift {
+        let (from, to, cause, spilled) = (before.in_words(), now.in_words(), now.cause(), now.spilled());
+        match spilled {
+            _ if !now.is_any() => warn!(%service, cause, from, "no zone can take new flows"),
+            0 if before.spilled() > 0 => info!(%service, cause, from, to, "new flows no longer spill over to other zones"),
+            0 => info!(%service, cause, from, to, "zones take other shares of new flows"),
+            _ => warn!(%service, cause, from, to, "{spilled}% of new flows spill over to other zones"),
+        }
     }
 }
 

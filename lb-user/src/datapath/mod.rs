@@ -19,7 +19,7 @@ pub use pins::{Layout, Pins, on_bpffs};
 
 use crate::error;
 use crate::maps::substitute::{self, OLDEST, Substitute};
-use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Sizes};
+use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Sizes, Tracer};
 
 /// The steering program's name in the object.
 pub const PROGRAM: &str = "xlb";
@@ -78,6 +78,7 @@ struct Moored {
 pub struct Handles {
     pub maps: KernelMaps,
     pub counters: Counters,
+    pub tracer: Tracer,
 }
 
 impl Datapath {
@@ -101,7 +102,7 @@ impl Datapath {
         } else if !pins.hold_maps_of_this_shape(sizes, maps::n_cpus()?) {
             pins.clear()?;
         }
-        let Loaded { mut ebpf, mut maps, counters } = load_maps(object, &pins, sizes)?;
+        let Loaded { mut ebpf, mut maps, counters, tracer } = load_maps(object, &pins, sizes)?;
         let adopted = maps.settings().layout_version == LAYOUT_VERSION;
         if let Some(keys) = secret {
             maps.set_hash_keys(keys);
@@ -110,7 +111,7 @@ impl Datapath {
         }
         let program: &mut Xdp = program(&mut ebpf)?;
         load(program).map_err(|source| DatapathError::Verifier { hint: verifier_hint(&source), source: Box::new(source) })?;
-        Ok((Self { ebpf, pins, attached: BTreeMap::new(), adopted }, Handles { maps, counters }))
+        Ok((Self { ebpf, pins, attached: BTreeMap::new(), adopted }, Handles { maps, counters, tracer }))
     }
 
     /// The aya object, for the BPF side's log.

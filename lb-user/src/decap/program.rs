@@ -24,7 +24,10 @@ impl Program {
     pub fn load(object: &[u8]) -> Result<Self> {
         let object = substitute::for_kernel(object, maps::kernel()?);
         // The balancer's tables are in the same object, and stay as small as their anchors.
-        let mut ebpf = EbpfLoader::new().load(&object).context("the BPF object does not load")?;
+        let mut loader = EbpfLoader::new();
+        // Nor is the ring used: as short as one may be where pages are of 64 KiB.
+        loader.map_max_entries("TRACE_RING", 1 << 16);
+        let mut ebpf = loader.load(&object).context("the BPF object does not load")?;
         let program: &mut Xdp = ebpf.program_mut(NAME).context("the BPF object has no such program")?.try_into()?;
         crate::datapath::load(program).context("the kernel refuses the program")?;
         Ok(Self { ebpf })

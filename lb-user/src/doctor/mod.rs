@@ -7,6 +7,7 @@ mod files;
 mod interfaces;
 mod machine;
 mod ways;
+mod zones;
 
 use std::fmt;
 
@@ -68,6 +69,7 @@ pub async fn examine(config: Option<&Config>) -> Vec<Check> {
         let links = interfaces::examine(&config.xdp, &mut checks).await;
         ways::examine(config, &links, &mut checks).await;
         files::examine(config, &mut checks).await;
+        checks.extend(zones::examine(config));
     }
     checks
 }

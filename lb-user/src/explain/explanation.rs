@@ -4,15 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use lb_common::admission::Rule;
 use lb_common::flow::{Entry, State as FlowState, TICK_SHIFT, Tick};
+use lb_common::quic::Reading;
 use lb_common::records::{self, choice, forward, service_flags};
-use lb_common::verdict::{Class, Verdict};
+use lb_common::verdict::Verdict;
 use lb_common::{Addr, BackendId, Be16};
 use serde::Serialize;
 
-use super::question::{Question, Senseless};
-use super::witness::{FlowSeen, ReplySeen, SlotSeen, Trail};
+use super::question::{ConnectionId, IcmpError, Question, Senseless};
+use super::witness::{FlowSeen, NamedSeen, ReplySeen, SlotSeen, Trail};
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
 use crate::health;
+use crate::server_ids::ServerId;
 
 /// What the control loop calls the things that the packet path knows by number.
 pub trait Names {
@@ -33,11 +35,15 @@ pub struct Explanation {
     pub services_at_vip: Vec<ServiceAt>,
     /// The rule of admission that refuses the packet.
     pub refused: Option<RefusedBy>,
+    /// What its QUIC connection ID says.
+    pub named: Option<NamedFound>,
     pub slot: Option<SlotFound>,
     pub flow: Option<FlowFound>,
     pub backend: Option<Chosen>,
     pub way: Option<Way>,
     pub reply: Option<ReplyFound>,
+    /// Of a later fragment.
+    pub fragment: Option<FragmentFound>,
     pub verdict: &'static str,
     /// `forwarded`, `passed` or `dropped`.
     pub class: &'static str,
@@ -55,6 +61,30 @@ pub struct Asked {
     pub ttl: u8,
     /// Of the IP packet, in bytes.
     pub length: u16,
+    /// The outermost tag first.
+    pub vlans: Vec<u16>,
+    /// It is a later fragment of the packet with this identification.
+    pub fragment: Option<u32>,
+    /// It is an ICMP error about a packet from `vip` to `client`.
+    pub error: Option<IcmpError>,
+    /// Of QUIC.
+    pub connection_id: Option<ConnectionId>,
+}
+
+/// The server that a connection ID names.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedFound {
+    /// In hexadecimal digits.
+    pub server_id: String,
+    /// Who has it; `None` if nobody has.
+    pub backend: Option<BackendFound>,
+}
+
+/// What is on record of a packet's fragments.
+#[derive(Clone, Debug, Serialize)]
+pub struct FragmentFound {
+    /// Whom the first one went to, or came from.
+    pub on_record: Option<BackendFound>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -157,8 +187,10 @@ pub enum Reason {
     NewConnection,
     Chosen,
     OnRecord,
+    ConnectionId,
     Settled,
     Current,
+    Fragment,
     Nobody,
 }
 
@@ -208,17 +240,31 @@ impl Explanation {
         let Question { client, vip, protocol, syn, ttl, .. } = *question;
         let length = question.length()?;
         Ok(Self {
-            packet: Asked { client, vip, protocol, syn, interface: interface.to_owned(), ttl, length },
+            packet: Asked {
+                client,
+                vip,
+                protocol,
+                syn,
+                interface: interface.to_owned(),
+                ttl,
+                length,
+                vlans: question.vlans.clone(),
+                fragment: question.fragment,
+                error: question.error,
+                connection_id: question.connection_id.clone(),
+            },
             service: trail.service.map(|(id, record)| teller.service(id, &record)),
             services_at_vip: if trail.service.is_none() { names.services_at(vip.ip()) } else { Vec::new() },
             refused: trail.refused.map(|(scope, rule)| teller.refused(scope, rule)),
+            named: trail.named.map(|seen| teller.named(seen)),
             slot: trail.slot.map(|seen| teller.slot(seen)),
             flow: trail.flow.map(|seen| teller.flow(seen)),
-            backend: trail.backend.map(|(id, _)| teller.chosen(id, syn)),
+            backend: trail.backend.map(|(id, _)| teller.chosen(id, syn, question.error.is_some())),
             way: trail.backend.and_then(|(_, record)| teller.way(&record, vip)),
             reply: trail.reply.map(|seen| teller.reply(seen, client.port())),
+            fragment: trail.fragment.map(|id| FragmentFound { on_record: teller.backend(id) }),
             verdict: trail.verdict.label(),
-            class: class(trail.verdict),
+            class: trail.verdict.class().label(),
             meaning: trail.verdict.explanation().trim(),
         })
     }
@@ -247,6 +293,12 @@ impl<N: Names> Teller<'_, N> {
         RefusedBy { service, rule: rule.label(), why: format!("by {section}: {}", rule.explanation().trim()) }
     }
 
+    fn named(&self, NamedSeen { key, owner }: NamedSeen) -> NamedFound {
+        let flags = self.trail.service.map_or(0, |(_, record)| record.flags);
+        let server_id = ServerId::of_number(key.server_id, Reading::of(flags).server_id_len()).to_string();
+        NamedFound { server_id, backend: self.backend(owner) }
+    }
+
     fn slot(&self, SlotSeen { index, slot }: SlotSeen) -> SlotFound {
         let service = self.trail.service.map(|(_, record)| record).unwrap_or_default();
         SlotFound {
@@ -273,16 +325,18 @@ impl<N: Names> Teller<'_, N> {
         FlowFound { on_record, would_record: recorded.map(state) }
     }
 
-    fn chosen(&self, id: BackendId, is_syn: bool) -> Chosen {
+    fn chosen(&self, id: BackendId, is_syn: bool, is_quoted: bool) -> Chosen {
         let slot = self.trail.slot.map(|seen| seen.slot).unwrap_or_default();
         let entry = self.trail.flow.and_then(|flow| flow.entry);
         let is_repeated = entry.is_some_and(|entry| entry.state() == FlowState::Opening);
         let refused = entry.filter(|entry| entry.backend() != id).and_then(|entry| self.backend(entry.backend()));
         let service = self.trail.service.map(|(_, record)| record).unwrap_or_default();
-        let is_opening = is_syn || service.listens.protocol == Protocol::Udp.number();
+        let is_opening = is_syn || (service.listens.protocol == Protocol::Udp.number() && !is_quoted);
         let algorithm = algorithm(&service);
         let reason = match entry {
             _ if id.is_none() => Reason::Nobody,
+            _ if self.trail.slot.is_none() => Reason::Fragment,
+            _ if self.trail.named.is_some_and(|named| named.owner == id) => Reason::ConnectionId,
             None if is_opening && service.choice != choice::SLOT => Reason::Chosen,
             _ if slot.is_at_rest() => Reason::AtRest,
             _ if is_syn && !is_repeated && service.choice != choice::SLOT => Reason::Chosen,
@@ -296,6 +350,8 @@ impl<N: Names> Teller<'_, N> {
             (Reason::Chosen, _) => chosen_by(algorithm).to_owned(),
             (Reason::AtRest, _) => "the slot is at rest: all its flows are there".to_owned(),
             (Reason::Nobody, _) => "no backend of the service may take it; xlb status has the check of each".to_owned(),
+            (Reason::Fragment, _) => "the first fragment of its packet went there".to_owned(),
+            (Reason::ConnectionId, _) => "its QUIC connection ID names it".to_owned(),
             (Reason::OnRecord, _) => "the flow is on record there".to_owned(),
             (Reason::Settled, None) => "not on record: it is from before the slot moved, and belongs there".to_owned(),
             (Reason::Settled, Some(gone)) => {
@@ -390,14 +446,6 @@ fn all_bits(service: &records::Service) -> Addr {
         IpAddr::V6(_) => IpAddr::V6(u128::MAX.into()),
     };
     mask.into()
-}
-
-fn class(verdict: Verdict) -> &'static str {
-    match verdict.class() {
-        Class::Forwarded => "forwarded",
-        Class::Passed => "passed",
-        Class::Dropped => "dropped",
-    }
 }
 
 fn state(entry: Entry) -> &'static str {

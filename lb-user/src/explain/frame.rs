@@ -48,6 +48,10 @@ impl Packet for Frame {
         Some(sum)
     }
 
+    fn frame_len(&self) -> usize {
+        self.len
+    }
+
     fn has_len(&self, len: usize) -> bool {
         len <= self.len
     }

@@ -10,5 +10,5 @@ mod witness;
 
 pub use explanation::{BackendFound, Explanation, Names, ServiceAt};
 pub use frame::Frame;
-pub use question::{Question, Senseless, TTL_DEFAULT};
-pub use witness::{FlowSeen, Records, ReplySeen, SlotSeen, Trail, follow};
+pub use question::{ConnectionId, ErrorKind, IcmpError, Question, Senseless, TTL_DEFAULT};
+pub use witness::{FlowSeen, NamedSeen, Records, ReplySeen, SlotSeen, Trail, follow};

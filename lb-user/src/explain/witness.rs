@@ -9,11 +9,13 @@ use lb_common::flow::{self, Place, Tick};
 use lb_common::handshake::{self, Handshake};
 use lb_common::load::{Load, Response};
 use lb_common::meter;
+use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::trace::{Choice, How};
 use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
-use lb_ebpf::flow::Question;
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
+use lb_ebpf::flow::{Answer, Question, Quoted};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, fragments};
 
 use super::frame::Frame;
 
@@ -26,10 +28,13 @@ pub trait Records {
     /// `None` beyond the end of the table.
     fn slot(&self, index: u32) -> Option<Slot>;
     fn backend(&self, id: BackendId) -> Backend;
+    fn server_id(&self, id: BackendId) -> u64;
     /// `None` beyond the end of the table.
     fn link(&self, ifindex: u32) -> Option<Link>;
     /// Of either number, upper bits do not count.
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry;
+    /// Likewise.
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry;
     fn load(&self, id: BackendId) -> Load;
     /// Active flows of a service.
     fn active(&self, service: u16) -> u64;
@@ -53,16 +58,28 @@ pub struct Trail {
     pub verdict: Verdict,
     /// The service that the packet is for, by id.
     pub service: Option<(u16, Service)>,
+    /// What its QUIC connection ID says, if that is read.
+    pub named: Option<NamedSeen>,
     pub slot: Option<SlotSeen>,
-    /// Of a slot that is not at rest.
+    /// Of a slot that is not at rest, and of a packet that names somebody else.
     pub flow: Option<FlowSeen>,
     /// Whom the packet is for; of no backend at all, [`BackendId::NONE`].
     pub backend: Option<(BackendId, Backend)>,
     pub reply: Option<ReplySeen>,
+    /// Of a later fragment, the backend that the first of its packet went to or came from; [`BackendId::NONE`] if none is on record.
+    pub fragment: Option<BackendId>,
     /// The scope whose rule refused the packet, by a service's id or 0 for all VIPs, and that rule.
     pub refused: Option<(u16, Rule)>,
     /// The time by which ages count.
     pub now: Tick,
+}
+
+/// The server that a connection ID names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamedSeen {
+    pub key: ServerKey,
+    /// [`BackendId::NONE`] if nobody has that ID.
+    pub owner: BackendId,
 }
 
 /// A packet's slot.
@@ -99,10 +116,12 @@ pub fn follow(mut frame: Frame, records: &impl Records) -> Trail {
     Trail {
         verdict,
         service: witness.service.get(),
+        named: witness.named.get(),
         slot,
         flow: witness.flow.get(),
-        // Once there is a slot, the last backend asked for is the one that was chosen.
-        backend: slot.and(witness.last_backend.get()),
+        // Once there is a slot, the last backend asked for is the one that was chosen; a fragment follows without.
+        backend: slot.and(witness.last_backend.get()).or(witness.followed.get()),
+        fragment: witness.fragment.get(),
         reply: witness.reply.get(),
         refused: witness.refused.get(),
         now: witness.now,
@@ -120,9 +139,12 @@ struct Witness<'r, R> {
     last_service: Cell<Option<(u16, Service)>>,
     last_backend: Cell<Option<(BackendId, Backend)>>,
     service: Cell<Option<(u16, Service)>>,
+    named: Cell<Option<NamedSeen>>,
     slot: Cell<Option<SlotSeen>>,
     flow: Cell<Option<FlowSeen>>,
     reply: Cell<Option<ReplySeen>>,
+    fragment: Cell<Option<BackendId>>,
+    followed: Cell<Option<(BackendId, Backend)>>,
     refused: Cell<Option<(u16, Rule)>>,
     rules: Kept<Rules>,
     lines: Kept<Line>,
@@ -142,14 +164,26 @@ impl<'r, R: Records> Witness<'r, R> {
             last_service: Cell::default(),
             last_backend: Cell::default(),
             service: Cell::default(),
+            named: Cell::default(),
             slot: Cell::default(),
             flow: Cell::default(),
             reply: Cell::default(),
+            fragment: Cell::default(),
+            followed: Cell::default(),
             refused: Cell::default(),
             rules: Kept::default(),
             lines: Kept::default(),
             recorded: Cell::default(),
         }
+    }
+}
+
+impl<R: Records> Witness<'_, R> {
+    /// What is on record of a flow.
+    fn entry(&self, place: Place, service: u16) -> Option<flow::Entry> {
+        let idle = self.records.service(service).idle;
+        let bucket = |position| self.records.flow_entry(place.bucket, position);
+        flow::find(bucket, place.tag, self.now, idle).map(|found| found.entry)
     }
 }
 
@@ -224,14 +258,27 @@ impl<R: Records> Env for Witness<'_, R> {
         true
     }
 
-    fn flow_backend(&self, question: Question) -> BackendId {
-        let place = question.place;
-        let idle = self.records.service(question.service).idle;
-        let bucket = |position| self.records.flow_entry(place.bucket, position);
-        let entry = flow::find(bucket, place.tag, self.now, idle).map(|found| found.entry);
+    fn server(&self, key: ServerKey) -> BackendId {
+        let owner = lb_ebpf::quic::server(self, key);
+        self.named.set(Some(NamedSeen { key, owner }));
+        owner
+    }
+
+    fn server_id(&self, id: BackendId) -> u64 {
+        self.records.server_id(id)
+    }
+
+    fn flow_backend(&self, question: Question) -> Answer {
+        let entry = self.entry(question.place, question.service);
         let chosen = lb_ebpf::flow::answer(self, question);
         self.flow.set(Some(FlowSeen { entry, recorded: self.recorded.get() }));
         chosen
+    }
+
+    fn quoted_backend(&self, quoted: Quoted) -> Answer {
+        let entry = self.entry(quoted.place, quoted.service);
+        self.flow.set(Some(FlowSeen { entry, recorded: None }));
+        lb_ebpf::flow::answer_quoted(self, quoted)
     }
 
     /// Who was asked for on the way has no part in it: the slot that the hash leads to is the packet's.
@@ -288,17 +335,25 @@ impl<R: Records> Env for Witness<'_, R> {
         true
     }
 
-    /// The packets that are asked about are no fragments: none is on record.
-    fn fragment_backend(&self, _place: Place, id: BackendId) -> BackendId {
-        id
+    fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
+        let found = fragments::answer(self, place, id);
+        self.fragment.set(Some(found));
+        found
     }
 
-    fn fragment_entry(&self, _bucket: u32, _position: usize) -> flow::Entry {
-        flow::Entry::default()
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        self.records.fragment_entry(bucket, position)
     }
 
     fn replace_fragment(&self, _bucket: u32, _old: flow::Found, _new: flow::Entry) -> bool {
         true
+    }
+
+    fn note_choice(&self, choice: Choice) {
+        if choice.how == How::FRAGMENT {
+            self.service.set(Some((choice.service, self.records.service(choice.service))));
+            self.followed.set(Some((choice.backend, self.records.backend(choice.backend))));
+        }
     }
 
     fn note_elsewhere(&self, _slot_index: u32, _now: Tick) {}

@@ -1,12 +1,14 @@
 //! Which of a service's backends take new flows, and with which weight: priorities, failback, a minimum, panic, the sorry backend,
-//! slow start, and what health makes of a weight.
+//! slow start, zones, and what health makes of a weight.
 //!
 //! One pure step between [`assemble`](crate::daemon::assemble), which says what each backend could do, and
 //! [`compile`]: who is not to have new flows gets no weight there, and keeps the flows that it has. What was decided
 //! before is a [`Standing`], and time is passed in.
 
 mod choice;
+mod spread;
 mod warmth;
+mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,10 +19,11 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 pub use choice::Choice;
+pub use zones::{Division, Rules as ZoneRules, Shift, Spread, Zone};
 
 use crate::compile;
 use crate::config::{self, Config};
-use crate::daemon::Findings;
+use crate::daemon::{Findings, written};
 use crate::desired::{Backend, Desired, Service, ServiceName};
 use crate::health::{Condition, Parts, State};
 use crate::runtime::Admin;
@@ -95,7 +98,13 @@ pub struct Rules {
 pub struct Standing {
     pub choice: Choice,
     pub backends: BTreeMap<SocketAddr, Place>,
+    /// What each zone takes, of a service that goes by zones.
+    pub division: Option<Division>,
     warmth: Warmth,
+    /// Something has been heard of all backends at some time, or an earlier daemon had.
+    is_known: bool,
+    /// Backends that an earlier daemon's program did not serve: out, until something is heard of them.
+    presumed_out: BTreeSet<SocketAddr>,
     /// There is more to decide than what health says of weights.
     is_ruled: bool,
     /// There is no room for parts of weights.
@@ -103,17 +112,29 @@ pub struct Standing {
 }
 
 /// What was decided about a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Place {
     pub tier: Tier,
+    pub zone: Option<Zone>,
     /// Its own, whatever of it is in force.
     pub weight: u16,
-    /// Its tier takes no new flows at present.
+    /// Its tier takes no new flows at present, or its zone does not though it could.
     pub is_standby: bool,
     /// How much of its weight is in force, if it starts slowly: 1 to 9.
     pub tenths: Option<u8>,
     /// How much of its weight is in force for all reasons together, in [`Parts::STEPS`], if that is not all of it.
     pub steps: Option<u16>,
+}
+
+impl Place {
+    /// Whether its zone matters: its tier takes new flows, and it is no last resort.
+    fn is_in_zones(&self) -> bool {
+        !self.is_standby && self.tier != Tier::Sorry
+    }
+
+    fn steps_in_force(&self) -> u16 {
+        self.steps.unwrap_or(Parts::STEPS)
+    }
 }
 
 /// A service decides otherwise than before.
@@ -124,6 +145,8 @@ pub struct Turn {
     pub now: Choice,
     /// The priority that flows stay with until somebody brings them back.
     pub held: Option<u8>,
+    /// Zones take other shares.
+    pub shift: Option<Shift>,
 }
 
 /// All services' standings, but of those where there is nothing to decide.
@@ -152,9 +175,12 @@ impl Standings {
 
     /// Gives all backends all of their weight, until parts are allowed again. Whether that changes anything.
     pub fn end_parts(&mut self) -> bool {
-        let is_partial = |standing: &Standing| standing.backends.values().any(|place| place.steps.is_some());
+        let is_split = |standing: &Standing| standing.division.as_ref().is_some_and(Division::is_split);
+        let is_partial =
+            |standing: &Standing| is_split(standing) || standing.backends.values().any(|place| place.steps.is_some());
         let changes = self.services.values().any(is_partial);
         self.services.values_mut().for_each(|standing| standing.warmth.end());
+        let changes = changes && !self.is_coarse;
         self.is_coarse |= changes;
         changes
     }
@@ -169,16 +195,24 @@ impl Standings {
         let mut before = std::mem::take(&mut self.services);
         let mut turns = Vec::new();
         self.next_step = None;
+        // Most backends are but up or down, and are not asked about one by one.
+        let of_note = findings.health.iter().filter(|(_, condition)| !condition.is_plain()).map(|(key, _)| key);
+        let is_there = |(name, endpoint): &&(ServiceName, SocketAddr)| {
+            desired.services.get(name).is_some_and(|service| service.backends.contains_key(endpoint))
+        };
+        let of_note: BTreeSet<&ServiceName> = of_note.filter(is_there).map(|(name, _)| name).collect();
         for rules in &config.services {
             let name = &rules.name;
-            let is_plain = |endpoint: &SocketAddr| findings.condition(&(name.clone(), *endpoint)).is_plain();
             let is_ruled = has_say(rules);
-            let is_needed = |service: &&Service| is_ruled || !service.backends.keys().all(is_plain);
-            let Some(mut service) = desired.services.get(name).filter(is_needed).cloned() else { continue };
+            if !is_ruled && !of_note.contains(name) {
+                continue;
+            }
+            let Some(mut service) = desired.services.get(name).cloned() else { continue };
             let mut standing = before.remove(name).unwrap_or_else(|| begin(rules, &service, findings));
             (standing.is_ruled, standing.is_coarse) = (is_ruled, self.is_coarse);
             let held = findings.overrides.held(name);
-            let turn = standing.settle(rules, &mut service, desired, findings, held, now);
+            let asked = Asked { rules, own_zone: config.node.zone.as_ref(), held };
+            let turn = standing.settle(asked, &mut service, desired, findings, now);
             let next_step = rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now));
             self.next_step = self.next_step.into_iter().chain(next_step).min();
             turns.extend(turn);
@@ -191,28 +225,43 @@ impl Standings {
 
 /// Whether there is anything to decide.
 pub fn has_say(service: &config::Service) -> bool {
-    service.failover != Rules::default() || service.backends.iter().any(|backend| backend.tier != Tier::default())
+    service.failover != Rules::default() || service.zones.is_some() || service.tiers().any(|tier| tier != Tier::default())
 }
 
 /// What an earlier daemon had decided, as far as that can be told from whom its program served.
 fn begin(rules: &config::Service, service: &Service, findings: &Findings) -> Standing {
     let is_adopted = |endpoint: &SocketAddr| findings.adopted_alive.contains(&(rules.name.clone(), *endpoint));
-    let tiers = service.backends.keys().copied().filter(is_adopted).map(|endpoint| rules.tier(endpoint));
-    let first = tiers.min();
-    Standing { choice: Choice { first, tiers: first.into_iter().collect(), ..Choice::default() }, ..Standing::default() }
+    let written = written(rules, findings);
+    let tier = |endpoint: &SocketAddr| written.get(endpoint).map(|backend| backend.tier).unwrap_or_default();
+    let (adopted, others): (Vec<SocketAddr>, Vec<SocketAddr>) = service.backends.keys().copied().partition(is_adopted);
+    let first = adopted.iter().map(tier).min();
+    let choice = Choice { first, tiers: first.into_iter().collect(), ..Choice::default() };
+    let presumed_out = if adopted.is_empty() { BTreeSet::new() } else { others.into_iter().collect() };
+    Standing { choice, is_known: !adopted.is_empty(), presumed_out, ..Standing::default() }
+}
+
+/// What is asked for of a service.
+#[derive(Clone, Copy)]
+struct Asked<'c> {
+    rules: &'c config::Service,
+    own_zone: Option<&'c Zone>,
+    /// The priority that flows stay with until somebody brings them back.
+    held: Option<u8>,
 }
 
 impl Standing {
     fn settle(
         &mut self,
-        rules: &config::Service,
+        asked: Asked<'_>,
         service: &mut Service,
         desired: &Desired,
         findings: &Findings,
-        held: Option<u8>,
         now: Instant,
     ) -> Option<Turn> {
+        let Asked { rules, held, .. } = asked;
         let name = &rules.name;
+        let written = written(rules, findings);
+        let written = |endpoint: &SocketAddr| written.get(endpoint);
         let condition = |endpoint: SocketAddr| findings.condition(&(name.clone(), endpoint));
         let members: BTreeMap<SocketAddr, Member> = service
             .backends
@@ -222,7 +271,8 @@ impl Standing {
                 let is_disabled = set.and_then(|set| set.admin()) == Some(Admin::Disable);
                 let is_out = is_disabled || condition(endpoint).state.is_meant();
                 let is_distrusted = condition(endpoint).state.is_distrusted();
-                (endpoint, member(rules.tier(endpoint), backend, is_out, is_distrusted, desired, service))
+                let tier = written(&endpoint).map(|backend| backend.tier).unwrap_or_default();
+                (endpoint, member(tier, backend, is_out, is_distrusted, desired, service))
             })
             .collect();
         let all: Vec<Member> = members.values().copied().collect();
@@ -240,7 +290,8 @@ impl Standing {
             let Condition { state, parts } = condition(endpoint);
             let tenths = Some(tenths).filter(|&tenths| tenths < FULL && !is_standby && backend.weight > 0);
             let steps = self.steps(parts, tenths);
-            self.backends.insert(endpoint, Place { tier: member.tier, weight: backend.weight, is_standby, tenths, steps });
+            let zone = written(&endpoint).and_then(|backend| backend.zone.clone());
+            self.backends.insert(endpoint, Place { tier: member.tier, zone, weight: backend.weight, is_standby, tenths, steps });
             if choice.panics && member.is_wanted && member.tier != Tier::Sorry {
                 (backend.alive, backend.is_undecided) = (true, false);
             }
@@ -249,10 +300,16 @@ impl Standing {
                 backend.weight = 0;
             }
         }
-        self.weigh(service);
+        let own_weight = |endpoint: &SocketAddr| written(endpoint).map_or(0, |backend| backend.weight);
+        let shift = self.divide(asked, service, &members, own_weight, choice.panics);
+        if self.division.as_ref().is_some_and(Division::is_split) {
+            self.weigh_by_zone(service);
+        } else {
+            self.weigh(service);
+        }
         let before = std::mem::replace(&mut self.choice, choice.clone());
         let is_other = (&before.tiers, before.panics) != (&choice.tiers, choice.panics) || held_now != held;
-        is_other.then(|| Turn { service: name.clone(), before, now: choice, held: held_now })
+        (is_other || shift.is_some()).then(|| Turn { service: name.clone(), before, now: choice, held: held_now, shift })
     }
 
     /// How much of a backend's weight is in force, if not all of it.
@@ -268,7 +325,7 @@ impl Standing {
     /// Gives weights the parts that are in force. While there is one, all weights are scaled, or parts of a weight of 1 could not be
     /// told apart; else they are as they were written.
     fn weigh(&self, service: &mut Service) {
-        let steps = |endpoint: &SocketAddr| self.backends.get(endpoint).and_then(|place| place.steps).unwrap_or(Parts::STEPS);
+        let steps = |endpoint: &SocketAddr| self.backends.get(endpoint).map_or(Parts::STEPS, Place::steps_in_force);
         let weighed = |(endpoint, backend): (&SocketAddr, &Backend)| u32::from(backend.weight) * u32::from(steps(endpoint));
         if self.backends.values().all(|place| place.steps.is_none()) {
             return;

@@ -209,11 +209,13 @@ mod settled {
     use lb_common::MacAddr;
 
     use super::*;
+    use crate::compile::{Layout, Quiet};
     use crate::config::parse;
     use crate::daemon::assemble;
     use crate::desired::NextHop;
     use crate::health::{Condition, Parts, State};
     use crate::nexthop::Way;
+    use crate::tables::Tables;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -229,8 +231,9 @@ mod settled {
     impl Rounds {
         /// With these keys, and backends 10.0.0.1 and on with these.
         fn new(keys: &str, backends: &[&str]) -> Self {
-            let mut text =
-                format!("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"10.200.1.1\"\nport = 80\n{keys}\n");
+            let mut text = format!(
+                "[xdp]\ninterfaces = [\"eth0\"]\n[node]\nzone = \"a\"\n[[service]]\nname = \"web\"\nvip = \"10.200.1.1\"\nport = 80\n{keys}\n"
+            );
             for (n, more) in (1..).zip(backends) {
                 text.push_str(&format!("[[service.backend]]\naddress = \"10.0.0.{n}\"\n{more}\n"));
             }
@@ -291,7 +294,7 @@ mod settled {
         let mut rounds = Rounds::new("", &["weight = 3", "priority = 1\nweight = 5"]).all(State::Up);
         assert_eq!(rounds.weights(), [3, 0]);
         let standing = rounds.standings.of(&"web".into()).unwrap();
-        let standby = standing.backends[&SocketAddr::from(([10, 0, 0, 2], 80))];
+        let standby = &standing.backends[&SocketAddr::from(([10, 0, 0, 2], 80))];
         assert_eq!((standby.weight, standby.is_standby, standby.tier), (5, true, Tier::Priority(1)));
         rounds.check(1, State::Down);
         assert_eq!(rounds.weights(), [0, 5]);
@@ -418,8 +421,9 @@ mod settled {
         assert_eq!(rounds.weights(), [0, 1, 1, 0]);
         let alive: Vec<bool> = rounds.shown.services["web"].backends.values().map(|backend| backend.alive).collect();
         assert_eq!(alive, [true, false, true, true]);
-        let place =
-            |rounds: &Rounds, n| rounds.standings.of(&"web".into()).unwrap().backends[&SocketAddr::from(([10, 0, 0, n], 80))];
+        let place = |rounds: &Rounds, n| {
+            rounds.standings.of(&"web".into()).unwrap().backends[&SocketAddr::from(([10, 0, 0, n], 80))].clone()
+        };
         assert_eq!(place(&rounds, 1).weight, 7, "its own is still shown");
         // Neither is a failure: nobody panics, and the next priority takes over when all are out.
         rounds.check(3, State::Drain);
@@ -467,5 +471,255 @@ mod settled {
         rounds.weights();
         rounds.check(2, State::Up);
         assert_eq!(rounds.weights(), [30000, 1, 65535]);
+    }
+
+    const LOCAL: &str = "[service.zones]\n";
+
+    /// Two backends in the machine's own zone, `a`, and two in zone `b`.
+    fn two_zones(keys: &str) -> Rounds {
+        let backends = ["zone = \"a\"", "zone = \"a\"", "zone = \"b\"", "zone = \"b\""];
+        Rounds::new(keys, &backends).all(State::Up)
+    }
+
+    /// What each zone takes.
+    fn zones(rounds: &Rounds) -> String {
+        rounds.standings.of(&"web".into()).unwrap().division.as_ref().unwrap().in_words()
+    }
+
+    #[test]
+    fn the_own_zone_serves_alone_until_it_cannot_bear_all_and_again_when_it_can() {
+        let mut rounds = two_zones(LOCAL);
+        assert_eq!(rounds.weights(), [1, 1, 0, 0]);
+        let standby = |rounds: &Rounds| -> Vec<bool> {
+            rounds.standings.of(&"web".into()).unwrap().backends.values().map(|place| place.is_standby).collect()
+        };
+        assert_eq!(standby(&rounds), [false, false, true, true]);
+        // One of two, times 1.4, is 70%, all of it for the one that is left: the dead one's weight is nobody's.
+        rounds.check(2, State::Down);
+        assert_eq!(rounds.weights(), [14, 14, 3, 3]);
+        assert_eq!((zones(&rounds), standby(&rounds)), ("zone a 70%, zone b 30%".into(), vec![false; 4]));
+        rounds.check(1, State::Down);
+        assert_eq!(rounds.weights(), [0, 0, 1, 1]);
+        assert_eq!(standby(&rounds), [false; 4], "who is dead does not stand by");
+        rounds.check(1, State::Up);
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [1, 1, 0, 0]);
+        // Nobody: as the file says.
+        (1..=4).for_each(|n| rounds.check(n, State::Down));
+        assert_eq!(rounds.weights(), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn who_is_drained_disabled_or_distrusted_lessens_what_its_zone_can_bear_and_weight_0_does_not() {
+        let drained = |rounds: &mut Rounds, json: &str| {
+            let set = format!(r#"{{"web":{{"backends":{{"10.0.0.2:80":{json}}}}}}}"#);
+            rounds.findings.overrides = serde_json::from_str(&set).unwrap();
+        };
+        let mut rounds = two_zones(LOCAL);
+        drained(&mut rounds, r#"{"admin":{"value":{"drain":{}},"by":"root","at_ms":1}}"#);
+        assert_eq!(rounds.weights(), [14, 0, 3, 3]);
+        drained(&mut rounds, r#"{"admin":{"value":"disable","by":"root","at_ms":1}}"#);
+        assert_eq!(rounds.weights(), [14, 14, 3, 3]);
+        drained(&mut rounds, r#"{"weight":{"value":0,"by":"root","at_ms":1}}"#);
+        assert_eq!(rounds.weights(), [1, 0, 0, 0]);
+        drained(&mut rounds, r#"{"weight":{"value":3,"by":"root","at_ms":1}}"#);
+        assert_eq!(rounds.weights(), [1, 3, 0, 0]);
+        rounds.findings.overrides = Default::default();
+        for state in [State::Drain, State::Maint, State::Ejected, State::Held] {
+            rounds.check(2, state);
+            assert_eq!(rounds.weights()[2..], [3, 3], "{state}");
+        }
+        // A half of one and a whole one are three quarters, which is enough.
+        rounds.says(2, State::Degraded, 50);
+        assert_eq!(rounds.weights(), [2, 1, 0, 0]);
+        // 1.2 of 2, times 1.4, is 84%: 70 and 14 to 8 and 8.
+        rounds.says(2, State::Up, 20);
+        assert_eq!((zones(&rounds), rounds.weights()), ("zone a 100%".into(), vec![35, 7, 4, 4]));
+        assert_eq!(zones(&rounds), "zone a 84%, zone b 16%");
+    }
+
+    #[test]
+    fn a_zone_takes_more_as_its_backends_start_slowly() {
+        let mut rounds = two_zones(&format!("slow_start = \"9s\"\n{LOCAL}"));
+        rounds.weights();
+        rounds.check(2, State::Down);
+        rounds.weights();
+        assert_eq!(zones(&rounds), "zone a 70%, zone b 30%");
+        rounds.check(2, State::Up);
+        rounds.weights();
+        assert_eq!(zones(&rounds), "zone a 77%, zone b 23%");
+        let last = rounds.steps();
+        assert_eq!(last.last().unwrap(), &[1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn in_panic_no_zone_is_preferred_and_weights_of_zones_hold() {
+        let mut rounds = two_zones(&format!("panic = \"75%\"\n{LOCAL}"));
+        rounds.check(1, State::Down);
+        rounds.check(2, State::Down);
+        assert_eq!(rounds.weights(), [1, 1, 1, 1]);
+        let mut rounds = two_zones("panic = \"75%\"\n[service.zones]\nweights = { a = 3, b = 1 }\n");
+        assert_eq!(rounds.weights(), [3, 3, 1, 1]);
+        rounds.check(3, State::Down);
+        assert_eq!(rounds.weights(), [17, 17, 8, 8], "three of four are no panic: 75 to 70% of 25, for one");
+        rounds.check(4, State::Down);
+        assert_eq!(rounds.weights(), [3, 3, 1, 1]);
+        assert!(rounds.standings.of(&"web".into()).unwrap().choice.panics);
+    }
+
+    #[test]
+    fn zones_divide_what_goes_to_the_priorities_that_serve() {
+        let backends = ["zone = \"a\"", "zone = \"b\"", "zone = \"b\"\npriority = 1", "zone = \"a\"\npriority = 1"];
+        let sorry = "[service.sorry]\naddress = \"10.0.0.9\"\n";
+        let mut rounds = Rounds::new(&format!("{LOCAL}{sorry}"), &backends).all(State::Up);
+        assert_eq!(rounds.weights(), [1, 0, 0, 0, 0]);
+        rounds.check(1, State::Down);
+        assert_eq!(rounds.weights(), [0, 1, 0, 0, 0], "a priority comes before a zone");
+        rounds.check(2, State::Down);
+        assert_eq!(rounds.weights(), [0, 0, 0, 1, 0]);
+        rounds.check(4, State::Down);
+        assert_eq!(rounds.weights(), [0, 0, 1, 0, 0]);
+        rounds.check(3, State::Down);
+        assert_eq!(rounds.weights(), [0, 0, 0, 0, 1]);
+        assert!(!rounds.standings.of(&"web".into()).unwrap().division.as_ref().unwrap().is_any());
+    }
+
+    #[test]
+    fn at_a_start_a_zone_is_waited_for_and_later_who_is_not_known_counts_neither_way() {
+        let mut rounds = two_zones(LOCAL);
+        (1..=4).for_each(|n| rounds.check(n, State::Unknown));
+        rounds.check(3, State::Up);
+        assert_eq!(rounds.weights(), [1, 1, 0, 0], "not the quickest check decides");
+        rounds.check(1, State::Down);
+        rounds.check(2, State::Down);
+        rounds.check(4, State::Up);
+        assert_eq!(rounds.weights(), [0, 0, 1, 1]);
+        rounds.check(1, State::Up);
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [1, 1, 0, 0]);
+        // Two more are added to the zone: it is no less healthy for that.
+        let more = ["zone = \"a\""; 6];
+        rounds.config = Rounds::new(LOCAL, &more).config;
+        (3..=6).for_each(|n| rounds.check(n, State::Unknown));
+        assert_eq!(rounds.weights(), [1; 6]);
+        assert_eq!(zones(&rounds), "zone a 100%");
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_divided_stays_divided_while_nothing_is_known() {
+        let mut rounds = two_zones(LOCAL);
+        (1..=4).for_each(|n| rounds.check(n, State::Unknown));
+        for n in [1, 3, 4] {
+            rounds.findings.adopted_alive.insert(("web".into(), SocketAddr::from(([10, 0, 0, n], 80))));
+        }
+        assert_eq!(rounds.weights(), [14, 14, 3, 3], "the second was down, or it had been served");
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn without_room_whole_zones_help_out() {
+        let mut rounds = two_zones(LOCAL);
+        rounds.check(2, State::Down);
+        rounds.weights();
+        assert!(rounds.standings.end_parts());
+        assert_eq!(rounds.weights(), [1, 1, 1, 1]);
+        assert_eq!(zones(&rounds), "zone a 33%, zone b 67%");
+        assert!(!rounds.standings.end_parts(), "there is nothing more to give up");
+        rounds.check(2, State::Up);
+        assert_eq!(rounds.weights(), [1, 1, 0, 0]);
+    }
+
+    /// What the packet path goes by: those who are out have others stand in for them, and zones have their shares all the same.
+    #[test]
+    fn zones_have_their_shares_in_slots_whoever_is_out() {
+        let zones = ["a", "a", "a", "a", "b", "b", "c", "c", "c"];
+        for (out, expected) in [
+            (&[][..], [1.0, 0.0, 0.0]),
+            (&[1], [1.0, 0.0, 0.0]),
+            (&[1, 4], [0.7, 0.12, 0.18]),
+            (&[1, 2, 3], [0.35, 0.26, 0.39]),
+            (&[1, 2, 3, 5, 7, 8], [0.35, 0.33, 0.32]),
+            (&[1, 2, 3, 4, 6], [0.0, 0.25, 0.75]),
+        ] {
+            let keys = zones.map(|zone| format!("zone = \"{zone}\""));
+            let mut rounds = Rounds::new(LOCAL, &keys.each_ref().map(String::as_str)).all(State::Up);
+            rounds.findings.ingress.insert(2);
+            rounds.weights();
+            let at_first = compile::compile(&rounds.shown, &Layout::new(1 << 20), &Tables::default(), &Quiet(0));
+            let (tables, layout) = at_first.unwrap();
+            out.iter().for_each(|&n| rounds.check(n, State::Down));
+            rounds.weights();
+            let (tables, layout) = compile::compile(&rounds.shown, &layout, &tables, &Quiet(0)).unwrap();
+            let slots = &tables.regions.values().next().unwrap().slots;
+            let share = |wanted: &str| {
+                let owned = (1u8..).zip(zones).filter(|(_, zone)| *zone == wanted).map(|(n, _)| {
+                    let id = layout.find_backend(&"web".into(), SocketAddr::from(([10, 0, 0, n], 80)));
+                    slots.iter().filter(|slot| Some(slot.current()) == id).count()
+                });
+                owned.sum::<usize>() as f64 / slots.len() as f64
+            };
+            let shares = ["a", "b", "c"].map(share);
+            let is_near = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 0.012);
+            assert!(is_near, "{out:?} are out: {shares:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn maintenance_leaves_zones_as_they_are() {
+        let mut rounds = two_zones(LOCAL);
+        rounds.weights();
+        rounds.findings.overrides = serde_json::from_str(r#"{"web":{"maintenance":{"by":"root","at_ms":1}}}"#).unwrap();
+        assert_eq!(rounds.weights(), [0; 4]);
+    }
+
+    #[test]
+    fn a_source_says_of_all_its_backends_where_they_belong() {
+        let found = "[service.dns]\nname = \"a.b\"\nzone = \"b\"\npriority = 0\n[service.file]\npath = \"/f.json\"\nzone = \"a\"\npriority = 3\n";
+        let mut rounds = Rounds::new(&format!("{LOCAL}{found}"), &["zone = \"a\""]).all(State::Up);
+        let discovered = |n: u8| [(SocketAddr::from(([10, 0, 0, n], 80)), 1)].into();
+        use crate::discovery::Kind;
+        rounds.findings.discovered.insert("web".into(), [(Kind::Dns, discovered(2)), (Kind::File, discovered(3))].into());
+        assert_eq!(rounds.weights(), [1, 0, 0]);
+        rounds.check(1, State::Down);
+        assert_eq!(rounds.weights(), [0, 1, 0]);
+        rounds.check(2, State::Down);
+        assert_eq!(rounds.weights(), [0, 0, 1]);
+        let place = rounds.standings.of(&"web".into()).unwrap().backends[&SocketAddr::from(([10, 0, 0, 3], 80))].clone();
+        assert_eq!((place.tier, place.zone.as_deref()), (Tier::Priority(3), Some("a")));
+    }
+
+    proptest! {
+        /// The whole of it said a second way: each zone's share of the weights of those who serve, and who has none.
+        #[test]
+        fn zones_have_their_shares_by_those_who_serve(
+            all in prop::collection::vec((0usize..3, 1u16..50, any::<bool>(), prop_oneof![Just(100u16), 5u16..=100]), 1..9)
+        ) {
+            let keys: Vec<String> =
+                all.iter().map(|&(zone, weight, ..)| format!("weight = {weight}\nzone = \"{}\"", ["a", "b", "c"][zone])).collect();
+            let mut rounds = Rounds::new(LOCAL, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+            rounds.config.services[0].zones = Some(ZoneRules { spread: Spread::Local, overprovision: 140 });
+                for (n, &(_, _, is_up, percent)) in (1..).zip(&all) {
+                rounds.says(n, if is_up { State::Up } else { State::Down }, percent);
+            }
+            let weights: Vec<f64> = rounds.weights().into_iter().map(f64::from).collect();
+            let part = |&(_, weight, is_up, percent): &(usize, u16, bool, u16)| {
+                if is_up { f64::from(weight) * (f64::from(percent) / 5.0).round().max(1.0) / 20.0 } else { 0.0 }
+            };
+            let sum_of = |zone: usize| all.iter().filter(|one| one.0 == zone).map(part).sum::<f64>();
+            let whole: f64 = all.iter().filter(|one| one.0 == 0).map(|one| f64::from(one.1)).sum();
+            let (healthy, elsewhere) = (sum_of(0), sum_of(1) + sum_of(2));
+            let stays = match () {
+                () if healthy == 0.0 => 0.0,
+                () if elsewhere == 0.0 => 1.0,
+                () => (healthy / whole * 1.4).min(1.0),
+            };
+            let served: f64 = all.iter().zip(&weights).filter(|(one, _)| one.2).map(|(_, weight)| weight).sum();
+            for zone in 0..3 {
+                let has: f64 = all.iter().zip(&weights).filter(|(one, _)| one.0 == zone && one.2).map(|(_, weight)| weight).sum();
+                let wanted = if zone == 0 { stays } else if elsewhere == 0.0 { 0.0 } else { (1.0 - stays) * sum_of(zone) / elsewhere };
+                prop_assert!(served == 0.0 || (has / served - wanted).abs() < 0.02, "zone {}: {} of {:?}", zone, wanted, weights);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::select_all;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,8 +14,10 @@ use super::probe::{self, Outcome};
 use super::quota::{Quota, Seat};
 use super::state::State;
 use super::steer::Steering;
+use super::suspicion::Suspicion;
 use super::vitals::{Row, Vitals};
-use super::{Check, Checks, Parts, Probe, TICK, Transition};
+use super::window::Counts;
+use super::{Check, Checks, Condition, Parts, TICK, Transition};
 use crate::desired::ServiceName;
 
 #[cfg(test)]
@@ -26,6 +28,21 @@ mod tests;
 pub struct Checker {
     task: AbortHandle,
     status: Arc<Mutex<Status>>,
+    flows: Arc<Flows>,
+}
+
+/// What the backend's flows have shown that its task has not taken in yet.
+#[derive(Debug, Default)]
+struct Flows {
+    counts: Mutex<Counts>,
+    news: Notify,
+}
+
+impl Flows {
+    async fn next(&self) -> Counts {
+        self.news.notified().await;
+        std::mem::take(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What is known of a backend at one moment.
@@ -47,11 +64,19 @@ pub struct Status {
     /// Ejections in a row.
     pub n_ejections: u32,
     pub is_flapping: bool,
+    /// How often its flows have raised suspicion.
+    pub n_suspicions: u64,
     /// The time from probe to probe, where that is longer than the interval; of several checks the longest.
     pub backoff: Option<Duration>,
 }
 
 impl Checker {
+    /// Tells what the backend's flows have shown since the last time.
+    pub fn note_flows(&self, counts: Counts) {
+        self.flows.counts.lock().unwrap_or_else(PoisonError::into_inner).add(counts);
+        self.flows.news.notify_one();
+    }
+
     /// A snapshot.
     pub fn status(&self) -> Status {
         // Whoever held it only replaced whole values: they are sound even if it panicked.
@@ -84,19 +109,21 @@ pub fn spawn(
     let status = Arc::new(Mutex::new(Status::default()));
     let vitals = Vitals::new(&checks, quota.map(|quota| Seat::new(quota, backend)));
     let record = Record::new(service, backend, &checks, vitals, Arc::clone(&status), transitions);
-    let task = match checks.list.iter().all(|check| check.probe == Probe::None) {
-        true => tokio::spawn(record.without_check()),
-        false => tokio::spawn(keep_checking_all(record, steering.clone())),
+    let flows = Arc::new(Flows::default());
+    let task = match checks.is_active() {
+        false => tokio::spawn(record.without_check(Arc::clone(&flows))),
+        true => tokio::spawn(keep_checking_all(record, steering.clone(), Arc::clone(&flows))),
     };
-    Checker { task: task.abort_handle(), status }
+    Checker { task: task.abort_handle(), status, flows }
 }
 
 /// Follows every check on its own schedule, all in one task, until nobody listens.
-async fn keep_checking_all(record: Record, steering: Steering) {
+async fn keep_checking_all(record: Record, steering: Steering, flows: Arc<Flows>) {
     let (service, backend, checks) = (record.service.clone(), record.backend, Arc::clone(&record.checks));
     // Never contended for long: it is held while a result is noted, and while a transition waits for its receiver.
     let record = tokio::sync::Mutex::new(record);
-    let schedules = checks.iter().enumerate().map(|(index, check)| {
+    let suspicions: Vec<Notify> = checks.iter().map(|_| Notify::new()).collect();
+    let schedules = checks.iter().zip(&suspicions).enumerate().map(|(index, (check, suspicion))| {
         let target = SocketAddr::new(check.via_vip.unwrap_or(backend.ip()), check.port.unwrap_or(backend.port()));
         let service = &service;
         let lease = Arc::new(check.via_vip.map(|_| steering.lease(backend.ip())));
@@ -109,9 +136,24 @@ async fn keep_checking_all(record: Record, steering: Steering) {
                 }
             }
         };
-        Box::pin(keep_checking(&record, index, check, probe))
+        Box::pin(keep_checking(&record, index, check, suspicion, probe))
     });
-    select_all(schedules).await;
+    tokio::select! {
+        _ = select_all(schedules) => {}
+        Unheard = follow_flows(&record, &flows, &suspicions) => {}
+    }
+}
+
+/// Has all checks made at once where flows raise suspicion.
+async fn follow_flows(record: &tokio::sync::Mutex<Record>, flows: &Flows, suspicions: &[Notify]) -> Unheard {
+    loop {
+        let counts = flows.next().await;
+        match record.lock().await.take_flows(counts).await {
+            Ok(false) => {}
+            Ok(true) => suspicions.iter().for_each(Notify::notify_one),
+            Err(unheard) => return unheard,
+        }
+    }
 }
 
 /// Probes until nobody listens.
@@ -119,14 +161,26 @@ async fn keep_checking_all(record: Record, steering: Steering) {
 /// The schedule runs from start to start, whatever a probe took: a failure is not followed by a longer wait, unless the backend
 /// is down and [`Check::pause`] says so, and a slow backend is not asked less often. Each step is the interval less up to a tenth at random, never more, so that the
 /// bound of [`Check::detection_max`] holds while the probes of thousands of backends drift apart.
-async fn keep_checking<P>(record: &tokio::sync::Mutex<Record>, index: usize, check: &Check, mut probe: impl FnMut() -> P)
-where
+///
+/// What is suspected is probed at once, and then up to `fall` times in a row, until that has confirmed it or not.
+async fn keep_checking<P>(
+    record: &tokio::sync::Mutex<Record>,
+    index: usize,
+    check: &Check,
+    suspicion: &Notify,
+    mut probe: impl FnMut() -> P,
+) where
     P: Future<Output = Outcome>,
 {
     let mut due = Instant::now() + check.interval.mul_f64(fastrand::f64() / 10.0);
     let mut was_held_up = false;
+    // How many probes are to follow each other quickly.
+    let mut n_hurried = 0;
     loop {
-        sleep_until(due).await;
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = suspicion.notified() => (n_hurried, due) = (check.fall, Instant::now()),
+        }
         let started = Instant::now();
         let mut outcome = probe().await;
         let observed = Instant::now();
@@ -136,11 +190,34 @@ where
         if was_held_up {
             outcome = Outcome::Late(format!("{}; not counted, {} ms late", outcome.text(), held_up.as_millis()));
         }
-        let Ok(pause) = record.lock().await.take(index, outcome, observed, observed - started).await else { return };
+        let Ok(next) = record.lock().await.take(index, outcome, observed, observed - started).await else { return };
+        if n_hurried > 0 && next.has_passed {
+            record.lock().await.report_cleared(observed);
+        }
+        n_hurried = if next.has_passed || next.is_down { 0 } else { n_hurried.saturating_sub(1) };
+        if n_hurried > 0 {
+            due = Instant::now() + HURRY.min(check.interval);
+            continue;
+        }
         // A starved machine does not make up for lost probes in a burst.
-        due = (due + step(pause)).max(Instant::now());
+        due = (due + step(next.pause)).max(Instant::now());
     }
 }
+
+/// From probe to probe of a backend under suspicion.
+const HURRY: Duration = Duration::from_millis(50);
+
+/// What follows a probe.
+struct Next {
+    /// From its start to that of the next, at most.
+    pause: Duration,
+    has_passed: bool,
+    /// As this check has it.
+    is_down: bool,
+}
+
+/// From one warning to the next that clients do not reach a backend whose checks pass.
+const WARN: Duration = Duration::from_secs(10 * 60);
 
 /// A failure that comes so long after a probe's time-out is this machine's: nobody looked whether there was an answer. So it is
 /// after a SIGSTOP, or where a virtual machine stood still; without it all backends would be down then.
@@ -164,6 +241,8 @@ struct Record {
     checks: Arc<[Check]>,
     /// Of each check, that the last probe could not be sent: said once, until one can.
     unasked: Vec<bool>,
+    /// When it was last said that only the checks pass.
+    warned: Option<Instant>,
     status: Arc<Mutex<Status>>,
     transitions: mpsc::Sender<Transition>,
 }
@@ -178,22 +257,46 @@ impl Record {
         transitions: mpsc::Sender<Transition>,
     ) -> Self {
         let unasked = vec![false; checks.list.len()];
-        Self { service, backend, vitals, checks: checks.list.clone().into(), unasked, status, transitions }
+        Self { service, backend, vitals, checks: checks.list.clone().into(), unasked, warned: None, status, transitions }
     }
 
-    async fn without_check(mut self) {
+    async fn without_check(mut self, flows: Arc<Flows>) {
         for index in 0..self.unasked.len() {
             let _ = self.take(index, Outcome::Passed("not checked".to_owned()), Instant::now(), Duration::ZERO).await;
         }
+        while self.take_flows(flows.next().await).await.is_ok() {}
     }
 
-    /// Notes what a probe of the check with this index found. Yields how long it is at most from its start to that of the next.
-    async fn take(&mut self, index: usize, outcome: Outcome, observed: Instant, latency: Duration) -> Result<Duration, Unheard> {
+    /// Notes what flows have shown. Yields whether that is suspicious, so that all checks are to be made at once.
+    async fn take_flows(&mut self, counts: Counts) -> Result<bool, Unheard> {
+        let now = Instant::now();
+        let (raised, left) = self.vitals.observe_flows(counts, now);
+        if let Some(sums) = raised {
+            let (n_failed, n_handshakes) = (sums.failed, sums.total());
+            tracing::info!(service = %self.service, backend = %self.backend, n_failed, n_handshakes, "suspected; probed at once");
+        }
+        if raised.is_some() || left.is_some() {
+            let latency = self.status.lock().unwrap_or_else(PoisonError::into_inner).last_latency;
+            self.show(latency);
+        }
+        self.tell(left, now).await?;
+        Ok(raised.is_some())
+    }
+
+    /// Notes what a probe of the check with this index found.
+    async fn take(&mut self, index: usize, outcome: Outcome, observed: Instant, latency: Duration) -> Result<Next, Unheard> {
         self.report_unasked(index, &outcome);
         let left = self.vitals.observe(index, &outcome, latency, observed);
-        self.show(latency);
-        let pause = self.pause(index);
-        let Some(left) = left else { return Ok(pause) };
+        self.show(Some(latency));
+        let row = &self.vitals.rows()[index];
+        let next = Next { pause: self.pause(index), has_passed: row.passed_in_row() > 0, is_down: row.state() == State::Down };
+        self.tell(left, observed).await?;
+        Ok(next)
+    }
+
+    /// Tells of another condition, if one was left.
+    async fn tell(&self, left: Option<Condition>, observed: Instant) -> Result<(), Unheard> {
+        let Some(left) = left else { return Ok(()) };
         let condition = self.vitals.condition();
         let transition = Transition {
             service: self.service.clone(),
@@ -204,8 +307,7 @@ impl Record {
             cause: self.vitals.cause().to_owned(),
             observed,
         };
-        self.transitions.send(transition).await.map_err(|_| Unheard)?;
-        Ok(pause)
+        self.transitions.send(transition).await.map_err(|_| Unheard)
     }
 
     /// From probe to probe of one check. Only while it takes its backend for dead may that be long.
@@ -225,7 +327,20 @@ impl Record {
         self.unasked[index] = unasked;
     }
 
-    fn show(&self, latency: Duration) {
+    /// A probe has passed though flows raised suspicion: clients find something else than the check does.
+    fn report_cleared(&mut self, now: Instant) {
+        if self.warned.is_some_and(|warned| now < warned + WARN) {
+            return;
+        }
+        self.warned = Some(now);
+        tracing::warn!(
+            service = %self.service, backend = %self.backend,
+            "clients' connections to this backend fail, but its check passes; is its port open to clients, its queue of connections full, \
+             or the VIP missing on it (`via = \"path\"` in `[service.health]` would tell)?",
+        );
+    }
+
+    fn show(&self, latency: Option<Duration>) {
         let (condition, rows) = (self.vitals.condition(), self.vitals.rows());
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         (status.state, status.parts) = (condition.state, condition.parts);
@@ -233,11 +348,12 @@ impl Record {
         status.breaker = self.vitals.breaker().map(Breaker::phase).unwrap_or_default();
         status.n_ejections = self.vitals.breaker().map_or(0, Breaker::n_ejections);
         status.is_flapping = self.vitals.flapping().is_flapping();
+        status.n_suspicions = self.vitals.suspicion().map_or(0, Suspicion::n_raised);
         let pauses = self.checks.iter().enumerate().map(|(index, check)| (self.pause(index), check.interval));
         status.backoff = pauses.filter(|(pause, interval)| pause > interval).map(|(pause, _)| pause).max();
         status.passed_in_row = rows.iter().map(Row::passed_in_row).min().unwrap_or(0);
         status.failed_in_row = rows.iter().map(Row::failed_in_row).max().unwrap_or(0);
-        status.last_latency = Some(latency);
+        status.last_latency = latency;
         // The allocation is kept.
         status.last_result.clear();
         for result in rows.iter().map(|row| row.last_result.as_str()).filter(|result| !result.is_empty()) {

@@ -12,8 +12,9 @@ pub mod probe;
 pub mod quota;
 pub mod state;
 pub mod steer;
+pub mod suspicion;
 pub mod vitals;
-mod window;
+pub mod window;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Checks {
     pub list: Vec<Check>,
     /// `[service.breaker]`
     pub breaker: Option<breaker::Rules>,
+    /// `[service.passive]`
+    pub passive: Option<suspicion::Rules>,
     /// `[service.flapping]`
     pub flapping: flapping::Rules,
     /// How many of the backends may be ejected, or held for flapping, at a time, in percent.
@@ -52,7 +55,12 @@ impl Checks {
     /// These, and no more than holds by default.
     pub fn new(mode: Mode, list: Vec<Check>) -> Self {
         let (flapping, ejected_max_percent) = (flapping::Rules::default(), Self::EJECTED_MAX_PERCENT);
-        Self { mode, list, breaker: None, flapping, ejected_max_percent }
+        Self { mode, list, breaker: None, passive: None, flapping, ejected_max_percent }
+    }
+
+    /// Whether somebody asks the backends something.
+    pub fn is_active(&self) -> bool {
+        self.list.iter().any(|check| check.probe != Probe::None)
     }
 }
 

@@ -9,6 +9,7 @@ use super::flapping::Flapping;
 use super::probe::Outcome;
 use super::quota::Seat;
 use super::state::{Machine, State};
+use super::suspicion::Suspicion;
 use super::window::Counts;
 use super::{Advice, Check, Checks, Condition, Degraded, Mode, Parts};
 
@@ -20,6 +21,9 @@ pub struct Vitals {
     answer: State,
     /// One for each check.
     rows: Vec<Row>,
+    /// Somebody asks it something. Otherwise what its flows say is all that is known.
+    is_active: bool,
+    suspicion: Option<Suspicion>,
     breaker: Option<Breaker>,
     flapping: Flapping,
     /// Without one, there is nobody to share with.
@@ -27,6 +31,9 @@ pub struct Vitals {
     condition: Condition,
     cause: String,
 }
+
+/// How much of its weight a backend has while flows are all that decides whether it is trusted again.
+const TRIAL_PERCENT: u16 = 10;
 
 /// The results of one check.
 #[derive(Clone, Debug)]
@@ -90,6 +97,8 @@ impl Vitals {
             mode: checks.mode,
             answer: State::Unknown,
             rows: checks.list.iter().map(Row::new).collect(),
+            is_active: checks.is_active(),
+            suspicion: checks.passive.map(Suspicion::new),
             breaker: checks.breaker.map(Breaker::new),
             flapping: Flapping::new(checks.flapping),
             seat,
@@ -115,6 +124,10 @@ impl Vitals {
         self.breaker.as_ref()
     }
 
+    pub fn suspicion(&self) -> Option<&Suspicion> {
+        self.suspicion.as_ref()
+    }
+
     pub fn flapping(&self) -> &Flapping {
         &self.flapping
     }
@@ -136,10 +149,32 @@ impl Vitals {
             Outcome::Failed(_) => Counts::one(false),
             Outcome::Unasked(_) | Outcome::Late(_) => Counts::default(),
         };
+        if !self.is_active {
+            return self.follow(outcome.text(), latency);
+        }
         // Of one that is down it is known; what took it down is not held against it once it is up again.
         let counted = if was_up && answer == State::Up { counts } else { Counts::default() };
         self.note_counts(counted, was_up, now);
         self.follow(outcome.text(), latency)
+    }
+
+    /// Takes in what flows have shown since the last time. Yields whether the backend is to be looked at now, and the condition that
+    /// was left if that changed it, which it only does if nobody asks it anything.
+    pub fn observe_flows(&mut self, counts: Counts, now: Instant) -> (Option<Counts>, Option<Condition>) {
+        let raised = match &mut self.suspicion {
+            // Of one that is down it is known.
+            Some(suspicion) if self.answer == State::Down => {
+                suspicion.forget();
+                None
+            }
+            Some(suspicion) => suspicion.observe(counts, now),
+            None => None,
+        };
+        if self.is_active {
+            return (raised, None);
+        }
+        self.note_counts(counts, self.answer == State::Up, now);
+        (None, self.follow(&format!("{} of {} handshakes failed", counts.failed, counts.total()), Duration::ZERO))
     }
 
     fn note_counts(&mut self, counts: Counts, was_up: bool, now: Instant) {
@@ -176,6 +211,7 @@ impl Vitals {
                 format!("too many failures, ejection {n} in a row; {found}")
             }
             State::Held => format!("flapping, held until it has been up for {:?}; {found}", self.flapping.trial()),
+            State::Degraded if !self.is_active => format!("on trial after an ejection; {found}"),
             State::Degraded if before.state != now.state => format!("slow, {} ms; {found}", latency.as_millis()),
             _ => found.to_owned(),
         };
@@ -193,8 +229,13 @@ impl Vitals {
             Advice::Drain => return State::Drain.into(),
             Advice::Percent(percent) => percent,
         };
-        if self.breaker.as_ref().is_some_and(|breaker| breaker.phase() != Phase::Closed) {
-            return State::Ejected.into();
+        match self.breaker.as_ref().map(Breaker::phase) {
+            None | Some(Phase::Closed) => {}
+            // Without flows nothing would ever be known of it.
+            Some(Phase::HalfOpen) if !self.is_active => {
+                return Condition { state: State::Degraded, parts: Parts { agent, degraded: TRIAL_PERCENT } };
+            }
+            Some(Phase::Open | Phase::HalfOpen) => return State::Ejected.into(),
         }
         if self.flapping.is_held() && self.seat.as_ref().is_none_or(Seat::ask) {
             return State::Held.into();

@@ -9,6 +9,7 @@ use lb_common::admission::{RULE_SLOTS, Suspect};
 use lb_common::counters::{BackendCounters, FlowEvents, Totals, Traffic};
 use lb_common::handshake::Handshakes;
 use lb_common::limits;
+use lb_common::trace::Scratch;
 
 use super::mapped::Mapped;
 use super::{MapError, shape};
@@ -25,6 +26,29 @@ pub struct Counters {
     drops: Mapped<u64>,
     refused: Mapped<u64>,
     suspects: Mapped<Suspect>,
+    traces: Mapped<Scratch>,
+}
+
+/// What became of records of traces, since the program was loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traced {
+    pub n_written: u64,
+    /// There was no room for them.
+    pub n_lost: u64,
+    /// Packets that got none, for there were so many at once.
+    pub n_limited: u64,
+}
+
+impl Traced {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            n_written: self.n_written.wrapping_sub(earlier.n_written),
+            n_lost: self.n_lost.wrapping_sub(earlier.n_lost),
+            n_limited: self.n_limited.wrapping_sub(earlier.n_limited),
+        }
+    }
 }
 
 impl Counters {
@@ -40,6 +64,7 @@ impl Counters {
             drops: Mapped::take(ebpf, &drops, pins)?,
             refused: Mapped::take(ebpf, &refused, pins)?,
             suspects: Mapped::take(ebpf, &suspects, pins)?,
+            traces: Mapped::take(ebpf, &shape::traces(n_cpus), None)?,
         })
     }
 
@@ -65,14 +90,18 @@ impl Counters {
     /// # Errors
     /// None: the map is in memory.
     pub fn backend(&self, id: BackendId) -> Result<BackendCounters, MapError> {
-        let handshakes = self.handshakes.read(usize::from(id.0)).unwrap_or_default();
-        let mut sum = BackendCounters { handshakes, ..BackendCounters::default() };
+        let mut sum = BackendCounters { handshakes: self.handshakes(id), ..BackendCounters::default() };
         for index in self.copies(u32::from(id.0), limits::BACKEND_RECORDS) {
             let Traffic { packets, bytes } = self.traffic.read(index).unwrap_or_default();
             let connections = self.connections.read(index).unwrap_or_default();
             sum.add(&BackendCounters { packets, bytes, connections, ..BackendCounters::default() });
         }
         Ok(sum)
+    }
+
+    /// How connections to a backend opened, since its id was first used.
+    pub fn handshakes(&self, id: BackendId) -> Handshakes {
+        self.handshakes.read(usize::from(id.0)).unwrap_or_default()
     }
 
     /// Packets to a service that reached no backend, since its id was first used.
@@ -107,6 +136,15 @@ impl Counters {
         let mut suspects: Vec<Suspect> = by_source.into_values().collect();
         suspects.sort_by_key(|suspect| std::cmp::Reverse(suspect.votes));
         suspects
+    }
+
+    /// What became of records of traces.
+    pub fn traced(&self) -> Traced {
+        self.traces.iter().fold(Traced::default(), |sum, (_, cpu)| Traced {
+            n_written: sum.n_written.wrapping_add(cpu.n_written),
+            n_lost: sum.n_lost.wrapping_add(cpu.n_lost),
+            n_limited: sum.n_limited.wrapping_add(cpu.n_limited),
+        })
     }
 
     /// Where each CPU's copy of a record is.

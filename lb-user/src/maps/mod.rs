@@ -10,6 +10,7 @@ mod mapped;
 mod read;
 pub mod shape;
 pub mod substitute;
+mod tracer;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,14 +25,15 @@ use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::hash::HashKeys;
 use lb_common::meter;
-use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags};
+use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags, settings_flags};
 use lb_common::{BackendId, Slot, limits};
 
-pub use counters::Counters;
+pub use counters::{Counters, Traced};
 pub use flows::{Census, FlowTable, Sweep};
 pub use loads::Loads;
 use mapped::Mapped;
 pub use shape::Sizes;
+pub use tracer::Tracer;
 
 use crate::admission::Image;
 use crate::compile::Sightings;
@@ -79,6 +81,7 @@ pub struct KernelMaps {
     links: Mapped<Link>,
     admission: Mapped<Rules>,
     prefixes: Mapped<Line>,
+    server_ids: Mapped<u64>,
     /// The packet path's own, and the next too.
     meters: Mapped<u64>,
     known_flows: Mapped<u64>,
@@ -87,7 +90,7 @@ pub struct KernelMaps {
     pub flows: FlowTable,
     pub loads: Loads,
     /// The packet path's own.
-    _fragments: Mapped<u64>,
+    fragments: Mapped<u64>,
     slots_seen: Mapped<Tick>,
     backends_seen: Mapped<Tick>,
     known_links: BTreeMap<u32, bool>,
@@ -98,6 +101,7 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     pub maps: KernelMaps,
     pub counters: Counters,
+    pub tracer: Tracer,
 }
 
 /// The version of the running kernel.
@@ -135,7 +139,8 @@ pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Opt
     let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;
     let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
     let counters = Counters::take(&mut ebpf, n_cpus, pins)?;
-    Ok(Loaded { ebpf, maps, counters })
+    let tracer = Tracer::take(&mut ebpf)?;
+    Ok(Loaded { ebpf, maps, counters, tracer })
 }
 
 /// How many CPUs this machine may have, now or later.
@@ -149,12 +154,16 @@ pub fn n_cpus() -> Result<u32, MapError> {
 
 impl KernelMaps {
     fn take(ebpf: &mut Ebpf, sizes: Sizes, pins: Option<&Path>) -> Result<Self, MapError> {
+        let mut settings = Mapped::<Settings>::take(ebpf, &shape::SETTINGS, pins)?;
+        // Whoever traced is gone.
+        let flags = settings.load_word(Settings::FLAGS_WORD);
+        settings.store_word(Settings::FLAGS_WORD, flags & !settings_flags::TRACE);
         Ok(Self {
-            settings: Mapped::take(ebpf, &shape::SETTINGS, pins)?,
+            settings,
             slots: Mapped::take(ebpf, &shape::slots(sizes.n_slots), pins)?,
             flows: FlowTable::take(ebpf, sizes, pins)?,
             loads: Loads::take(ebpf, pins)?,
-            _fragments: Mapped::take(ebpf, &shape::FRAGMENTS, pins)?,
+            fragments: Mapped::take(ebpf, &shape::FRAGMENTS, pins)?,
             slots_seen: Mapped::take(ebpf, &shape::slots_seen(sizes.n_slots), pins)?,
             backends_seen: Mapped::take(ebpf, &shape::BACKENDS_SEEN, pins)?,
             service_buckets: Mapped::take(ebpf, &shape::SERVICE_BUCKETS, pins)?,
@@ -164,6 +173,7 @@ impl KernelMaps {
             links: Mapped::take(ebpf, &shape::LINKS, pins)?,
             admission: Mapped::take(ebpf, &shape::ADMISSION, pins)?,
             prefixes: Mapped::take(ebpf, &shape::prefixes(sizes.n_prefixes), pins)?,
+            server_ids: Mapped::take(ebpf, &shape::SERVER_IDS, pins)?,
             led_over: Instant::now(),
             meters: Mapped::take(ebpf, &shape::meters(sizes.n_sources), pins)?,
             known_flows: Mapped::take(ebpf, &shape::KNOWN_FLOWS, pins)?,
@@ -187,6 +197,11 @@ impl KernelMaps {
         if let Err(error) = self.settings.set(0, &settings) {
             tracing::error!(%error, "the settings have no room");
         }
+    }
+
+    /// For so many ticks from now, the daemon is not away for too long, if that matters.
+    pub fn attend_for(&mut self, ticks: Tick) {
+        self.settings.store_word(Settings::ATTENDED_WORD, now().wrapping_add(ticks));
     }
 
     /// Carries out one change.
@@ -216,7 +231,8 @@ impl KernelMaps {
                 Ok(())
             }
             Write::Flags(flags) => {
-                self.settings.store_word(Settings::FLAGS_WORD, *flags);
+                let trace = self.settings().flags & settings_flags::TRACE;
+                self.settings.store_word(Settings::FLAGS_WORD, flags | trace);
                 Ok(())
             }
             Write::Prefixes(image) => {
@@ -229,7 +245,14 @@ impl KernelMaps {
                 self.led_over = Instant::now();
                 self.admission.set(u32::from(*scope), rules)
             }
+            Write::ServerId(id, server_id) => self.server_ids.set(u32::from(id.0), server_id),
         }
+    }
+
+    /// Has the packet path look whether packets are to be traced, or not even that.
+    pub fn set_tracing(&mut self, is_on: bool) {
+        let others = self.settings().flags & !settings_flags::TRACE;
+        self.settings.store_word(Settings::FLAGS_WORD, if is_on { others | settings_flags::TRACE } else { others });
     }
 
     /// Notes which interfaces take redirected frames; those not named do not.
@@ -256,6 +279,11 @@ impl KernelMaps {
         let is_second = |root: Root| root.line() as usize >= self.prefixes.len() / 2;
         let half = rules.values().flat_map(|rules| [rules.v4, rules.v6]).any(is_second);
         (rules, Arc::new(Image::adopted(half.into())))
+    }
+
+    /// A backend's server ID, if its record says that it has one.
+    pub fn server_id(&self, id: BackendId) -> u64 {
+        self.server_ids.read(usize::from(id.0)).unwrap_or_default()
     }
 
     /// What a running program's records say: services and backends in use, by id.

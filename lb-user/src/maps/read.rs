@@ -36,6 +36,10 @@ impl Records for KernelMaps {
         self.backends.read(usize::from(id.0)).unwrap_or_default()
     }
 
+    fn server_id(&self, id: BackendId) -> u64 {
+        Self::server_id(self, id)
+    }
+
     fn link(&self, ifindex: u32) -> Option<Link> {
         self.links.read(ifindex as usize)
     }
@@ -64,6 +68,11 @@ impl Records for KernelMaps {
 
     fn flow_entry(&self, bucket: u32, position: usize) -> flow::Entry {
         self.flows.entry(bucket, position)
+    }
+
+    fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry {
+        let n_buckets = self.fragments.len() / flow::ENTRIES;
+        flow::Entry::from_raw(self.fragments.load_long((bucket as usize % n_buckets * flow::ENTRIES + position) as u32))
     }
 
     fn load(&self, id: BackendId) -> Load {

@@ -7,9 +7,9 @@ use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, Flo
 use lb_common::directory::Bucket;
 use lb_common::flow::Tick;
 use lb_common::handshake::Handshakes;
-use lb_common::limits;
 use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::{limits, trace};
 
 use crate::config::Limits;
 
@@ -89,6 +89,7 @@ pub const SERVICE_BUCKETS: Shape = Shape::table::<Bucket>("SERVICE_BUCKETS", 2 *
 pub const REPLY_BUCKETS: Shape = Shape::table::<Bucket>("REPLY_BUCKETS", 2 * limits::REPLY_BUCKETS);
 pub const SERVICES: Shape = Shape::table::<Service>("SERVICES", limits::SERVICE_RECORDS);
 pub const BACKENDS: Shape = Shape::table::<Backend>("BACKENDS", limits::BACKEND_RECORDS);
+pub const SERVER_IDS: Shape = Shape::table::<u64>("SERVER_IDS", limits::BACKEND_RECORDS);
 pub const BACKENDS_SEEN: Shape = Shape::table::<Tick>("BACKENDS_SEEN", limits::BACKEND_RECORDS);
 pub const FRAGMENTS: Shape = Shape::table::<u64>("FRAGMENTS", limits::FRAGMENTS);
 pub const BACKEND_LOADS: Shape = Shape::table::<Load>("BACKEND_LOADS", limits::BACKEND_RECORDS);
@@ -98,6 +99,8 @@ pub const TURNS: Shape = Shape::table::<u64>("TURNS", limits::SERVICE_RECORDS);
 pub const HANDSHAKES: Shape = Shape::table::<u64>("HANDSHAKES", limits::HANDSHAKES);
 pub const ADMISSION: Shape = Shape::table::<Rules>("ADMISSION", limits::ADMISSION_RECORDS);
 pub const KNOWN_FLOWS: Shape = Shape::table::<u64>("KNOWN_FLOWS", limits::KNOWN_FLOWS);
+pub const TRACE_RULES: Shape = Shape::table::<trace::Rules>("TRACE_RULES", 1);
+pub const TRACE_WINDOW: Shape = Shape::table::<u64>("TRACE_WINDOW", 1);
 pub const LINKS: Shape = Shape::table::<Link>("LINKS", limits::LINKS);
 
 /// As many slots as the configuration says.
@@ -138,10 +141,15 @@ pub const fn counters(n_cpus: u32) -> [Shape; 7] {
     ]
 }
 
-/// All maps.
+/// The records that CPUs are at. Of one program alone, as all of tracing is, and never pinned.
+pub const fn traces(n_cpus: u32) -> Shape {
+    Shape::table::<trace::Scratch>("TRACES", n_cpus)
+}
+
+/// All maps that are pinned.
 pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     let Sizes { n_slots, n_flows, n_prefixes, n_sources } = sizes;
-    let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, LINKS];
+    let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, SERVER_IDS, LINKS];
     let rules = [ADMISSION, prefixes(n_prefixes), meters(n_sources), KNOWN_FLOWS];
     let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];
     let loads = [BACKEND_LOADS, SERVICE_LOADS, TURNS, HANDSHAKES, BACKEND_HANDSHAKES];

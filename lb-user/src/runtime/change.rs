@@ -10,7 +10,7 @@ use super::{Admin, BackendName, BackendOverrides, Mark, Overrides, Presence, Ser
 use crate::config::{self, Config};
 use crate::desired::{Forward, ServiceName};
 use crate::discovery;
-use crate::failover::Failback;
+use crate::failover::{Failback, Spread, Zone, ZoneRules};
 
 /// Names in a message; a service may have thousands.
 const N_NAMED: usize = 8;
@@ -46,6 +46,8 @@ pub enum Change {
         target: Target,
         #[serde(skip_serializing_if = "Option::is_none")]
         weight: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        zone: Option<Zone>,
     },
     Remove {
         #[serde(flatten)]
@@ -186,12 +188,12 @@ impl Overrides {
                 if set.weight.as_ref().is_some_and(|set| set.value == *weight) {
                     return Ok(new.outcome(None));
                 }
-                let before = set.weight.as_ref().map(|set| set.value).or(set.added_weight());
+                let before = set.weight.as_ref().map(|set| set.value).or(set.added().map(|(weight, _)| weight));
                 let before = before.unwrap_or_else(|| configured_weight(service, endpoint, known));
                 set.weight = Some(mark.set(*weight));
                 Ok(new.outcome(Some(format!("{} {endpoint}: weight {weight}, was {before}", service.name))))
             }
-            Change::Add { target, weight } => self.add(target, *weight, known, mark),
+            Change::Add { target, weight, zone } => self.add(target, *weight, zone.as_ref(), known, mark),
             Change::Remove { target } => self.remove(target, known, mark),
             Change::Maintenance { service, on } => {
                 let service = known.service(service)?;
@@ -236,7 +238,14 @@ impl Overrides {
         Ok(new.outcome(Some(line)))
     }
 
-    fn add(&self, target: &Target, weight: Option<u16>, known: Known<'_>, mark: &Mark) -> Result<Outcome, Refusal> {
+    fn add(
+        &self,
+        target: &Target,
+        weight: Option<u16>,
+        zone: Option<&Zone>,
+        known: Known<'_>,
+        mark: &Mark,
+    ) -> Result<Outcome, Refusal> {
         let service = known.service(&target.service)?;
         let name = &service.name;
         let endpoint = place(service, target.backend.address, target.backend.port, known.config)?;
@@ -249,6 +258,9 @@ impl Overrides {
             return Err(Refusal::SharedNatBackend { endpoint, other: other.name.clone() });
         }
         let in_file = service.backends.iter().find(|backend| backend.endpoint == endpoint);
+        if let Some(why) = misplaced_in_zone(service, in_file, zone) {
+            return Err(Refusal::Misplaced { service: name.clone(), address: endpoint.ip(), why });
+        }
         let set = new.backend_mut(service, endpoint);
         let weight = match in_file {
             Some(in_file) => {
@@ -257,11 +269,13 @@ impl Overrides {
             }
             None => {
                 let weight = weight.unwrap_or(1);
-                *set = BackendOverrides { presence: Some(mark.set(Presence::Added { weight })), ..BackendOverrides::default() };
+                let presence = Presence::Added { weight, zone: zone.cloned() };
+                *set = BackendOverrides { presence: Some(mark.set(presence)), ..BackendOverrides::default() };
                 weight
             }
         };
-        Ok(new.outcome(Some(format!("{name} {endpoint}: added, with weight {weight}"))))
+        let place = zone.map(|zone| format!(", in zone {zone}")).unwrap_or_default();
+        Ok(new.outcome(Some(format!("{name} {endpoint}: added, with weight {weight}{place}"))))
     }
 
     fn remove(&self, target: &Target, known: Known<'_>, mark: &Mark) -> Result<Outcome, Refusal> {
@@ -383,6 +397,22 @@ fn list(names: impl Iterator<Item = String>) -> String {
 fn configured_weight(service: &config::Service, endpoint: SocketAddr, known: Known<'_>) -> u16 {
     let fixed = service.backends.iter().find(|backend| backend.endpoint == endpoint).map(|backend| backend.weight);
     fixed.or_else(|| known.discovered_weight(&service.name, endpoint)).unwrap_or(1)
+}
+
+/// Why a backend that is added cannot be in a zone, or in none, if so.
+fn misplaced_in_zone(service: &config::Service, in_file: Option<&config::Backend>, zone: Option<&Zone>) -> Option<String> {
+    match (in_file, &service.zones) {
+        (Some(in_file), _) if zone.is_some() && in_file.zone.as_ref() != zone => {
+            Some("the file has it, and says what zone it is in: leave the zone out".to_owned())
+        }
+        (None, Some(ZoneRules { spread: Spread::Weights(weights), .. }))
+            if zone.is_none_or(|zone| !weights.contains_key(zone)) =>
+        {
+            let zones = list(weights.keys().map(ToString::to_string));
+            Some(format!("zones have weights there, and it would take nothing: name its zone, one of {zones}"))
+        }
+        _ => None,
+    }
 }
 
 /// The endpoint that a backend at an address would be, by the rules that the file's backends are under.

@@ -21,7 +21,7 @@ pub(crate) use state::load;
 use crate::config::{self, Config};
 use crate::daemon::BackendKey;
 use crate::desired::{Backend, ServiceName};
-use crate::failover::{Failback, Tier};
+use crate::failover::{Failback, Tier, Zone};
 
 /// Milliseconds since 1970.
 pub type UnixMs = u64;
@@ -86,11 +86,15 @@ impl Mark {
 }
 
 /// Whether a backend is there, where that is not what the file says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Presence {
     /// Not in the file, but there.
-    Added { weight: u16 },
+    Added {
+        weight: u16,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        zone: Option<Zone>,
+    },
     /// In the file, but not there.
     Removed,
 }
@@ -134,9 +138,10 @@ impl BackendOverrides {
         matches!(self.presence, Some(Setting { value: Presence::Removed, .. }))
     }
 
-    fn added_weight(&self) -> Option<u16> {
-        match self.presence.as_ref()?.value {
-            Presence::Added { weight } => Some(weight),
+    /// The weight and the zone that it was added with.
+    fn added(&self) -> Option<(u16, Option<&Zone>)> {
+        match &self.presence.as_ref()?.value {
+            Presence::Added { weight, zone } => Some((*weight, zone.as_ref())),
             Presence::Removed => None,
         }
     }
@@ -182,11 +187,11 @@ impl Overrides {
         let is_removed = |backend: &&config::Backend| {
             set.is_some_and(|set| set.backends.get(&backend.endpoint).is_some_and(BackendOverrides::is_removed))
         };
-        let of_file = service.backends.iter().filter(|backend| !is_removed(backend)).copied();
+        let of_file = service.backends.iter().filter(|backend| !is_removed(backend)).cloned();
         let is_in_file = |endpoint| service.backends.iter().any(|backend| backend.endpoint == endpoint);
         let added = set.into_iter().flat_map(|set| &set.backends).filter_map(|(&endpoint, set)| {
-            let weight = set.added_weight().filter(|_| !is_in_file(endpoint))?;
-            Some(config::Backend { endpoint, weight, tier: Tier::default() })
+            let (weight, zone) = set.added().filter(|_| !is_in_file(endpoint))?;
+            Some(config::Backend { endpoint, weight, tier: Tier::default(), zone: zone.cloned() })
         });
         of_file.chain(added).collect()
     }
@@ -248,7 +253,7 @@ impl Overrides {
                 continue;
             };
             let held = set.held.clone().filter(|held| {
-                let is_there = service.backends.iter().any(|backend| backend.tier == Tier::Priority(held.value));
+                let is_there = service.tiers().any(|tier| tier == Tier::Priority(held.value));
                 is_there && service.failover.failback == Failback::Manual
             });
             if set.held.is_some() && held.is_none() {

@@ -63,7 +63,7 @@ fn change(words: &str) -> Change {
         "enable" => Change::Enable { target: target() },
         "disable" => Change::Disable { target: target() },
         "weight" => Change::Weight { target: target(), weight: weight().unwrap() },
-        "add" => Change::Add { target: target(), weight: weight() },
+        "add" => Change::Add { target: target(), weight: weight(), zone: words.get(4).map(|zone| (*zone).into()) },
         "remove" => Change::Remove { target: target() },
         "maintenance" => Change::Maintenance { service: words[1].into(), on: words[2] == "on" },
         "failback" => Change::Failback { service: words[1].into() },
@@ -218,13 +218,60 @@ fn what_cannot_be_is_refused_and_what_is_there_instead_is_named() {
 fn two_nat_services_cannot_share_a_backend_that_is_added_to_one() {
     let other = FILE.replace("name = \"web\"", "name = \"web\"\nforward = \"nat\"");
     let (config, discovered) = (config(&other), discovered());
-    let add = |name: &str| Change::Add { target: Target { service: "web".into(), backend: name.parse().unwrap() }, weight: None };
+    let add = |name: &str| Change::Add {
+        target: Target { service: "web".into(), backend: name.parse().unwrap() },
+        weight: None,
+        zone: None,
+    };
     let known = Known { config: &config, discovered: &discovered };
     let mark = Mark { by: "root".into(), at_ms: 0 };
     let refusal = Overrides::default().after(&add("10.0.1.1:8080"), known, &mark).unwrap_err();
     assert_eq!(refusal.kind(), Refused::Conflict);
     assert!(refusal.to_string().contains("nat service shop"), "{refusal}");
     Overrides::default().after(&add("10.0.1.1:8082"), known, &mark).unwrap();
+}
+
+#[test]
+fn a_backend_is_added_in_a_zone_that_takes_something() {
+    let zones = "zones.weights = { a = 1, b = 1 }\nbackend = [{ address = \"10.0.0.1\", zone = \"a\" }, { address = \"10.0.0.2\", zone = \"b\" }]";
+    let backends = "backend = [{ address = \"10.0.0.1\", weight = 2 }, { address = \"10.0.0.2\" }, { address = \"10.0.0.3\" }]";
+    let (config, discovered) = (config(&FILE.replace(backends, zones)), discovered());
+    let known = Known { config: &config, discovered: &discovered };
+    let mark = Mark { by: "root".into(), at_ms: 0 };
+    let mut overrides = Overrides::default();
+    let mut told = Vec::new();
+    for words in [
+        "add web 10.0.0.7 1",
+        "add web 10.0.0.7 1 c",
+        "add web 10.0.0.7 3 b",
+        "remove web 10.0.0.1",
+        "add web 10.0.0.1 1 b",
+        "add web 10.0.0.1 1 a",
+    ] {
+        match overrides.after(&change(words), known, &mark) {
+            Ok(outcome) => {
+                overrides = outcome.overrides;
+                told.extend(outcome.lines);
+            }
+            Err(refusal) => told.push(refusal.to_string()),
+        }
+    }
+    expect![[r#"
+        10.0.0.7 cannot be a backend of service web: zones have weights there, and it would take nothing: name its zone, one of a, b
+        10.0.0.7 cannot be a backend of service web: zones have weights there, and it would take nothing: name its zone, one of a, b
+        web 10.0.0.7:80: added, with weight 3, in zone b
+        web 10.0.0.1:80: removed; connections that it has stay until they end
+        10.0.0.1 cannot be a backend of service web: the file has it, and says what zone it is in: leave the zone out
+        web 10.0.0.1:80: added, with weight 1, in zone a"#]]
+    .assert_eq(&told.join("\n"));
+    let added = |overrides: &Overrides| overrides.fixed(&config.services[0]).pop().and_then(|backend| backend.zone);
+    assert_eq!(added(&overrides).as_deref(), Some("b"));
+    // What was kept before zones were known of is read, and what is kept now.
+    let kept = serde_json::to_string(&overrides).unwrap();
+    assert_eq!(serde_json::from_str::<Overrides>(&kept).unwrap(), overrides);
+    let earlier = kept.replace(",\"zone\":\"b\"", "");
+    assert_ne!(earlier, kept);
+    assert_eq!(added(&serde_json::from_str(&earlier).unwrap()), None);
 }
 
 #[test]

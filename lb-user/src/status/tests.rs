@@ -10,6 +10,8 @@ fn backend(id: u16, serves: bool) -> BackendView {
         serves,
         unreachable: None,
         sources: vec!["fixed"],
+        zone: None,
+        server_id: None,
         base: BackendCounters::default(),
         flows: 0,
         set: BackendOverrides::default(),
@@ -83,5 +85,5 @@ fn received_is_the_sum_of_the_classes_whatever_was_read_of_it() {
     let n = Verdict::ALL.len();
     assert_eq!(received, (1 << n) - 1);
     assert_eq!(forwarded + passed + dropped, received);
-    assert_eq!((forwarded, passed), (0b111_1111, 0b1_1000_0000));
+    assert_eq!((forwarded, passed), (0b111_1111, 0b11_1000_0000));
 }

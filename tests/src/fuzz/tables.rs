@@ -129,6 +129,7 @@ fn service(bytes: &mut Bytes<'_>) -> Service {
         idle: fixture::IDLE,
         on_down: bytes.one_of(&[OnDown::Remap, OnDown::Keep]),
         is_tracked: bytes.one_of(&[false, true]),
+        server_ids: None,
         backends: BTreeMap::new(),
     };
     for _ in 0..bytes.below(6) {

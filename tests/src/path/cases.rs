@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use lb_common::verdict::Class;
 use lb_common::{Addr, Be16, Verdict, hash};
+use lb_user::desired::Absence;
 
 use super::fixture::{self, CLIENT, CLIENT_V6, FAR, GATEWAY, MTU, NEAR, OURS, OURS_INSIDE, TUNNEL_SOURCE, TUNNEL_SOURCE_V6};
 use super::packets::{self, Content, Flags, Frame, Outer, arp, cut, encapsulated, frame, patched, tcp, udp, with_extensions};
+use super::quic;
 
 /// One packet and its fate.
 pub struct Case {
@@ -17,7 +19,7 @@ pub struct Case {
     pub frame: Vec<u8>,
 }
 
-fn case(name: &'static str, packet: Vec<u8>, verdict: Verdict, frame: Vec<u8>) -> Case {
+pub(super) fn case(name: &'static str, packet: Vec<u8>, verdict: Verdict, frame: Vec<u8>) -> Case {
     Case { name, packet, verdict, frame }
 }
 
@@ -30,7 +32,7 @@ fn untouched(name: &'static str, packet: Vec<u8>, verdict: Verdict) -> Case {
 const CLIENT_PORT: &str = "10.9.0.100:40000";
 const CLIENT_PORT_V6: &str = "[fd09::100]:40000";
 
-fn to_vip(vip: &str, content: Content) -> Frame {
+pub(super) fn to_vip(vip: &str, content: Content) -> Frame {
     frame(if vip.starts_with('[') { CLIENT_PORT_V6 } else { CLIENT_PORT }, vip, content)
 }
 
@@ -39,9 +41,42 @@ fn reply(backend: &str, content: Content) -> Frame {
 }
 
 pub fn all() -> Vec<Case> {
-    let all =
-        [dsr(), nat(), replies(), tunnels(), too_big(), echo(), errors(), not_ours(), broken(), fragments(), vlan(), headers()];
+    let all = [
+        dsr(),
+        nat(),
+        replies(),
+        tunnels(),
+        too_big(),
+        echo(),
+        errors(),
+        not_ours(),
+        broken(),
+        fragments(),
+        vlan(),
+        headers(),
+        quic::all(),
+    ];
     all.into_iter().flatten().collect()
+}
+
+/// While the daemon has been away for too long: what was for VIPs is untouched.
+pub fn unattended(absence: Absence) -> Vec<Case> {
+    let verdict = if absence == Absence::Pass { Verdict::Unattended } else { Verdict::UnattendedDrop };
+    let to_vip = [
+        Verdict::Tx,
+        Verdict::Redirect,
+        Verdict::Routed,
+        Verdict::EchoReply,
+        Verdict::TooBig,
+        Verdict::Oversize,
+        Verdict::NoBackend,
+        Verdict::NoNextHop,
+        Verdict::NoHeadroom,
+        Verdict::TtlExceeded,
+        Verdict::Fragment,
+    ];
+    let left = |case: Case| if to_vip.contains(&case.verdict) { untouched(case.name, case.packet, verdict) } else { case };
+    all().into_iter().map(left).collect()
 }
 
 /// Under the rules of [`fixture::guarded`].
@@ -250,7 +285,7 @@ fn replies() -> Vec<Case> {
 }
 
 /// The frame as it leaves towards a tunnel's other end, by its flow's hash.
-fn tunnelled(packet: &Frame, destination: &str, is_gue: bool) -> Vec<u8> {
+pub(super) fn tunnelled(packet: &Frame, destination: &str, is_gue: bool) -> Vec<u8> {
     let ports = |endpoint: std::net::SocketAddr| u32::from(Be16::new(endpoint.port()).raw());
     let both = ports(packet.source) | ports(packet.destination) << 16;
     let hash = match packet.source.ip() {

@@ -88,7 +88,7 @@ pub fn check_handshakes(run: &mut dyn FnMut(&[u8]) -> Outcome, counted: &dyn Fn(
     let mut assert_counted = |what: &str, opened: u32, repeated: u32, answered: u64| {
         let since = counted().since(&before);
         assert_eq!((since.n_opened, since.n_repeated, since.n_answered()), (opened, repeated, answered), "{what}");
-        assert_eq!(since.n_resets, 0, "{what}");
+        assert_eq!(since.n_refused, 0, "{what}");
         before = counted();
     };
     client.send(7000, Flags::Syn);

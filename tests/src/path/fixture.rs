@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use lb_common::flow::Tick;
 use lb_common::hash::HashKeys;
@@ -10,11 +11,11 @@ use lb_common::{LinkAddresses, MacAddr};
 use lb_ebpf::{Route, RouteQuery};
 use lb_user::admission::{Admission, Limits, List, Lists, Rules};
 use lb_user::compile::{CompileError, Layout, Quiet, compile};
-use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
+use lb_user::desired::{Absence, Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service, Watchdog};
 use lb_user::tables::{Plan, Tables, diff};
 
-use super::choices;
 use super::packets::Mac;
+use super::{choices, quic};
 
 /// The router that clients are behind.
 pub const GATEWAY: Mac = [2, 0, 0, 0, 0, 1];
@@ -45,7 +46,7 @@ pub fn keys() -> HashKeys {
     HashKeys::from_bytes(std::array::from_fn(|i| (i * 37 + 11) as u8))
 }
 
-pub const N_SLOTS: u32 = 1 << 17;
+pub const N_SLOTS: u32 = 1 << 18;
 
 pub const N_FLOWS: u32 = 1 << 14;
 
@@ -86,6 +87,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             idle: IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,
+            server_ids: None,
             backends: backends.collect(),
         }
     };
@@ -116,6 +118,16 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         ("no-source".into(), service("10.200.2.9:80", Tcp, Ipip, &[("10.0.2.21:80", Some(far))])),
         ("down".into(), service("10.200.1.6:80", Tcp, Dsr, &[("10.0.1.6:80", None)])),
     ]);
+    let by_id = [
+        ("quic", "10.200.4.1:443", Dsr, ["10.0.1.31:443", "10.0.2.31:443", "10.0.2.33:443"], [near, far]),
+        ("quic-v6", "[fd00:0:0:3::1]:443", Dsr, ["[fd01::31]:443", "[fd02::31]:443", "[fd02::33]:443"], [near, far]),
+        ("quic-nat", "10.200.4.2:443", Nat, ["10.0.2.31:8443", "10.0.2.32:8443", "10.0.2.33:8443"], [far, far]),
+        ("quic-ipip", "10.200.4.3:443", Ipip, ["10.0.2.34:443", "10.0.2.35:443", "10.0.2.36:443"], [from4, from4]),
+    ];
+    for (name, vip, forward, endpoints, ways) in by_id {
+        let service = service(vip, Udp, forward, &quic::backends(endpoints, ways));
+        services.insert(name.into(), quic::with_ids(service));
+    }
     let many: Vec<String> = (1..=5).map(|i| format!("10.0.4.{i}:80")).collect();
     let many: Vec<_> = many.iter().map(|endpoint| (endpoint.as_str(), Some(near))).collect();
     services.insert("spread".into(), service("10.200.1.7:80", Tcp, Dsr, &many));
@@ -173,6 +185,15 @@ pub fn limited(interfaces: Interfaces) -> Desired {
     let services = services.into_iter().map(|(name, rules)| (name.into(), rules)).collect();
     let all_vips = rules(&[(Meter::SourcePackets, 20)]);
     Desired { admission: Admission { all_vips, services }.into(), ..desired(interfaces) }
+}
+
+/// Both kinds.
+pub fn watchdogs() -> [Watchdog; 2] {
+    [Absence::Pass, Absence::Drop].map(|absence| Watchdog { after: Duration::from_secs(60), absence })
+}
+
+pub fn watched(interfaces: Interfaces, watchdog: Watchdog) -> Desired {
+    Desired { watchdog: Some(watchdog), ..desired(interfaces) }
 }
 
 /// What leads from the fixture's tables to others with the same services.

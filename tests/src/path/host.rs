@@ -12,7 +12,8 @@ use lb_common::hash::{HashKeys, avalanche};
 use lb_common::limits;
 use lb_common::load::{Load, Response};
 use lb_common::meter;
-use lb_common::records::{Backend, Link, Service, Settings, link_flags};
+use lb_common::records::{Backend, Link, Service, Settings, link_flags, settings_flags};
+use lb_common::trace::{self, Choice, Scratch};
 use lb_common::{BackendId, Slot, Verdict};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 use lb_user::compile::Sightings;
@@ -21,6 +22,7 @@ use lb_user::tables::{FilledDirectory, Plan, Write};
 
 use super::Outcome;
 use super::fixture::{self, Interfaces};
+use super::traces::Traced;
 
 /// The kernel's routing table, as a test wants it.
 pub type Routes = Box<dyn Fn(&RouteQuery) -> Route>;
@@ -34,6 +36,7 @@ pub struct Host {
     no_service: Service,
     backends: BTreeMap<BackendId, Backend>,
     no_backend: Backend,
+    server_ids: BTreeMap<BackendId, u64>,
     slots: Vec<Slot>,
     links: BTreeMap<u32, bool>,
     routes: Routes,
@@ -65,6 +68,12 @@ pub struct Host {
     /// Who was refused, by place.
     pub suspects: RefCell<BTreeMap<usize, Suspect>>,
     redirected_to: Cell<Option<u32>>,
+    pub trace_rules: trace::Rules,
+    scratch: RefCell<trace::Scratch>,
+    /// Window and records in it.
+    traced: Cell<(u32, u32)>,
+    /// Of packets that were traced.
+    pub records: RefCell<Vec<trace::Record>>,
 }
 
 impl Host {
@@ -77,6 +86,7 @@ impl Host {
             no_service: Service::default(),
             backends: BTreeMap::new(),
             no_backend: Backend::default(),
+            server_ids: BTreeMap::new(),
             slots: vec![Slot::default(); n_slots as usize],
             links: BTreeMap::new(),
             routes,
@@ -104,6 +114,10 @@ impl Host {
             refused: RefCell::default(),
             suspects: RefCell::default(),
             redirected_to: Cell::default(),
+            trace_rules: trace::Rules::NONE,
+            scratch: RefCell::default(),
+            traced: Cell::default(),
+            records: RefCell::default(),
         }
     }
 
@@ -132,12 +146,13 @@ impl Host {
             Write::ReplyDirectory(directory) => {
                 self.settings.replies = fill_half(&mut self.reply_buckets, 1 - self.settings.replies.half(), directory);
             }
-            Write::Flags(flags) => self.settings.flags = *flags,
+            Write::Flags(flags) => self.settings.flags = *flags | self.settings.flags & settings_flags::TRACE,
             Write::Prefixes(image) => {
                 let first = image.half as usize * self.prefixes.len() / 2;
                 self.prefixes[first..][..image.lines.len()].copy_from_slice(&image.lines);
             }
             Write::Admission(scope, rules) => drop(self.rules.insert(*scope, *rules)),
+            Write::ServerId(id, server_id) => drop(self.server_ids.insert(*id, *server_id)),
         }
     }
 
@@ -151,6 +166,16 @@ impl Host {
         let mut frame = Frame::new(bytes, ingress);
         let verdict = lb_ebpf::process(&mut frame, self);
         Outcome { verdict, frame: frame.bytes().to_vec() }
+    }
+
+    /// With a watchdog, somebody is taken to be there until then.
+    pub fn attend_until(&mut self, tick: Tick) {
+        self.settings.attended_until = tick;
+    }
+
+    /// Packets that were not looked at, for the window had its records.
+    pub fn n_limited(&self) -> u64 {
+        self.scratch.borrow().n_limited
     }
 
     /// Loses all flows on record.
@@ -257,6 +282,10 @@ impl Env for Host {
 
     fn backend(&self, id: BackendId) -> &Backend {
         self.backends.get(&id).unwrap_or(&self.no_backend)
+    }
+
+    fn server_id(&self, id: BackendId) -> u64 {
+        self.server_ids.get(&id).copied().unwrap_or_default()
     }
 
     fn link(&self, ifindex: u32) -> Option<Link> {
@@ -400,6 +429,8 @@ impl Env for Host {
         let place = source.place(&self.settings.hash_keys) as usize % limits::SUSPECTS as usize;
         self.suspects.borrow_mut().entry(place).or_default().hear(source);
         *self.refused.borrow_mut().entry((scope, rule)).or_default() += 1;
+        let record = &mut self.scratch.borrow_mut().record;
+        (record.scope, record.rule) = (scope, rule as u8);
     }
 
     fn redirect(&self, ifindex: u32) -> bool {
@@ -409,5 +440,57 @@ impl Env for Host {
 
     fn route(&self, query: &RouteQuery) -> Route {
         (self.routes)(query)
+    }
+
+    fn trace_rules(&self) -> &trace::Rules {
+        &self.trace_rules
+    }
+
+    fn note_choice(&self, choice: Choice) {
+        lb_ebpf::trace::note(&mut self.scratch.borrow_mut(), choice);
+    }
+
+    fn with_trace(&self, change: impl FnOnce(&mut Scratch)) {
+        change(&mut self.scratch.borrow_mut());
+    }
+
+    fn write_trace(&self) -> bool {
+        self.records.borrow_mut().push(self.scratch.borrow().record);
+        true
+    }
+
+    fn n_traced(&self, window: u32) -> u32 {
+        let (last, n) = self.traced.get();
+        if last == window { n } else { 0 }
+    }
+
+    fn count_traced(&self, window: u32) {
+        self.traced.set((window, self.n_traced(window) + 1));
+    }
+
+    fn time_ns(&self) -> u64 {
+        self.meter_time.get() << meter::TIME_SHIFT
+    }
+}
+
+/// A host whose packets come in on an interface.
+pub struct TracedHost(pub Host, pub u32);
+
+impl Traced for TracedHost {
+    fn set(&mut self, rules: trace::Rules) {
+        self.0.settings.flags |= settings_flags::TRACE;
+        self.0.trace_rules = rules;
+    }
+
+    fn ingress(&self) -> u32 {
+        self.1
+    }
+
+    fn run(&mut self, packet: &[u8]) -> (Outcome, Vec<trace::Record>) {
+        // Each in a window of its own, unless these are bounded.
+        if self.0.trace_rules.n_max == trace::RECORDS_MAX {
+            self.0.traced.set((0, 0));
+        }
+        (self.0.run(packet, self.1), self.0.records.take())
     }
 }

@@ -11,11 +11,15 @@ use aya::util::KernelVersion;
 use lb_common::Verdict;
 use lb_common::counters::Totals;
 use lb_common::decap::{Ends, Outcome};
-use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes};
+use lb_common::flow::Tick;
+use lb_common::trace::{Record, Rules};
+use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes, Tracer};
 use lb_user::tables::Plan;
 use nix::sched::{CloneFlags, unshare};
 
+use super::Outcome as PathOutcome;
 use super::fixture::{self, Interfaces};
+use super::traces::Traced;
 
 /// The BPF object that `cargo xtask build-ebpf` made.
 ///
@@ -32,6 +36,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     pub counters: Counters,
     pub maps: KernelMaps,
+    pub tracer: Tracer,
     pub interfaces: Interfaces,
     pub verified: Verified,
     names_ingress: bool,
@@ -81,7 +86,7 @@ impl Kernel {
             interfaces.outside = LOOPBACK;
         }
         let sizes = Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS, ..Sizes::default() };
-        let Loaded { mut ebpf, mut maps, counters } = maps::load_as_for(kernel, &object()?, sizes, None)?;
+        let Loaded { mut ebpf, mut maps, counters, tracer } = maps::load_as_for(kernel, &object()?, sizes, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);
         for write in plan.writes.iter().chain(&plan.retire) {
@@ -92,7 +97,7 @@ impl Kernel {
         let start = Instant::now();
         lb_user::datapath::load(program)?;
         let verified = Verified { time: start.elapsed(), n_instructions: program.info()?.verified_instruction_count() };
-        Ok(Self { ebpf, counters, maps, interfaces, verified, names_ingress })
+        Ok(Self { ebpf, counters, maps, tracer, interfaces, verified, names_ingress })
     }
 
     /// Carries out a plan, to its end.
@@ -101,6 +106,11 @@ impl Kernel {
     /// If the maps are too small.
     pub fn carry_out(&mut self, plan: &Plan) -> Result<()> {
         Ok(plan.writes.iter().chain(&plan.retire).try_for_each(|write| self.maps.write(write))?)
+    }
+
+    /// With a watchdog, somebody is taken to be there for so many ticks.
+    pub fn attend_for(&mut self, ticks: Tick) {
+        self.maps.attend_for(ticks);
     }
 
     /// Runs one packet, as if it had come in on this interface.
@@ -124,6 +134,24 @@ impl Kernel {
         frame.truncate(result.data_size_out as usize);
         let verdict = counted(&before, &self.counters.totals()?)?;
         Ok(Ran { action: result.return_value, frame, verdict })
+    }
+}
+
+impl Traced for Kernel {
+    fn set(&mut self, rules: Rules) {
+        self.maps.set_tracing(false);
+        self.tracer.set(&rules).expect("there is room for rules");
+        self.maps.set_tracing(true);
+    }
+
+    fn ingress(&self) -> u32 {
+        self.interfaces.outside
+    }
+
+    fn run(&mut self, packet: &[u8]) -> (PathOutcome, Vec<Record>) {
+        let Ran { frame, verdict, .. } = Self::run(self, packet, self.interfaces.outside).expect("the kernel runs it");
+        let records = std::iter::from_fn(|| self.tracer.read()).collect();
+        (PathOutcome { verdict, frame }, records)
     }
 }
 

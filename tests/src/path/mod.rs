@@ -10,6 +10,9 @@ pub mod host;
 pub mod judge;
 pub mod kernel;
 pub mod packets;
+pub mod quic;
+pub mod stack;
+pub mod traces;
 
 use lb_common::Verdict;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use xlb_tests::{Agent, Backend, Connections, Daemon, Network, http, until};
+use xlb_tests::{Agent, Backend, Connections, Daemon, Network, Wrk, http, until, wrk};
 
 use super::support::{LIMIT, Service, service, tally, url, vip};
 
@@ -49,6 +49,18 @@ impl Scene {
             Ok(events.contains(words).then_some(()))
         });
         waited.with_context(|| events.clone())
+    }
+
+    /// One new connection after another. Once the backend has some of them, nothing that comes for it is answered any more, nor
+    /// refused, but for ARP.
+    fn load_while_silent(&self, daemon: &Daemon, n: usize) -> Result<wrk::Running> {
+        let load = Wrk { keep_alive: false, ..Wrk::new(url(vip(), 80), Duration::from_secs(8)) };
+        let running = load.start(&self.network.client.netns)?;
+        wait_backend(daemon, n, "to be under load", |found| found["handshakes"]["opened"].as_u64() > Some(20))?;
+        let netns = &self.network.backends[n].netns;
+        netns.run("ip route replace blackhole default")?;
+        netns.run(&format!("ip route add blackhole {}/32", self.network.lb.v4))?;
+        Ok(running)
     }
 
     fn connections(&self, n: usize) -> Result<Connections> {
@@ -231,7 +243,7 @@ fn a_backend_that_fails_too_often_is_ejected_keeps_its_flows_and_is_tried_again(
 #[ignore = "needs root: makes network namespaces"]
 fn a_backend_that_flaps_is_marked_and_held_until_it_has_been_well() -> Result<()> {
     let scene = Scene::new(2)?;
-    let service = scene.service(AGENT).source("flapping", "changes = 4\nwindow = \"1m\"\nhold = \"1s\"");
+    let service = scene.service(AGENT).source("flapping", "changes = 4\nwindow = \"1m\"\nhold = \"4s\"");
     let daemon = scene.daemon(&service)?;
     wait_state(&daemon, 0, "up")?;
     scene.agents[0].say("down");
@@ -250,5 +262,66 @@ fn a_backend_that_flaps_is_marked_and_held_until_it_has_been_well() -> Result<()
     let found = wait_backend(&daemon, 0, "trusted again", |backend| backend["state"] == "up" && backend["serving"] == true)?;
     ensure!(found["flapping"] == false, "{found:#}");
     ensure!(metric(&daemon, "xlb_backend_flapping")? == 0.0);
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_backend_that_falls_silent_is_found_long_before_its_next_probe() -> Result<()> {
+    let scene = Scene::new(2)?;
+    let health = "type = \"tcp\"\ninterval = \"1m\"\ntimeout = \"300ms\"\nfall = 2";
+    let service = scene.service(health).source("passive", "unanswered = \"50%\"\nwindow = \"5s\"");
+    let daemon = scene.daemon(&service)?;
+    (0..2).try_for_each(|n| wait_state(&daemon, n, "up").map(drop))?;
+    let running = scene.load_while_silent(&daemon, 0)?;
+    let silent = std::time::Instant::now();
+    let found = wait_state(&daemon, 0, "down")?;
+    println!("down after {:?}", silent.elapsed());
+    ensure!(found["suspicions"].as_u64() >= Some(1), "{found:#}");
+    ensure!(metric(&daemon, "xlb_backend_suspicions_total")? >= 1.0);
+    scene.wait_event("web 10.2.0.10:80: suspected")?;
+    let other = backend(&daemon, 1)?;
+    ensure!(other["state"] == "up" && other["suspicions"] == 0, "{other:#}");
+    running.finish()?;
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn without_a_check_flows_alone_eject_a_silent_backend() -> Result<()> {
+    let scene = Scene::new(2)?;
+    let service = scene.service("type = \"none\"").source("passive", "window = \"5s\"");
+    let daemon = scene.daemon(&service)?;
+    (0..2).try_for_each(|n| wait_state(&daemon, n, "up").map(drop))?;
+    let running = scene.load_while_silent(&daemon, 0)?;
+    let found = wait_state(&daemon, 0, "ejected")?;
+    ensure!(found["serving"] == false && found["breaker"]["ejections"] == 1, "{found:#}");
+    let names = tally(http::names(&scene.network.client.netns, &url(vip(), 80), 20)?);
+    ensure!(names.keys().eq(["backend1"]), "{names:?}");
+    running.finish()?;
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_backend_that_refuses_connections_is_ejected_by_its_resets_under_nat() -> Result<()> {
+    let network = Network::nat(2)?;
+    // Nothing listens on the other one's port.
+    let _first = Backend::start_nth(&network, 0, 80, &[])?;
+    let service = Service::new("web", vip(), 80).with("forward", "nat").health("type = \"none\"");
+    let service = service.backends(&network.backends, true).source("passive", "window = \"5s\"");
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(service.toml()).start()?;
+    (0..2).try_for_each(|n| wait_state(&daemon, n, "up").map(drop))?;
+    until(LIMIT, "the other one to be ejected", || {
+        let _ = http::get(&network.client.netns, &url(vip(), 80));
+        Ok((backend(&daemon, 1)?["state"] == "ejected").then_some(()))
+    })?;
+    let found = backend(&daemon, 1)?;
+    let handshakes = &found["handshakes"];
+    ensure!(handshakes["refused"].as_u64() >= Some(5) && handshakes["repeated"] == 0, "{found:#}");
+    let first = backend(&daemon, 0)?;
+    ensure!(first["state"] == "up" && first["handshakes"]["refused"] == 0, "{first:#}");
+    let names = tally(http::names(&network.client.netns, &url(vip(), 80), 20)?);
+    ensure!(names.keys().eq(["backend0"]), "{names:?}");
     daemon.stop()
 }

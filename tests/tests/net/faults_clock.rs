@@ -125,7 +125,10 @@ fn jumps_disturb_neither_checks_nor_dns_nor_deadlines_nor_what_was_set() -> Resu
     let took = drained.elapsed();
     println!("the drain of 6 s ended after {took:?}");
     ensure!(took >= DEADLINE, "after {took:?}\n{}", daemon.log());
-    ensure!(daemon.log().matches("backend is down").count() >= 4 && !daemon.log().contains("did not run"), "{}", daemon.log());
+    ensure!(daemon.log().matches("backend is down").count() >= 4, "{}", daemon.log());
+    // The machine may stand still for a while; no jump is taken for that.
+    let paused_s = |line: &str| line.split_once("did not run for ")?.1.split(' ').next()?.parse::<f64>().ok();
+    ensure!(!daemon.log().lines().filter_map(paused_s).any(|paused_s| paused_s > 60.0), "{}", daemon.log());
     let broken = connections.close()?;
     // Of the backend that was disabled, and of the one that was down.
     ensure!(broken.iter().all(|broken| broken.name != "backend2"), "{broken:?}\n{}", daemon.log());

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xlb_tests::{Backend, Connections, Daemon, Network, http};
+use xlb_tests::{Backend, Connections, Daemon, Network, http, until};
 
-use super::support::{Service, both_vips, tcp_and_udp_on_both_families, url, vip, wait_serving};
+use super::support::{LIMIT, Service, both_vips, tcp_and_udp_on_both_families, url, verdict, vip, wait_serving};
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
@@ -46,6 +46,40 @@ fn killed_and_started_again_it_moves_no_flow() -> Result<()> {
     let moved = daemon.metric("xlb_service_slots_moved_total{service=\"web\"}").unwrap_or_default();
     ensure!(moved == 0.0, "{moved} slots moved\n{}", daemon.log());
     daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_daemon_that_stays_away_leaves_the_vip_to_its_host_or_to_nobody_until_it_is_back() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let (client, lb) = (&network.client.netns, &network.lb.netns);
+    lb.run(&format!("ip address add {}/32 dev lo", vip()))?;
+    let _host = Backend::start(lb, "host", &[("http", (vip(), 80).into())])?;
+    let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let answers = || Ok::<_, anyhow::Error>(http::get(client, &url(vip(), 80)).ok().map(|answer| answer.body.trim().to_owned()));
+    let pings = || client.run(&format!("ping -c 1 -W 1 {}", vip())).is_ok();
+    for (action, expected, label) in [("pass", Some("host"), "unattended"), ("drop", None, "unattended_drop")] {
+        let services = format!("[watchdog]\nafter = \"10s\"\naction = \"{action}\"\n{service}");
+        let mut daemon = Daemon::new(lb, &network.lb_interfaces()).services(services).start()?;
+        wait_serving(&daemon, "web", 2)?;
+        let builder = daemon.builder();
+        let killed = std::time::Instant::now();
+        daemon.kill();
+        until(2 * LIMIT, &format!("{action} after the daemon's end"), || Ok((answers()?.as_deref() == expected).then_some(())))?;
+        let took = killed.elapsed();
+        // The clock's ticks are a second, and the loop has said so some time before its end.
+        ensure!(took > Duration::from_secs(6) && took < Duration::from_secs(14), "{took:?}");
+        ensure!(pings() == expected.is_some(), "pings go the same way");
+        let daemon = builder.start()?;
+        wait_serving(&daemon, "web", 2)?;
+        let names = http::names(client, &url(vip(), 80), 20)?;
+        ensure!(names.iter().all(|name| name.starts_with("backend")), "{names:?}");
+        ensure!(verdict(&daemon, label)? > 0, "{:#}", daemon.status()?["verdicts"]);
+        ensure!(daemon.log().contains("was away for longer than"), "{}", daemon.log());
+        daemon.stop()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl Kind {
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,
+            server_ids: None,
             backends: backends.collect(),
         }
     }

@@ -197,6 +197,7 @@ impl World {
                 idle: idle(protocol),
                 on_down: self.setting.on_down,
                 is_tracked: self.setting.is_tracked,
+                server_ids: None,
                 backends: backends.collect(),
             };
             (protocol.to_string().into(), service)

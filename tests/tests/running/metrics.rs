@@ -8,6 +8,7 @@ use super::{documented, exported};
 
 const N_SERVICES: usize = 2;
 const N_BACKENDS: usize = 2;
+const N_ZONES: usize = 2;
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
@@ -22,7 +23,16 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
         dns.address()
     );
     let rules = "[service.admission]\ndeny = [\"192.0.2.0/24\"]\n";
-    let services = web(&network) + &found + rules;
+    // Each backend of the first in a zone of its own.
+    let (mut n, zones) = (0, "[service.zones]\nweights = { z0 = 1, z1 = 1 }\n");
+    let in_zone = |line: &str| {
+        if !line.starts_with("address") {
+            return format!("{line}\n");
+        }
+        n += 1;
+        format!("{line}\nzone = \"z{}\"\n", n - 1)
+    };
+    let services = web(&network).lines().map(in_zone).collect::<String>() + zones + &found + rules;
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     // Each has series, once each backend of both services has been checked.
     let exported = until(LIMIT, "series of every metric", || {
@@ -52,7 +62,7 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
         let bound = metric.bound;
         let of_services = if name.starts_with("xlb_discovery_") { 1 } else { N_SERVICES };
         let of_backends = bound.backends * N_SERVICES * N_BACKENDS + bound.tracked * N_BACKENDS;
-        let most = bound.fixed + bound.services * of_services + of_backends + bound.interfaces;
+        let most = bound.fixed + bound.services * of_services + of_backends + bound.interfaces + bound.zones * N_ZONES;
         ensure!(family.series.len() <= most, "{name}: {} series, and docs/metrics.md allows {most}", family.series.len());
     }
     daemon.stop()

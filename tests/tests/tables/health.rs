@@ -42,6 +42,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,
+        server_ids: None,
         backends: backends.collect(),
     };
     Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }

@@ -23,6 +23,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,
+        server_ids: None,
         backends: backends.into_iter().map(|endpoint| (endpoint, backend.clone())).collect(),
     }
 }

@@ -40,6 +40,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,
+        server_ids: None,
         backends: backends.into_iter().collect(),
     };
     Desired { services: BTreeMap::from([("web".into(), service)]), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }

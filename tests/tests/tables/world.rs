@@ -207,6 +207,7 @@ impl Spec {
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,
+            server_ids: None,
             backends: backends.collect(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod measure;
 mod packets;
+mod peers;
 mod reference;
 mod tries;
 mod xlb;
@@ -27,6 +28,9 @@ pub struct Options {
     /// One JSON object a figure instead of the table
     #[arg(long)]
     json: bool,
+    /// End to end in network namespaces instead, beside nftables, HAProxy and nginx; takes some minutes
+    #[arg(long, conflicts_with_all = ["runs", "only", "json"])]
+    peers: bool,
 }
 
 /// One line of the table: what a program costs with packets of one kind.
@@ -47,6 +51,9 @@ struct Path<'a> {
 pub fn run(options: &Options) -> Result<()> {
     if !command::is_root() {
         anyhow::bail!("loading BPF programs needs root");
+    }
+    if options.peers {
+        return peers::run();
     }
     setup::run(setup::For::Building)?;
     let wrapper = ebpf::build(ebpf::Object::BenchWrapper)?;
@@ -93,7 +100,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// The lines of the table.
 fn paths<'a>(empty: &'a Xdp, plain: &'a Xdp, with_nat: &'a Xdp, moved: &'a Xdp, reference: &'a Xdp) -> Vec<Path<'a>> {
-    use packets::{other_v4, reply_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4};
+    use packets::{other_v4, quic_v4, reply_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4};
     let line = |name, program, packet, budget_ns| Path { name, program, packets: vec![packet], budget_ns, is_steady: true };
     let usual = |name, packet| line(name, reference, packet, None);
     let ours = |name, packet, budget_ns| line(name, plain, packet, Some(budget_ns));
@@ -119,6 +126,8 @@ fn paths<'a>(empty: &'a Xdp, plain: &'a Xdp, with_nat: &'a Xdp, moved: &'a Xdp, 
         stateful("dsr, round-robin: tcp4", tcp_v4_to(xlb::PORT_ROUND_ROBIN, false)),
         stateful("dsr, round-robin: tcp4 syn", tcp_v4_to(xlb::PORT_ROUND_ROBIN, true)),
         stateful("dsr, least-connections: tcp4 syn", tcp_v4_to(xlb::PORT_LEAST_CONNECTIONS, true)),
+        line("dsr, quic: by connection id", plain, quic_v4(xlb::PORT_QUIC, xlb::SERVER), None),
+        line("dsr, quic: client moved", plain, quic_v4(xlb::PORT_QUIC_MOVED, xlb::SERVER), None),
         // The kernel's routing table is asked for each, and costs what it costs.
         line("nat reply: tcp4", with_nat, reply_v4(backend, port), None),
         ours("not a vip", other_v4(), [12.0, 12.0, 12.0]),

@@ -51,6 +51,13 @@ pub fn udp_v4() -> Vec<u8> {
     padded(udp.size(payload.len()), |frame| udp.write(frame, &payload))
 }
 
+/// QUIC with a short header, and in its connection ID the last four bytes of a server's address.
+pub fn quic_v4(port: u16, server: [u8; 4]) -> Vec<u8> {
+    let udp = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).udp(CLIENT_PORT, port);
+    let payload = [&[0x40, 0x05][..], &server, &[7; 26]].concat();
+    padded(udp.size(payload.len()), |frame| udp.write(frame, &payload))
+}
+
 /// TCP to an address that is none of the load balancer's.
 pub fn other_v4() -> Vec<u8> {
     let tcp = ethernet().ipv4(CLIENT_V4, [10, 0, 0, 1], TTL).tcp(CLIENT_PORT, 22, 1, 65_535).ack(1);

@@ -1,9 +1,10 @@
 //! Loading the real program, and filling its maps the way the daemon does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use lb_common::MacAddr;
@@ -11,6 +12,7 @@ use lb_common::hash::HashKeys;
 use lb_user::compile::{Layout, Quiet, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::maps::{self, Sizes};
+use lb_user::server_ids::ServerIds;
 use lb_user::tables::{Tables, diff};
 
 use super::measure::Loaded;
@@ -25,6 +27,11 @@ pub const PORT_LEAST_CONNECTIONS: u16 = 87;
 pub const PORT_NAT: u16 = 82;
 pub const PORT_IPIP: u16 = 83;
 pub const PORT_GUE: u16 = 84;
+/// Of QUIC: who is named owns every slot, or hardly any.
+pub const PORT_QUIC: u16 = 90;
+pub const PORT_QUIC_MOVED: u16 = 91;
+/// A backend of these.
+pub const SERVER: [u8; 4] = [10, 2, 0, 1];
 const NAT_BACKEND_PORT: u16 = 8080;
 
 /// BPF_PROG_TEST_RUN's packets come in on the loopback interface of their network namespace.
@@ -49,7 +56,7 @@ pub enum Options {
 pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     let object = std::fs::read(object).with_context(|| object.display().to_string())?;
     // The counters must live until the program is loaded.
-    let maps::Loaded { ebpf, mut maps, counters: _counters } = maps::load(&object, Sizes::default(), None)?;
+    let maps::Loaded { ebpf, mut maps, counters: _counters, tracer: _tracer } = maps::load(&object, Sizes::default(), None)?;
     maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
     let mut desired = desired(options);
     if options == Options::Moved {
@@ -96,12 +103,26 @@ fn desired(options: Options) -> Desired {
         ("ipip", service(v4, PORT_IPIP, Tcp, Maglev, Ipip)),
         ("ipip-v6", service(v6, PORT_IPIP, Tcp, Maglev, Ipip)),
         ("gue", service(v4, PORT_GUE, Tcp, Maglev, Gue)),
+        ("quic", of_one(quic(v4, PORT_QUIC))),
+        ("quic-moved", quic(v4, PORT_QUIC_MOVED)),
         ("nat", service(v4, PORT_NAT, Tcp, Maglev, Nat)),
         ("nat-v6", service(v6, PORT_NAT, Tcp, Maglev, Nat)),
     ];
     let wanted = services.into_iter().filter(|(_, service)| service.forward != Nat || options == Options::Nat);
     let services = wanted.map(|(name, service)| (name.into(), service)).collect();
     Desired { services, ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
+}
+
+/// By connection IDs that hold the last four bytes of a server's address.
+fn quic(vip: IpAddr, port: u16) -> Service {
+    let ids = ServerIds { len: 4, configs: 1, are_addresses: true, listed: BTreeMap::new() };
+    Service { server_ids: Some(Arc::new(ids)), ..service(vip, port, Protocol::Udp, Algorithm::Maglev, Forward::Dsr) }
+}
+
+/// With the first backend alone.
+fn of_one(mut service: Service) -> Service {
+    service.backends.retain(|endpoint, _| endpoint.ip() == IpAddr::from(SERVER));
+    service
 }
 
 fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, forward: Forward) -> Service {
@@ -138,6 +159,7 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         idle,
         on_down,
         is_tracked: false,
+        server_ids: None,
         backends: backends.collect(),
     }
 }

@@ -16,6 +16,7 @@ const SERVICES: &[(&str, &str)] = &[
     ("redis-server", "redis-server.service"),
     ("postgresql", "postgresql.service"),
     ("prometheus", "prometheus.service"),
+    ("haproxy", "haproxy.service"),
     ("docker.io", "docker.service"),
     ("docker.io", "docker.socket"),
     ("docker.io", "containerd.service"),

@@ -24,6 +24,8 @@ pub enum For {
     Machines,
     /// What building needs, and making a Debian package.
     Packaging,
+    /// That, and the tests' needs, and other balancers.
+    Peers,
     /// What building needs, and the tests and the demo: peers, traffic, network namespaces.
     Everything,
 }
@@ -38,15 +40,18 @@ pub fn run(purpose: For) -> Result<()> {
         For::Building => Ok(()),
         For::Packaging => install_missing_tools(tools::PACKAGING_TOOLS),
         For::Machines => install_missing_tools(tools::MACHINE_TOOLS),
-        For::Everything => {
+        For::Everything | For::Peers => {
             install_missing_tools(tools::TOOLS)?;
+            if purpose == For::Peers {
+                install_missing_tools(tools::PEERS)?;
+            }
             mount_bpf_filesystem()
         }
     }
 }
 
 fn install_missing_tools(tools: &[Tool]) -> Result<()> {
-    let missing: Vec<&Tool> = tools.iter().filter(|tool| command::find(tool.binary).is_none()).collect();
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !tool.is_here()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,12 +1,22 @@
 //! The programs that the tests and the demo run.
 
+use std::path::Path;
+
+use crate::command;
+
 /// One program from the system's packages.
 pub struct Tool {
     /// Debian's package.
     pub package: &'static str,
-    /// The program that shows that it is there.
+    /// The program that shows that it is there; or a file, by its whole path.
     pub binary: &'static str,
     pub what_for: &'static str,
+}
+
+impl Tool {
+    pub fn is_here(&self) -> bool {
+        if self.binary.starts_with('/') { Path::new(self.binary).exists() } else { command::find(self.binary).is_some() }
+    }
 }
 
 pub const TOOLS: &[Tool] = &[
@@ -38,6 +48,13 @@ pub const PACKAGING_TOOLS: &[Tool] = &[
     Tool { package: "lintian", binary: "lintian", what_for: "what Debian would say of the package" },
     Tool { package: "util-linux", binary: "unshare", what_for: "namespaces to install it in" },
     Tool { package: "systemd", binary: "systemd-analyze", what_for: "starting what was installed" },
+];
+
+/// What `cargo xtask bench --peers` measures beside xlb.
+pub const PEERS: &[Tool] = &[
+    Tool { package: "nftables", binary: "nft", what_for: "translation by netfilter" },
+    Tool { package: "haproxy", binary: "haproxy", what_for: "a proxy" },
+    Tool { package: "libnginx-mod-stream", binary: "/usr/lib/nginx/modules/ngx_stream_module.so", what_for: "another proxy" },
 ];
 
 /// What `cargo xtask vm` boots other kernels with.

@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::kernel::Kernel;
 use crate::command;
 
-/// A machine that is not done by then never will be.
-const TIME_LIMIT: Duration = Duration::from_secs(400);
+/// A machine that prints nothing for that long never will: an emulated one takes minutes to load what some tests load.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
 /// Emulation is not perfect: some boots end in a panic of the kernel at some odd place, or in nothing at all.
 const TRIES: usize = 3;
 const POLL: Duration = Duration::from_millis(100);
@@ -52,27 +54,34 @@ fn boot_once(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<(String,
         .spawn()
         .context("cannot start qemu")?;
     let mut stdout = child.stdout.take().context("qemu has no output")?;
+    let n_printed = Arc::new(AtomicUsize::new(0));
+    let n_read = Arc::clone(&n_printed);
     let reader = std::thread::spawn(move || {
         let mut log = Vec::new();
         let mut piece = [0; 4096];
         while let Ok(len @ 1..) = stdout.read(&mut piece) {
             log.extend_from_slice(&piece[..len]);
+            n_read.store(log.len(), Ordering::Relaxed);
             if verbose {
                 print!("{}", String::from_utf8_lossy(&piece[..len]));
             }
         }
         String::from_utf8_lossy(&log).replace('\r', "")
     });
-    let ended = wait(&mut child)?;
+    let ended = wait(&mut child, &n_printed)?;
     Ok((reader.join().unwrap_or_default(), ended))
 }
 
-/// Whether the machine ended by itself.
-fn wait(child: &mut Child) -> Result<bool> {
-    let start = Instant::now();
-    while start.elapsed() < TIME_LIMIT {
+/// Whether the machine ended by itself, and did not fall silent.
+fn wait(child: &mut Child, n_printed: &AtomicUsize) -> Result<bool> {
+    let mut last = (0, Instant::now());
+    while last.1.elapsed() < SILENCE_MAX {
         if child.try_wait()?.is_some() {
             return Ok(true);
+        }
+        let n_printed = n_printed.load(Ordering::Relaxed);
+        if n_printed != last.0 {
+            last = (n_printed, Instant::now());
         }
         std::thread::sleep(POLL);
     }

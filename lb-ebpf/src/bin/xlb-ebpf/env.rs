@@ -16,10 +16,12 @@ use lb_common::handshake::{Event, Handshake, Handshakes};
 use lb_common::limits;
 use lb_common::load::{Load, Response};
 use lb_common::meter::{self, Limit};
+use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::trace::{self, Choice, How, Rules as TraceRules, Scratch};
 use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
-use lb_ebpf::flow::{Change, Question, Recorded, Step, Stepped};
+use lb_ebpf::flow::{Answer, Change, Noted, Question, Quoted, Recorded, Step, Stepped};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
 
 use crate::maps::{self, Table};
@@ -28,10 +30,12 @@ use crate::maps::{self, Table};
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// What `xlb_admit` answers: neither of these is limited.
+/// What `xlb_admit` answers. Not the verdicts' own numbers, which the compiler would take from there unlooked at.
 const ADMITTED: u16 = 0;
 const DENIED: u16 = 1;
 const LIMITED: u16 = 2;
+const UNATTENDED: u16 = 3;
+const UNATTENDED_DROP: u16 = 4;
 
 /// What `xlb_exceeded` answers, but for the last.
 const WITHIN: u16 = 0;
@@ -40,7 +44,7 @@ const SOURCE_CONNECTIONS: u16 = Rule::SourceConnections as u16;
 const PACKETS: u16 = Rule::Packets as u16;
 
 /// Where `xlb_flow_record` puts what is no backend.
-const STEP_SHIFT: u32 = 48;
+const NOTED_SHIFT: u32 = 48;
 const TO_CHOOSE_SHIFT: u32 = 56;
 
 /// What `xlb_take` answers if another CPU was faster; otherwise whether there was one left.
@@ -49,19 +53,27 @@ const LOST: u16 = 2;
 pub struct Kernel {
     ctx: *mut xdp_md,
     cpu: u32,
+    /// What is chosen for a packet that may be traced is noted. No packet outside of parts is.
+    is_of_part: bool,
 }
 
 impl Kernel {
     #[inline(always)]
     pub fn new(ctx: *mut xdp_md) -> Self {
         // SAFETY: takes no pointers.
-        Self { ctx, cpu: unsafe { bpf_get_smp_processor_id() } }
+        Self { ctx, cpu: unsafe { bpf_get_smp_processor_id() }, is_of_part: false }
+    }
+
+    /// The same for a part.
+    #[inline(always)]
+    pub fn of_part(ctx: *mut xdp_md) -> Self {
+        Self { is_of_part: true, ..Self::new(ctx) }
     }
 
     /// The same for a function that counts nothing of its own: it need not know the CPU, and has no packet.
     #[inline(always)]
-    fn uncounting() -> Self {
-        Self { ctx: core::ptr::null_mut(), cpu: u32::MAX }
+    pub fn uncounting() -> Self {
+        Self { ctx: core::ptr::null_mut(), cpu: u32::MAX, is_of_part: false }
     }
 
     /// Changes this CPU's copy of a counter record.
@@ -129,6 +141,8 @@ impl Env for Kernel {
         match masked(xlb_admit(high, low, place.line, tag_family, words)) {
             ADMITTED => None,
             DENIED => Some(Verdict::Denied),
+            UNATTENDED => Some(Verdict::Unattended),
+            UNATTENDED_DROP => Some(Verdict::UnattendedDrop),
             _ => Some(Verdict::Limited),
         }
     }
@@ -196,9 +210,24 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn flow_backend(&self, question: Question) -> BackendId {
+    fn server(&self, key: ServerKey) -> BackendId {
+        BackendId(masked(xlb_server(key.server_id, key.service.into())))
+    }
+
+    #[inline(always)]
+    fn server_id(&self, id: BackendId) -> u64 {
+        *maps::SERVER_IDS.at::<{ limits::BACKEND_RECORDS }>(u32::from(id.0))
+    }
+
+    #[inline(always)]
+    fn flow_backend(&self, question: Question) -> Answer {
         let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
-        BackendId(masked(xlb_flow(place.bucket, place.tag, slot, question.slot_index, service_flags)))
+        answer(xlb_flow(place.bucket, place.tag, slot, question.slot_index, service_flags))
+    }
+
+    #[inline(always)]
+    fn quoted_backend(&self, Quoted { place, slot, service }: Quoted) -> Answer {
+        answer(xlb_flow_quoted(place.bucket, place.tag, slot.raw(), service.into()))
     }
 
     #[inline(always)]
@@ -207,8 +236,8 @@ impl Env for Kernel {
         let recorded = xlb_flow_record(place.bucket, place.tag, slot, question.slot_index, service_flags);
         let backend = |shift: u32| BackendId(masked((recorded >> shift) as u32));
         let change = Change { from: backend(16), to: backend(32) };
-        let step = Step::from_number((recorded >> STEP_SHIFT) as u8);
-        Recorded { id: backend(0), is_to_choose: recorded >> TO_CHOOSE_SHIFT != 0, step, change }
+        let noted = Noted::from_number((recorded >> NOTED_SHIFT) as u8);
+        Recorded { id: backend(0), is_to_choose: recorded >> TO_CHOOSE_SHIFT != 0, noted, change }
     }
 
     #[inline(always)]
@@ -269,7 +298,8 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn count_flow(&self, event: FlowEvent) {
-        self.bump(&maps::FLOW_EVENTS, |events| {
+        // Nothing else is counted where this is: the CPU's number need not be kept until here.
+        Self::new(self.ctx).bump(&maps::FLOW_EVENTS, |events| {
             events.recorded += 1;
             match event {
                 FlowEvent::Recorded => {}
@@ -422,6 +452,57 @@ impl Env for Kernel {
             _ => Route::Host,
         }
     }
+
+    #[inline(always)]
+    fn trace_rules(&self) -> &TraceRules {
+        maps::TRACE_RULES.at::<1>(0)
+    }
+
+    #[inline(always)]
+    fn note_choice(&self, choice: Choice) {
+        if self.is_of_part && lb_ebpf::trace::is_on(self) {
+            let Choice { service, backend, slot_index, how } = choice;
+            xlb_trace_note(u32::from(service) | u32::from(backend.0) << 16, slot_index, how.0.into());
+        }
+    }
+
+    #[inline(always)]
+    fn with_trace(&self, change: impl FnOnce(&mut Scratch)) {
+        self.bump(&maps::TRACES, change);
+    }
+
+    #[inline(always)]
+    fn write_trace(&self) -> bool {
+        let Some(scratch) = maps::of_cpu(&maps::TRACES, self.cpu) else { return false };
+        // SAFETY: the record is this CPU's own, and as long as is said.
+        unsafe { maps::TRACE_RING.output::<trace::Record>(&(*scratch).record, 0) }.is_ok()
+    }
+
+    #[inline(always)]
+    fn n_traced(&self, window: u32) -> u32 {
+        // SAFETY: within the map; a word is read as a whole.
+        let word = unsafe { maps::trace_window().read_volatile() };
+        if (word >> 32) as u32 == window { word as u32 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn count_traced(&self, window: u32) {
+        let word = maps::trace_window();
+        // SAFETY: within the map; a word is read and written as a whole. Of CPUs that begin a window at once, one counts.
+        unsafe {
+            if (word.read_volatile() >> 32) as u32 == window {
+                add(word, 1);
+            } else {
+                word.write_volatile(u64::from(window) << 32 | 1);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn time_ns(&self) -> u64 {
+        // SAFETY: takes no pointers.
+        unsafe { bpf_ktime_get_ns() }
+    }
 }
 
 /// [`flow::answer`](lb_ebpf::flow::answer) as a global function. The verifier looks at such a one by itself, once: inlined, its
@@ -430,7 +511,15 @@ impl Env for Kernel {
 #[inline(never)]
 pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
     let question = question(bucket, tag, slot, slot_index, service_flags);
-    u32::from(lb_ebpf::flow::answer(&Kernel::uncounting(), question).0)
+    answer_word(lb_ebpf::flow::answer(&Kernel::uncounting(), question))
+}
+
+/// [`flow::answer_quoted`](lb_ebpf::flow::answer_quoted) as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_flow_quoted(bucket: u32, tag: u32, slot: u32, service: u32) -> u32 {
+    let quoted = Quoted { place: Place { bucket, tag }, slot: Slot::from_raw(slot), service: service as u16 };
+    answer_word(lb_ebpf::flow::answer_quoted(&Kernel::uncounting(), quoted))
 }
 
 /// [`flow::record`](lb_ebpf::flow::record) as a global function, and the next one too: called one after the other, they share the
@@ -439,9 +528,9 @@ pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, se
 #[inline(never)]
 pub extern "C" fn xlb_flow_record(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u64 {
     let question = question(bucket, tag, slot, slot_index, service_flags);
-    let Recorded { id, is_to_choose, step, change } = lb_ebpf::flow::record(&Kernel::new(core::ptr::null_mut()), question);
+    let Recorded { id, is_to_choose, noted, change } = lb_ebpf::flow::record(&Kernel::uncounting(), question);
     let backends = u64::from(id.0) | u64::from(change.from.0) << 16 | u64::from(change.to.0) << 32;
-    backends | (step as u64) << STEP_SHIFT | u64::from(is_to_choose) << TO_CHOOSE_SHIFT
+    backends | u64::from(noted.number()) << NOTED_SHIFT | u64::from(is_to_choose) << TO_CHOOSE_SHIFT
 }
 
 /// [`flow::count_step`](lb_ebpf::flow::count_step) as a global function, for the same reason.
@@ -451,6 +540,14 @@ pub extern "C" fn xlb_handshake(service: u32, tag: u32, id: u32, step: u32) -> u
     let (service, id, step) = (service as u16, BackendId(id as u16), Step::from_number(step as u8));
     lb_ebpf::flow::count_step(&Kernel::new(core::ptr::null_mut()), Stepped { service, tag, id, step });
     0
+}
+
+/// [`quic::server`](lb_ebpf::quic::server) as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_server(server_id: u64, service: u32) -> u32 {
+    let key = ServerKey { service: service as u16, server_id };
+    lb_ebpf::quic::server(&Kernel::uncounting(), key).0.into()
 }
 
 /// [`choose::answer`](lb_ebpf::choose::answer) as a global function.
@@ -464,9 +561,8 @@ pub extern "C" fn xlb_choose(service: u32, slot_index: u32, tag: u32) -> u32 {
 /// A question's service and flags in a word, as the next function reads it.
 #[inline(always)]
 fn service_flags(question: Question) -> u32 {
-    let Question { service, tcp_flags, is_quoted, is_chosen, .. } = question;
-    let is_quoted_or_chosen = u32::from(is_quoted) * IS_QUOTED | u32::from(is_chosen) * IS_CHOSEN;
-    u32::from(service) | u32::from(tcp_flags) << 16 | is_quoted_or_chosen
+    let Question { service, tcp_flags, is_chosen, .. } = question;
+    u32::from(service) | u32::from(tcp_flags) << 16 | u32::from(is_chosen) * IS_CHOSEN
 }
 
 /// A question from the words of a global function, of which there can be five.
@@ -478,14 +574,23 @@ fn question(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u3
         slot_index,
         service: service_flags as u16,
         tcp_flags: (service_flags >> 16) as u8,
-        is_quoted: service_flags & IS_QUOTED != 0,
         is_chosen: service_flags & IS_CHOSEN != 0,
     }
 }
 
 /// In a word with a service and TCP flags.
-const IS_QUOTED: u32 = 1 << 24;
-const IS_CHOSEN: u32 = 1 << 25;
+const IS_CHOSEN: u32 = 1 << 24;
+
+/// An answer in the word that a global function yields, and back.
+#[inline(always)]
+fn answer_word(Answer { id, how }: Answer) -> u32 {
+    u32::from(id.0) | u32::from(how.0) << 16
+}
+
+#[inline(always)]
+fn answer(word: u32) -> Answer {
+    Answer { id: BackendId(masked(word)), how: How((word >> 16) as u8) }
+}
 
 /// After as many other CPUs, a turn is left to chance.
 const TURN_TRIES: u32 = 4;
@@ -506,6 +611,8 @@ pub extern "C" fn xlb_admit(high: u64, low: u64, line: u32, tag_family: u32, wor
     let answer = match admit::answer(&Kernel::new(core::ptr::null_mut()), question) {
         None => ADMITTED,
         Some(Verdict::Denied) => DENIED,
+        Some(Verdict::Unattended) => UNATTENDED,
+        Some(Verdict::UnattendedDrop) => UNATTENDED_DROP,
         Some(_) => LIMITED,
     };
     answer.into()
@@ -521,6 +628,12 @@ pub extern "C" fn xlb_refused(high: u64, low: u64, what: u32, n_bits: u32) -> u3
     env.bump(&maps::ADMISSION_DROPS, |scopes| scopes[scope % scopes.len()][rule % RULE_SLOTS] += 1);
     let place = source.place(&env.settings().hash_keys) as usize;
     env.bump(&maps::SUSPECTS, |suspects| suspects[place % suspects.len()].hear(&source));
+    if lb_ebpf::trace::is_on(&env) {
+        env.with_trace(|scratch| {
+            scratch.record.scope = source.scope();
+            scratch.record.rule = (what >> 16) as u8;
+        });
+    }
     0
 }
 
@@ -562,6 +675,16 @@ pub extern "C" fn xlb_listed(high: u64, low: u64, root: u64) -> u32 {
 pub extern "C" fn xlb_fragment(bucket: u32, tag: u32, id: u32) -> u32 {
     let env = Kernel::new(core::ptr::null_mut());
     u32::from(lb_ebpf::fragments::answer(&env, Place { bucket, tag }, BackendId(id as u16)).0)
+}
+
+/// [`trace::note`](lb_ebpf::trace::note) as a global function: one branch where it is called, and none of those in it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_trace_note(service_backend: u32, slot_index: u32, how: u32) -> u32 {
+    let (service, backend) = (service_backend as u16, BackendId((service_backend >> 16) as u16));
+    let choice = Choice { service, backend, slot_index, how: How(how as u8) };
+    Kernel::new(core::ptr::null_mut()).with_trace(|scratch| lb_ebpf::trace::note(scratch, choice));
+    0
 }
 
 /// The lower half of a global function's result. The compiler would leave the mask out: it knows the function's results, the

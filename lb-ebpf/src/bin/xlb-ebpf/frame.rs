@@ -63,6 +63,15 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn frame_len(&self) -> usize {
+        // SAFETY: the context is valid.
+        let len_of_all_buffers = unsafe { bpf_xdp_get_buff_len(self.ctx) } as usize;
+        // Where the kernel knows of one buffer only, that says nothing.
+        let len_of_first = self.data_end - self.data;
+        if len_of_all_buffers > len_of_first { len_of_all_buffers } else { len_of_first }
+    }
+
+    #[inline(always)]
     fn has_linear_len(&self, len: usize) -> bool {
         self.data + len <= self.data_end
     }
@@ -123,13 +132,7 @@ impl Packet for Frame {
     #[inline(always)]
     fn cut(&mut self, len: usize) -> bool {
         // SAFETY: the context is valid. No reference into the frame outlives the exclusive one to it.
-        let is_done = unsafe {
-            // Where the kernel knows of one buffer only, the first call says nothing.
-            let len_of_all_buffers = bpf_xdp_get_buff_len(self.ctx) as usize;
-            let len_of_first = self.data_end - self.data;
-            let len_now = if len_of_all_buffers > len_of_first { len_of_all_buffers } else { len_of_first };
-            bpf_xdp_adjust_tail(self.ctx, len.wrapping_sub(len_now) as i32) == 0
-        };
+        let is_done = unsafe { bpf_xdp_adjust_tail(self.ctx, len.wrapping_sub(self.frame_len()) as i32) == 0 };
         *self = Self::new(self.ctx);
         is_done
     }
@@ -143,5 +146,10 @@ impl Packet for Frame {
     fn ingress(&self) -> u32 {
         // SAFETY: the context is valid.
         unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn end_trace(&mut self, _: &impl Env, verdict: Verdict) {
+        crate::xlb_trace_end(self.ctx, verdict as u32);
     }
 }

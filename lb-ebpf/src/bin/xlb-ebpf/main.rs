@@ -20,13 +20,34 @@ use lb_ebpf::{Part, TooBig, Tunnel};
 #[xdp(frags)]
 #[inline(always)]
 pub fn xlb(ctx: XdpContext) -> u32 {
+    // First of all: what is known before a call has to be kept for after it.
+    let is_traced = lb_ebpf::trace::is_on(&env::Kernel::uncounting()) && xlb_trace_begin(ctx.ctx) != 0;
     let env = env::Kernel::new(ctx.ctx);
     let mut frame = frame::Frame::new(ctx.ctx);
-    match lb_ebpf::plain(&mut frame, &env) {
-        Some(Verdict::Tx) => xdp_action::XDP_TX,
-        Some(verdict) => action(&ctx, verdict),
-        None => action(&ctx, lb_ebpf::unusual(&mut frame, &env)),
+    if !is_traced {
+        match lb_ebpf::plain(&mut frame, &env) {
+            Some(Verdict::Tx) => return xdp_action::XDP_TX,
+            Some(verdict) => return action(&ctx, verdict),
+            None => {}
+        }
     }
+    action(&ctx, lb_ebpf::unusual(&mut frame, &env))
+}
+
+/// [`lb_ebpf::trace::begin`] as a global function, and the next one too: what is rare is looked at by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_trace_begin(ctx: *mut xdp_md) -> u32 {
+    lb_ebpf::trace::begin(&frame::Frame::new(ctx), &env::Kernel::new(ctx)).into()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_trace_end(ctx: *mut xdp_md, verdict: u32) -> u32 {
+    if let Some(verdict) = Verdict::from_number(verdict as u8) {
+        lb_ebpf::trace::end(&frame::Frame::new(ctx), &env::Kernel::new(ctx), verdict);
+    }
+    0
 }
 
 /// A [part](lb_ebpf::part) of the packet path as a global function, of a context and words; its verdict by number.
@@ -36,7 +57,7 @@ macro_rules! parts {
             #[unsafe(no_mangle)]
             #[inline(never)]
             pub extern "C" fn $name(ctx: *mut xdp_md, $($word: u32),*) -> u32 {
-                let verdict = lb_ebpf::part(&mut frame::Frame::new(ctx), &env::Kernel::new(ctx), $part);
+                let verdict = lb_ebpf::part(&mut frame::Frame::new(ctx), &env::Kernel::of_part(ctx), $part);
                 verdict.map_or(NONE, |verdict| verdict as u32)
             }
         )+
@@ -55,6 +76,8 @@ parts! {
     xlb_admit_v6() = Part::AdmitV6, Part::AdmitV6 => [];
     xlb_v4() = Part::V4, Part::V4 => [];
     xlb_v6() = Part::V6, Part::V6 => [];
+    xlb_quic_v4() = Part::QuicV4, Part::QuicV4 => [];
+    xlb_quic_v6() = Part::QuicV6, Part::QuicV6 => [];
     xlb_icmp_v4() = Part::IcmpV4, Part::IcmpV4 => [];
     xlb_icmp_v6() = Part::IcmpV6, Part::IcmpV6 => [];
     xlb_icmp_nat_v4() = Part::IcmpNatV4, Part::IcmpNatV4 => [];

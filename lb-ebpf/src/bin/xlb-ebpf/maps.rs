@@ -3,8 +3,8 @@
 use core::arch::asm;
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, PerCpuArray};
-use lb_common::admission::{Line, Rules};
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use lb_common::admission::{Line, Rules as AdmissionRules};
 use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
@@ -14,6 +14,7 @@ use lb_common::limits;
 use lb_common::load::Load;
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::trace::{RING_LEN, Rules, Scratch};
 use lb_common::{BackendId, Slot};
 
 /// A table: one map of one large element, which the program addresses like a variable of its own.
@@ -90,8 +91,9 @@ tables! {
     SERVICES: Service, ".bss.SERVICES";
     SLOTS: Slot, ".bss.SLOTS";
     BACKENDS: Backend, ".bss.BACKENDS";
+    SERVER_IDS: u64, ".bss.SERVER_IDS";
     LINKS: Link, ".bss.LINKS";
-    ADMISSION: Rules, ".bss.ADMISSION";
+    ADMISSION: AdmissionRules, ".bss.ADMISSION";
     PREFIXES: Line, ".bss.PREFIXES";
     METERS: [u64; meter::ENTRIES], ".bss.METERS";
     KNOWN_FLOWS: [u64; meter::ENTRIES], ".bss.KNOWN_FLOWS";
@@ -111,7 +113,14 @@ tables! {
     SERVICE_DROPS: DropsByService, ".bss.SERVICE_DROPS";
     ADMISSION_DROPS: DropsByRule, ".bss.ADMISSION_DROPS";
     SUSPECTS: Suspects, ".bss.SUSPECTS";
+    TRACE_RULES: Rules, ".bss.TRACE_RULES";
+    TRACE_WINDOW: u64, ".bss.TRACE_WINDOW";
+    TRACES: Scratch, ".bss.TRACES";
 }
+
+/// What is traced goes to user space here. Like the three tables before, it is the program's own, and the next daemon's program has another.
+#[map]
+pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(RING_LEN, 0);
 
 /// Of `xlb_decap`, which runs on backends and has no other.
 #[map]
@@ -199,6 +208,12 @@ pub fn backend_handshakes(id: BackendId) -> *mut Handshakes {
 #[inline(always)]
 pub fn handshake(tag: u32) -> *mut u64 {
     own(HANDSHAKES.at::<{ limits::HANDSHAKES }>(tag))
+}
+
+/// Which window it is in the upper half, and how many records it has in the lower one.
+#[inline(always)]
+pub fn trace_window() -> *mut u64 {
+    own(TRACE_WINDOW.at::<1>(0))
 }
 
 /// The address of what the packet path writes itself.

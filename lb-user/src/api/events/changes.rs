@@ -7,10 +7,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::desired::ServiceName;
-use crate::failover::Tier;
+use crate::failover::{Tier, Zone};
 use crate::health::State;
 use crate::runtime::{Admin, Mark, Setting};
-use crate::status::{BackendView, FailoverStatus, Interface, ServiceView, Snapshot};
+use crate::status::{BackendView, FailoverStatus, Interface, ServiceView, Snapshot, ZonesStatus};
 
 /// Something that an operator would want to know the time of.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -88,6 +88,11 @@ pub enum Change {
         parts: BTreeMap<&'static str, f64>,
         cause: String,
     },
+    /// Its flows have raised suspicion, and it is probed at once.
+    Suspected {
+        service: ServiceName,
+        backend: SocketAddr,
+    },
     /// It comes and goes too often, or no longer does.
     Flapping {
         service: ServiceName,
@@ -135,6 +140,15 @@ pub enum Change {
     Panic {
         service: ServiceName,
         panic: bool,
+        cause: String,
+    },
+    /// New flows are divided otherwise among zones.
+    Spillover {
+        service: ServiceName,
+        /// What goes to others than while all backends are well, from 0 to 1.
+        spilled: f64,
+        /// Of each zone, from 0 to 1; without a name, of backends that are in none.
+        shares: BTreeMap<Zone, f64>,
         cause: String,
     },
     /// It has come up, and gets its weight by and by; or it has all of it.
@@ -218,6 +232,9 @@ fn service_changes(before: &ServiceView, now: &ServiceView, changes: &mut Vec<Ch
     }
     if let (Some(before), Some(now)) = (&before.failover, &now.failover) {
         failover_changes(service, before, now, changes);
+        if let (Some(before), Some(now)) = (&before.zones, &now.zones) {
+            zone_changes(service, before, now, changes);
+        }
     }
     let is_up = |service: &ServiceView| service.backends.iter().any(|backend| backend.serves);
     if is_up(before) != is_up(now) {
@@ -234,6 +251,17 @@ fn failover_changes(service: &ServiceName, before: &FailoverStatus, now: &Failov
     }
 }
 
+fn zone_changes(service: &ServiceName, before: &ZonesStatus, now: &ZonesStatus, changes: &mut Vec<Change>) {
+    let shares = |zones: &ZonesStatus| -> BTreeMap<Zone, f64> {
+        zones.shares.iter().map(|zone| (zone.zone.clone().unwrap_or_default(), zone.share)).collect()
+    };
+    // Where the sorry backend serves, zones have no part in it.
+    if !now.shares.is_empty() && shares(before) != shares(now) {
+        let (service, shares, cause) = (service.clone(), shares(now), now.cause.clone());
+        changes.push(Change::Spillover { service, spilled: now.spilled, shares, cause });
+    }
+}
+
 fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendView, changes: &mut Vec<Change>) {
     let (service, backend) = (service.clone(), now.endpoint);
     if before.check.state != now.check.state {
@@ -243,6 +271,9 @@ fn backend_changes(service: &ServiceName, before: &BackendView, now: &BackendVie
     if before.check.parts != now.check.parts && now.check.state.serves() {
         let (parts, cause) = (now.check.parts.named(), now.check.cause.clone());
         changes.push(Change::WeightPart { service: service.clone(), backend, parts, cause });
+    }
+    if before.check.n_suspicions < now.check.n_suspicions {
+        changes.push(Change::Suspected { service: service.clone(), backend });
     }
     if before.check.is_flapping != now.check.is_flapping {
         changes.push(Change::Flapping { service: service.clone(), backend, flapping: now.check.is_flapping });

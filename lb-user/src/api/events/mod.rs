@@ -24,7 +24,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use lb_common::verdict::{Class, Verdict};
+use lb_common::verdict::Verdict;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -119,7 +119,7 @@ impl Herald {
     fn hello(&self) -> impl Serialize {
         let verdicts: Vec<_> = Verdict::ALL
             .iter()
-            .map(|verdict| json!({ "label": verdict.label(), "class": class(*verdict), "text": verdict.explanation().trim() }))
+            .map(|verdict| json!({ "label": verdict.label(), "class": verdict.class().label(), "text": verdict.explanation().trim() }))
             .collect();
         json!({ "version": env!("CARGO_PKG_VERSION"), "verdicts": verdicts, "events": self.events })
     }
@@ -160,14 +160,6 @@ struct Now {
     /// Milliseconds since the API began, which do not: for rates.
     uptime_ms: u64,
     status: Status,
-}
-
-fn class(verdict: Verdict) -> &'static str {
-    match verdict.class() {
-        Class::Forwarded => "forwarded",
-        Class::Passed => "passed",
-        Class::Dropped => "dropped",
-    }
 }
 
 fn unix_ms() -> u64 {

@@ -42,6 +42,11 @@ function tiers(list) {
   return list.map((tier) => (tier === 'sorry' ? 'the sorry backend' : `priority ${tier}`)).join(' and ') || 'nobody';
 }
 
+/** Zones with what each gets; one without a name is no zone. */
+function zoneShares(pairs) {
+  return pairs.map(([zone, share]) => `${zone ? `zone ${zone}` : 'no zone'} ${Math.round(share * 100)}%`).join(', ');
+}
+
 /** How states are to be taken; all others are a warning. */
 const STATE_TONES = { up: 'good', down: 'bad', unknown: 'note' };
 
@@ -91,6 +96,8 @@ function sentence(event) {
       return [STATE_TONES[event.to] ?? 'warn', `${who}: ${event.from} → ${event.to}, ${event.cause}`];
     case 'weight_part':
       return ['note', `${who}: ${weightParts(event.parts)}, ${event.cause}`];
+    case 'suspected':
+      return ['warn', `${who}: suspected, for its handshakes fail; probed at once`];
     case 'flapping':
       return event.flapping ? ['warn', `${who}: comes and goes too often`] : ['good', `${who}: no longer comes and goes`];
     case 'backend_reach':
@@ -114,6 +121,15 @@ function sentence(event) {
       return event.panic
         ? ['bad', `${who}: panic, all backends are taken for healthy: ${event.cause}`]
         : ['good', `${who}: no longer in panic: ${event.cause}`];
+    case 'spillover': {
+      const shares = zoneShares(Object.entries(event.shares));
+      if (Object.values(event.shares).every((share) => share === 0)) {
+        return ['bad', `${who}: no zone can take new connections: ${event.cause}`];
+      }
+      return event.spilled > 0
+        ? ['warn', `${who}: ${Math.round(event.spilled * 100)}% of new connections spill over to other zones, now ${shares}: ${event.cause}`]
+        : ['good', `${who}: new connections are divided among zones as usual, ${shares}: ${event.cause}`];
+    }
     case 'slow_start':
       return ['note', event.over ? `${who}: has all of its weight` : `${who}: starts slowly`];
     default:

@@ -112,7 +112,8 @@ class BackendRow {
       element.dataset.label = label;
       return element;
     };
-    const head = make('th', '', name);
+    this.zone = make('span', 'zone');
+    const head = make('th', '', name, this.zone);
     head.scope = 'row';
     head.setAttribute('role', 'rowheader');
     this.pill = make('span', 'pill');
@@ -136,6 +137,7 @@ class BackendRow {
     setText(this.pill, word);
     const parts = backend.weight_parts ? `, ${weightParts(backend.weight_parts)}` : '';
     const breaker = backend.breaker ? `, breaker ${backend.breaker.phase}, ejected ${count(backend.breaker.ejections, 'time')} in a row` : '';
+    setText(this.zone, backend.zone ? ` zone ${backend.zone}` : '');
     const backoff = backend.backoff_s ? `, probed every ${short(backend.backoff_s)} s` : '';
     this.pill.title = `weight ${backend.weight}, ${tiers([backend.priority])}${parts}${breaker}${backoff}`;
     this.fill.style.width = percent(backend.share).replace('<', '');
@@ -183,7 +185,7 @@ class ServiceCard {
     const n = service.backends.length;
     const nServing = service.backends.filter((backend) => backend.serving).length;
     const failover = service.failover || {};
-    const isOdd = failover.panic || failover.failed_over || service.backends.some((backend) => !backend.serving && !backend.standby);
+    const isOdd = failover.panic || failover.failed_over || (failover.zones && failover.zones.spilled > 0) || service.backends.some((backend) => !backend.serving && !backend.standby);
     setTone(this.pill, nServing === 0 ? 'bad' : isOdd ? 'warn' : 'good');
     setText(this.pill, service.state === 'up' ? `up, ${nServing} of ${n}` : 'down');
     setText(this.where, `${endpoint(service.vip, service.port)}/${service.protocol}`);
@@ -215,6 +217,11 @@ class ServiceCard {
       asides.push(`panic: all backends are taken for healthy: ${failover.cause}`);
     } else if (failover.failed_over) {
       asides.push(`new connections go to ${tiers(failover.serving)}: ${failover.cause}`);
+    }
+    const zones = failover.zones;
+    if (zones && zones.spilled > 0) {
+      const shares = zoneShares(zones.shares.map(({ zone, share }) => [zone, share]));
+      asides.push(`new connections go to ${shares}; ${Math.round(zones.spilled * 100)}% spill over: ${zones.cause}`);
     }
     if (failover.held) {
       asides.push(`held at priority ${failover.held.value} until xlb failback`);

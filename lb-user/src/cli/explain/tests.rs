@@ -113,7 +113,45 @@ fn a_destination_has_a_port_and_a_protocol() {
 #[test]
 fn the_path_holds_the_whole_question() {
     let (client, vip) = ("[2001:db8::7]:5".parse().unwrap(), "[2001:db8::1]:53/udp".parse().unwrap());
-    let packet = Packet { client, vip, syn: false, interface: Some("eth0".into()), ttl: Some(1), length: Some(99) };
+    let packet = Packet {
+        client,
+        vip,
+        syn: false,
+        interface: Some("eth0".into()),
+        ttl: Some(1),
+        length: Some(99),
+        vlan: vec![7, 8],
+        fragment: Some(5),
+        error: Some(Kind::TooBig),
+        from: Some("::1".parse().unwrap()),
+        connection_id: Some("0a01ff".parse().unwrap()),
+    };
     let query = "client=%5B2001%3Adb8%3A%3A7%5D%3A5&vip=%5B2001%3Adb8%3A%3A1%5D%3A53&protocol=udp&syn=false";
-    assert_eq!(packet.path(), format!("/api/v1/explain?{query}&ttl=1&length=99&interface=eth0"));
+    let more = "&vlan=7%2C8&fragment=5&error=too_big&from=%3A%3A1&connection_id=0a01ff";
+    assert_eq!(packet.path(), format!("/api/v1/explain?{query}&ttl=1&length=99&interface=eth0{more}"));
+}
+
+#[test]
+fn errors_fragments_and_tagged_frames_are_named_so() {
+    let first = |change: fn(&mut Value)| {
+        let mut answer = answer();
+        change(&mut answer["packet"]);
+        lines(&answer).lines().next().unwrap_or_default().to_owned()
+    };
+    let tail = "40 bytes, ttl 64, in on eth0";
+    for (told, expected) in [
+        (first(|packet| packet["vlans"] = json!([100, 7])), "vlan 100, vlan 7, 203.0.113.7:40000 > 192.0.2.1:80 tcp"),
+        (first(|packet| packet["fragment"] = json!(9)), "203.0.113.7 > 192.0.2.1 tcp, a later fragment of packet 9"),
+        (
+            first(|packet| packet["error"] = json!({ "kind": "too_big", "from": "198.51.100.1" })),
+            "198.51.100.1 > 192.0.2.1 icmp too big, about 192.0.2.1:80 > 203.0.113.7:40000 tcp",
+        ),
+    ] {
+        assert_eq!(told, format!("packet    {expected}, {tail}"));
+    }
+    let mut followed = answer();
+    followed["fragment"] = json!({ "on_record": backend("10.0.1.1", json!("up"), Value::Null) });
+    assert!(lines(&followed).contains("fragment  on record: the first one of its packet is 10.0.1.1:80 (up)'s"));
+    followed["fragment"] = json!({ "on_record": null });
+    assert!(lines(&followed).contains("fragment  not on record: no first fragment"));
 }

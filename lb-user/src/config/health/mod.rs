@@ -14,7 +14,7 @@ use super::report::{Problem, Problems};
 use super::section::{At, Section};
 use super::values;
 use crate::desired::{Forward, Protocol};
-use crate::health::{Check, Checks, Degraded, Probe};
+use crate::health::{Check, Checks, Degraded, Probe, breaker};
 use kinds::{KINDS, Kind};
 
 /// Below this, the probes of a few thousand backends leave no time for anything else.
@@ -127,7 +127,12 @@ fn degraded(section: &mut Section<'_>, timeout: Option<&At<Duration>>, problems:
 }
 
 /// What stands in the service besides its checks and is about their results.
-pub(super) fn trust(section: &mut Section<'_>, checks: Checks, problems: &mut Problems) -> Option<Checks> {
+pub(super) fn trust(
+    section: &mut Section<'_>,
+    checks: Checks,
+    protocol: Option<Protocol>,
+    problems: &mut Problems,
+) -> Option<Checks> {
     let read = match section.has("breaker") {
         true => section
             .table("breaker", "[service.breaker]", problems)
@@ -139,9 +144,31 @@ pub(super) fn trust(section: &mut Section<'_>, checks: Checks, problems: &mut Pr
         true => section.table("flapping", "[service.flapping]", problems).and_then(|section| trust::flapping(section, problems)),
         false => Some(checks.flapping),
     };
-    let (read, flapping) = (read?, flapping?);
+    let passive_span = section.span_of("passive");
+    let passive = match section.has("passive") {
+        true => section
+            .table("passive", "[service.passive]", problems)
+            .and_then(|section| trust::passive(section, problems))
+            .map(Some),
+        false => Some(None),
+    };
+    if let Some(span) = passive_span
+        && protocol == Some(Protocol::Udp)
+    {
+        let problem = Problem::new("passive detection of a udp service", span, "UDP has no handshakes");
+        problems.push(problem.help("remove `[service.passive]`, or check the backends by `[service.health]`"));
+        return None;
+    }
+    let (read, flapping, passive) = (read?, flapping?, passive?);
     let ejected_max_percent = read.map_or(Checks::EJECTED_MAX_PERCENT, |(_, max)| max);
-    Some(Checks { breaker: read.map(|(rules, _)| rules), flapping, ejected_max_percent, ..checks })
+    // Where nobody asks, flows are all that is known, and a suspicion can only be acted on.
+    let by_flows = passive.filter(|_| !checks.is_active()).map(|passive| breaker::Rules {
+        errors_percent: passive.unanswered_percent,
+        window: passive.window,
+        requests_min: passive.handshakes_min,
+        ..breaker::Rules::default()
+    });
+    Some(Checks { breaker: read.map(|(rules, _)| rules).or(by_flows), passive, flapping, ejected_max_percent, ..checks })
 }
 
 /// The port to probe, where the type has one.

@@ -10,6 +10,7 @@ use crate::config::section::{At, Fault, Section};
 use crate::config::values;
 use crate::desired::Protocol;
 use crate::health::{Dns, DnsAnswer, Udp};
+use crate::server_ids::hexadecimal;
 
 /// What fits into one packet on any path (RFC 8085 section 3.2 names 1280 for IPv6, headers included).
 const PAYLOAD_BYTES_MAX: usize = 1200;
@@ -83,13 +84,11 @@ fn hex(value: &DeValue<'_>) -> Result<Vec<u8>, Fault> {
     let text = values::string(value, "hexadecimal digits")?;
     let mut bytes = Vec::new();
     for word in text.split_whitespace() {
-        let digits: Option<Vec<u32>> = word.chars().map(|digit| digit.to_digit(16)).collect();
-        match digits {
-            Some(digits) if digits.len() % 2 == 0 => {
-                // Two digits of base 16 make no more than a byte.
-                bytes.extend(digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8));
+        match hexadecimal(word) {
+            Some(more) => bytes.extend(more),
+            None if word.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                return Err(Fault::new(format!("{word:?} has half a byte"), HELP));
             }
-            Some(_) => return Err(Fault::new(format!("{word:?} has half a byte"), HELP)),
             None => return Err(Fault::new(format!("{word:?} is not hexadecimal"), HELP)),
         }
     }

@@ -1,11 +1,11 @@
-//! `[service.breaker]` and `[service.flapping]`: whom not to trust though its checks pass.
+//! `[service.breaker]`, `[service.flapping]` and `[service.passive]`: whom not to trust though its checks pass.
 
 use std::time::Duration;
 
 use crate::config::report::{Problem, Problems};
 use crate::config::section::{At, Section};
 use crate::config::values;
-use crate::health::{Checks, breaker, flapping};
+use crate::health::{Checks, breaker, flapping, suspicion};
 
 /// Less than this holds no results that could be counted.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -38,6 +38,16 @@ pub(super) fn breaker(mut section: Section<'_>, problems: &mut Problems) -> Opti
         ejection_max: ejection_max.1,
     };
     Some((rules, max_ejected?.value))
+}
+
+pub(super) fn passive(mut section: Section<'_>, problems: &mut Problems) -> Option<suspicion::Rules> {
+    let fallback = suspicion::Rules::default();
+    let unanswered = section
+        .or("unanswered", fallback.unanswered_percent, problems, |value| values::percent(value, 1, "`unanswered = \"50%\"`"));
+    let window = section.or("window", fallback.window, problems, |value| values::duration(value, WINDOW_MIN));
+    let min = section.or("handshakes_min", fallback.handshakes_min, problems, |value| values::integer(value, 1, REQUESTS_MAX));
+    section.finish(problems);
+    Some(suspicion::Rules { unanswered_percent: unanswered?.value, window: window?.value, handshakes_min: min?.value })
 }
 
 pub(super) fn flapping(mut section: Section<'_>, problems: &mut Problems) -> Option<flapping::Rules> {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
+use crate::desired::{Absence, Watchdog};
 
 #[track_caller]
 pub(super) fn check(input: &str, expected: Expect) {
@@ -112,7 +113,7 @@ ttl = 5
             2 | colour = 1
               | ^^^^^^ not a key that xlb knows
               |
-              = help: known here are xdp, api, limits, steering, admission, service
+              = help: known here are xdp, api, limits, steering, watchdog, node, admission, service
 
             error: unknown key `mod` in [xdp]
              --> xlb.toml:5:1
@@ -144,7 +145,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, failback, minimum, panic, slow_start, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, quic, failback, minimum, panic, slow_start, zones, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -160,7 +161,7 @@ ttl = 5
             19 | weigth = 1
                | ^^^^^^ did you mean `weight`?
                |
-               = help: known here are address, port, weight, priority
+               = help: known here are server_id, address, port, weight, priority, zone
 
             error: unknown key `ttl` in [service.dns]
               --> xlb.toml:22:1
@@ -168,7 +169,7 @@ ttl = 5
             22 | ttl = 5
                | ^^^ not a key that xlb knows
                |
-               = help: known here are name, type, port, weight, resolver, interval, stale, min_hosts
+               = help: known here are priority, zone, name, type, port, weight, resolver, interval, stale, min_hosts
 
             error: xlb.toml: 8 problems"#]],
     );
@@ -2142,7 +2143,7 @@ file.path = \"backends.json\"
             16 | file = "backends.json"
                | ^^^^ not a key that xlb knows
                |
-               = help: known here are path, port, weight, interval, stale, min_hosts
+               = help: known here are priority, zone, path, port, weight, interval, stale, min_hosts
 
             error: invalid `path` in [service.file]
               --> xlb.toml:21:13
@@ -2221,7 +2222,7 @@ docker.labels = \"web\"
             12 | label = "web"
                | ^^^^^ did you mean `labels`?
                |
-               = help: known here are socket, labels, network, port, weight, interval, stale, min_hosts
+               = help: known here are priority, zone, socket, labels, network, port, weight, interval, stale, min_hosts
 
             error: invalid `labels` in [service.docker]
               --> xlb.toml:17:17
@@ -2352,5 +2353,53 @@ fn tls_takes_a_certificate_and_its_key() {
           = help: add `tls_certificate = "/etc/xlb/..."`, or remove `tls_key` to speak plain HTTP
 
         error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn a_watchdog_that_does_nothing_is_none() {
+    let with = |section: &str| {
+        format!(
+            "[xdp]\ninterfaces = [\"eth0\"]\n[watchdog]\n{section}\n[[service]]\nname = \"s\"\nvip = \"192.0.2.1\"\nport = 80\n\
+             backend = [{{ address = \"10.0.1.1\" }}]\n"
+        )
+    };
+    let watchdog = |section: &str| parse("xlb.toml", &with(section)).unwrap_or_else(|error| panic!("{error}")).watchdog;
+    let (minute, drop) = (std::time::Duration::from_secs(60), Absence::Drop);
+    assert_eq!(watchdog("action = \"drop\""), Some(Watchdog { after: minute, absence: drop }));
+    assert_eq!((watchdog("action = \"keep\""), watchdog("")), (None, None));
+    check(
+        &with("after = \"30s\""),
+        expect![[r#"
+        error: a watchdog that does nothing
+         --> xlb.toml:4:9
+          |
+        4 | after = "30s"
+          |         ^^^^^ after this time all goes on as before
+          |
+          = help: say what is to happen: `action = "pass"` or `action = "drop"`; or remove `after`
+
+        error: xlb.toml: 1 problem"#]],
+    );
+    check(
+        &with("after = \"1s\"\naction = \"explode\""),
+        expect![[r#"
+        error: invalid `after` in [watchdog]
+         --> xlb.toml:4:9
+          |
+        4 | after = "1s"
+          |         ^^^^ out of bounds
+          |
+          = help: write a duration from "10s" to "1day"
+
+        error: invalid `action` in [watchdog]
+         --> xlb.toml:5:10
+          |
+        5 | action = "explode"
+          |          ^^^^^^^^^ expected one of keep, pass, drop, found the string "explode"
+          |
+          = help: write "keep" or "pass" or "drop"
+
+        error: xlb.toml: 2 problems"#]],
     );
 }

@@ -8,6 +8,7 @@ use expect_test::{Expect, expect};
 use super::super::parse;
 use crate::health::{
     Check, Checks, Degraded, DnsAnswer, Grpc, Login, Mode, Postgres, Probe, Redis, Role, Script, Trust, Udp, breaker, flapping,
+    suspicion,
 };
 
 fn file(protocol: &str, lines: &str) -> String {
@@ -804,9 +805,34 @@ fn whom_not_to_trust_is_read() {
     };
     assert_eq!((all.breaker, all.ejected_max_percent), (Some(rules), 25));
     assert_eq!(all.flapping, flapping::Rules { changes: 4, window: second(120), hold: Some(second(20)), hold_max: second(180) });
+    let passive = read("[service.passive]\nunanswered = \"20%\"\nwindow = \"30s\"\nhandshakes_min = 50\n");
+    let rules = suspicion::Rules { unanswered_percent: 20, window: second(30), handshakes_min: 50 };
+    assert_eq!((passive.passive, passive.breaker, plain.passive), (Some(rules), None, None));
     // One that is longer than the usual bound is its own bound.
     let long = read("[service.breaker]\nejection = \"1h\"\n[service.flapping]\nhold = \"1h\"\n");
     assert_eq!((long.breaker.unwrap().ejection_max, long.flapping.hold_max), (second(3600), second(3600)));
+}
+
+#[test]
+fn where_nobody_asks_flows_are_what_a_breaker_goes_by() {
+    let text = trust("[service.passive]\nunanswered = \"20%\"\nwindow = \"30s\"\n[service.health]\ntype = \"none\"\n");
+    let service = parse("xlb.toml", &text).unwrap_or_else(|error| panic!("{error}")).services.remove(0);
+    let breaker = service.health.breaker.expect("one by flows");
+    assert_eq!((breaker.errors_percent, breaker.window, breaker.requests_min), (20, Duration::from_secs(30), 5));
+    assert!(service.is_tracked, "what is not on record shows nothing");
+    super::errors::check(
+        &file("udp", "type = \"none\"\n[service.passive]\n"),
+        expect![[r#"
+        error: passive detection of a udp service
+          --> xlb.toml:11:10
+           |
+        11 | [service.passive]
+           |          ^^^^^^^ UDP has no handshakes
+           |
+           = help: remove `[service.passive]`, or check the backends by `[service.health]`
+
+        error: xlb.toml: 1 problem"#]],
+    );
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod admission;
 mod errors;
 mod failover;
 mod health;
+mod quic;
+mod zones;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -58,6 +60,9 @@ fn the_minimal_file_takes_every_default() {
                 first_table: 2020343808,
                 priority: 120,
             },
+            node: Node {
+                zone: None,
+            },
             admission: Admission {
                 all_vips: Rules {
                     lists: Lists {
@@ -97,6 +102,7 @@ fn the_minimal_file_takes_every_default() {
                 },
                 services: {},
             },
+            watchdog: None,
             services: [
                 Service {
                     name: "web",
@@ -119,6 +125,7 @@ fn the_minimal_file_takes_every_default() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -135,6 +142,7 @@ fn the_minimal_file_takes_every_default() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -143,6 +151,7 @@ fn the_minimal_file_takes_every_default() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.1:80,
@@ -150,6 +159,7 @@ fn the_minimal_file_takes_every_default() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                         Backend {
                             endpoint: 10.0.1.2:80,
@@ -157,11 +167,13 @@ fn the_minimal_file_takes_every_default() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
             ],
         }
@@ -214,6 +226,11 @@ fn the_full_file_says_what_it_shows() {
             steering: Range {
                 first_table: 2020343808,
                 priority: 120,
+            },
+            node: Node {
+                zone: Some(
+                    "a",
+                ),
             },
             admission: Admission {
                 all_vips: Rules {
@@ -304,6 +321,12 @@ fn the_full_file_says_what_it_shows() {
                     },
                 },
             },
+            watchdog: Some(
+                Watchdog {
+                    after: 60s,
+                    absence: Pass,
+                },
+            ),
             services: [
                 Service {
                     name: "web",
@@ -321,7 +344,7 @@ fn the_full_file_says_what_it_shows() {
                     gue_port: 6080,
                     idle: 900s,
                     on_down: Remap,
-                    is_tracked: false,
+                    is_tracked: true,
                     failover: Rules {
                         failback: Auto,
                         minimum: Some(
@@ -334,6 +357,18 @@ fn the_full_file_says_what_it_shows() {
                             30s,
                         ),
                     },
+                    zones: Some(
+                        Rules {
+                            spread: Weights(
+                                {
+                                    "a": 50,
+                                    "b": 30,
+                                    "c": 20,
+                                },
+                            ),
+                            overprovision: 140,
+                        },
+                    ),
                     health: Checks {
                         mode: All,
                         list: [
@@ -380,6 +415,13 @@ fn the_full_file_says_what_it_shows() {
                                 ejection_max: 300s,
                             },
                         ),
+                        passive: Some(
+                            Rules {
+                                unanswered_percent: 50,
+                                window: 10s,
+                                handshakes_min: 5,
+                            },
+                        ),
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -390,12 +432,16 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.1:8080,
                             weight: 1,
                             tier: Priority(
                                 0,
+                            ),
+                            zone: Some(
+                                "a",
                             ),
                         },
                         Backend {
@@ -404,6 +450,9 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: Some(
+                                "b",
+                            ),
                         },
                         Backend {
                             endpoint: 10.0.2.1:8080,
@@ -411,11 +460,15 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 1,
                             ),
+                            zone: Some(
+                                "b",
+                            ),
                         },
                         Backend {
                             endpoint: 10.0.3.1:8081,
                             weight: 2,
                             tier: Sorry,
+                            zone: None,
                         },
                     ],
                     dns: Some(
@@ -471,6 +524,32 @@ fn the_full_file_says_what_it_shows() {
                             },
                         },
                     ),
+                    ranks: {
+                        File: Rank {
+                            tier: Priority(
+                                0,
+                            ),
+                            zone: Some(
+                                "b",
+                            ),
+                        },
+                        Docker: Rank {
+                            tier: Priority(
+                                0,
+                            ),
+                            zone: Some(
+                                "a",
+                            ),
+                        },
+                        Dns: Rank {
+                            tier: Priority(
+                                0,
+                            ),
+                            zone: Some(
+                                "c",
+                            ),
+                        },
+                    },
                 },
                 Service {
                     name: "names",
@@ -495,6 +574,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -518,6 +598,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -526,6 +607,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: [2001:db8:1::1]:53,
@@ -533,11 +615,13 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
                 Service {
                     name: "game",
@@ -560,6 +644,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -594,6 +679,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -602,6 +688,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.3:27015,
@@ -609,11 +696,94 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
+                },
+                Service {
+                    name: "web-quic",
+                    vip: 192.0.2.1,
+                    port: 443,
+                    protocol: Udp,
+                    algorithm: Maglev,
+                    hashing: Hashing {
+                        client_prefix: None,
+                        max_load: None,
+                    },
+                    forward: Dsr,
+                    gue_port: 6080,
+                    idle: 120s,
+                    on_down: Remap,
+                    is_tracked: false,
+                    failover: Rules {
+                        failback: Auto,
+                        minimum: None,
+                        panic_percent: 0,
+                        slow_start: None,
+                    },
+                    zones: None,
+                    health: Checks {
+                        mode: All,
+                        list: [
+                            Check {
+                                probe: None,
+                                port: None,
+                                interval: 1s,
+                                timeout: 500ms,
+                                rise: 2,
+                                fall: 2,
+                                backoff_max: None,
+                                degraded: None,
+                                via_vip: None,
+                            },
+                        ],
+                        breaker: None,
+                        passive: None,
+                        flapping: Rules {
+                            changes: 6,
+                            window: 300s,
+                            hold: None,
+                            hold_max: 600s,
+                        },
+                        ejected_max_percent: 50,
+                    },
+                    server_ids: Some(
+                        ServerIds {
+                            len: 2,
+                            configs: 1,
+                            are_addresses: false,
+                            listed: {
+                                10.0.1.1:443: 0a01,
+                                10.0.1.2:443: 0a02,
+                            },
+                        },
+                    ),
+                    backends: [
+                        Backend {
+                            endpoint: 10.0.1.1:443,
+                            weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
+                            zone: None,
+                        },
+                        Backend {
+                            endpoint: 10.0.1.2:443,
+                            weight: 1,
+                            tier: Priority(
+                                0,
+                            ),
+                            zone: None,
+                        },
+                    ],
+                    dns: None,
+                    file: None,
+                    docker: None,
+                    ranks: {},
                 },
                 Service {
                     name: "web-tls",
@@ -636,6 +806,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -672,6 +843,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -680,6 +852,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.1:443,
@@ -687,11 +860,13 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
                 Service {
                     name: "database",
@@ -714,6 +889,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -747,6 +923,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -755,6 +932,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.4:5432,
@@ -762,6 +940,7 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                         Backend {
                             endpoint: 10.0.1.5:5432,
@@ -769,11 +948,13 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
                 Service {
                     name: "users",
@@ -796,6 +977,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -817,6 +999,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -825,6 +1008,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.6:50051,
@@ -832,11 +1016,13 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
                 Service {
                     name: "files",
@@ -859,6 +1045,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -895,6 +1082,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -903,6 +1091,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: 10.0.1.7:445,
@@ -910,11 +1099,13 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
                 Service {
                     name: "elsewhere",
@@ -937,6 +1128,7 @@ fn the_full_file_says_what_it_shows() {
                         panic_percent: 0,
                         slow_start: None,
                     },
+                    zones: None,
                     health: Checks {
                         mode: All,
                         list: [
@@ -953,6 +1145,7 @@ fn the_full_file_says_what_it_shows() {
                             },
                         ],
                         breaker: None,
+                        passive: None,
                         flapping: Rules {
                             changes: 6,
                             window: 300s,
@@ -961,6 +1154,7 @@ fn the_full_file_says_what_it_shows() {
                         },
                         ejected_max_percent: 50,
                     },
+                    server_ids: None,
                     backends: [
                         Backend {
                             endpoint: [2001:db8::3]:80,
@@ -968,11 +1162,13 @@ fn the_full_file_says_what_it_shows() {
                             tier: Priority(
                                 0,
                             ),
+                            zone: None,
                         },
                     ],
                     dns: None,
                     file: None,
                     docker: None,
+                    ranks: {},
                 },
             ],
         }
@@ -989,9 +1185,9 @@ fn told(text: &str, label: &str) -> Vec<String> {
 #[test]
 fn the_full_file_has_every_key_that_is_known() {
     // Each list of known keys, as an unknown key brings it out.
-    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[steering]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n";
+    let every_section = "z = 1\n[xdp]\nz = 1\n[api]\nz = 1\n[node]\nz = 1\n[steering]\nz = 1\n[limits]\nz = 1\n[[service]]\nz = 1\n[[service.backend]]\nz = 1\n[service.dns]\nz = 1\n[service.file]\nz = 1\n[service.docker]\nz = 1\n[service.zones]\nz = 1\n[service.quic]\nz = 1\n";
     let mut known = told(every_section, "known here are ");
-    assert_eq!(known.len(), 10);
+    assert_eq!(known.len(), 13);
     // A check's keys depend on its type.
     let types = told("[[service]]\nhealth.type = 0\n", "expected one of ").remove(0);
     for word in types.trim_end_matches(", found the number 0").split(", ") {

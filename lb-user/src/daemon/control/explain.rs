@@ -71,7 +71,7 @@ impl Names for Control {
 
     fn interface(&self, ifindex: u32) -> Option<String> {
         let attached = self.interfaces.iter().find(|interface| interface.ifindex == ifindex);
-        attached.map(|interface| interface.name.clone()).or_else(|| name_of(ifindex))
+        attached.map(|interface| interface.name.clone()).or_else(|| interface_name(ifindex))
     }
 
     fn services_at(&self, vip: IpAddr) -> Vec<ServiceAt> {
@@ -97,7 +97,7 @@ fn left(id: BackendId, endpoint: SocketAddr, service: Option<ServiceName>) -> Ba
 }
 
 /// The name of an interface that the program need not run on.
-fn name_of(ifindex: u32) -> Option<String> {
+pub(crate) fn interface_name(ifindex: u32) -> Option<String> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
     let name = socket.and_then(|socket| netdevice::index_to_name(socket, ifindex));
     name.inspect_err(|error| debug!(ifindex, %error, "an interface without a name")).ok()

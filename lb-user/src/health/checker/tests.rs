@@ -9,7 +9,8 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
 
 use super::*;
-use crate::health::Mode;
+use crate::health::suspicion;
+use crate::health::{Mode, Probe};
 
 const BACKEND: &str = "127.0.0.1:80";
 
@@ -25,7 +26,8 @@ fn record(check: &Check, transitions: mpsc::Sender<Transition>) -> Record {
 
 /// Follows the one check of a record.
 async fn keep_checking<P: Future<Output = Outcome>>(record: Record, check: &Check, probe: impl FnMut() -> P) {
-    super::keep_checking(&tokio::sync::Mutex::new(record), 0, check, probe).await;
+    // Nobody suspects anything.
+    super::keep_checking(&tokio::sync::Mutex::new(record), 0, check, &Notify::new(), probe).await;
 }
 
 fn check(interval_ms: u64, timeout_ms: u64, fall: u32) -> Check {
@@ -376,4 +378,32 @@ async fn checks_run_side_by_side_and_show_what_each_found() {
         timeout(Duration::from_secs(10), both).await.expect("both results");
         assert_eq!(checker.status().state, expected);
     }
+}
+
+#[tokio::test]
+async fn a_backend_under_suspicion_is_probed_at_once_until_that_is_decided() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = check(3_600_000, 1000, 3);
+    let checks = Checks { passive: Some(suspicion::Rules::default()), ..only(slow) };
+    let (send, mut transitions) = mpsc::channel(8);
+    let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, None, send, &Steering::none());
+    // The first probe comes within a tenth of the interval; suspicion does not wait.
+    let seen = |passed, failed| Counts { passed, failed };
+    checker.note_flows(seen(0, 9));
+    let up = timeout(Duration::from_secs(10), transitions.recv()).await.expect("an immediate probe").unwrap();
+    assert_eq!(up.to, State::Up);
+    drop(listener);
+    // What is well raises none.
+    checker.note_flows(seen(90, 9));
+    assert!(timeout(Duration::from_millis(300), transitions.recv()).await.is_err());
+    let down = async {
+        loop {
+            checker.note_flows(seen(0, 200));
+            if let Ok(Some(transition)) = timeout(Duration::from_millis(50), transitions.recv()).await {
+                return transition.to;
+            }
+        }
+    };
+    assert_eq!(timeout(Duration::from_secs(10), down).await.expect("a verdict"), State::Down);
+    assert!(checker.status().n_suspicions >= 2);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::quota::Quota;
-use super::super::{breaker, flapping};
+use super::super::{Probe, breaker, flapping, suspicion};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -161,4 +161,25 @@ proptest! {
             prop_assert!(n_out <= 2, "{} of 4 are out", n_out);
         }
     }
+}
+
+#[test]
+fn flows_alone_eject_a_backend_that_nobody_asks_and_try_it_by_a_tenth() {
+    let unasked = Check { probe: Probe::None, ..Check::default() };
+    let passive = Some(suspicion::Rules::default());
+    let rules = breaker::Rules { ejection: 2 * SECOND, ..breaker::Rules::default() };
+    let checks = Checks { passive, breaker: Some(rules), ..checks(unasked) };
+    let (seat, other) = seats();
+    other.note_serving(true);
+    let mut vitals = Vitals::new(&checks, Some(seat));
+    let mut now = Instant::now();
+    vitals.observe(0, &Outcome::Passed(String::new()), Duration::ZERO, now);
+    let mut see = |passed, failed| {
+        now += SECOND;
+        assert!(vitals.observe_flows(Counts { passed, failed }, now).0.is_none(), "nobody could look");
+        let Condition { state, parts } = vitals.condition();
+        format!("{state} {}", parts.degraded)
+    };
+    let shown = [(9, 1), (0, 20), (0, 0), (0, 0), (2, 0), (3, 0)].map(|(passed, failed)| see(passed, failed));
+    assert_eq!(shown, ["up 100", "ejected 100", "ejected 100", "degraded 10", "degraded 10", "up 100"]);
 }

@@ -8,7 +8,7 @@ use crate::daemon::ServiceSums;
 use crate::desired::{Algorithm, Forward, Protocol};
 use crate::health;
 use crate::runtime::{Admin, BackendOverrides, Setting};
-use crate::status::Drain;
+use crate::status::{Drain, ZoneStatus};
 
 fn backend(host: u8, state: State) -> BackendView {
     BackendView {
@@ -19,6 +19,8 @@ fn backend(host: u8, state: State) -> BackendView {
         serves: state.serves(),
         unreachable: None,
         sources: vec!["fixed"],
+        zone: None,
+        server_id: None,
         base: BackendCounters::default(),
         flows: 0,
         set: BackendOverrides::default(),
@@ -182,7 +184,7 @@ fn a_source_that_does_not_answer_is_told_once_and_so_is_its_return() {
 fn failover_panic_and_slow_starts_are_told_with_their_cause() {
     let failover = |serving: &[Tier], panic: bool| {
         let (serving, cause) = (serving.to_vec(), "priority 0: 0 of 1 healthy".to_owned());
-        Some(FailoverStatus { serving, panic, held: None, cause, failed_over: false })
+        Some(FailoverStatus { serving, panic, held: None, cause, failed_over: false, zones: None })
     };
     let with = |failover: Option<FailoverStatus>, tenths: Option<u8>| {
         let mut snapshot = usual();
@@ -208,6 +210,40 @@ fn failover_panic_and_slow_starts_are_told_with_their_cause() {
         r#"{"kind":"slow_start","service":"web","backend":"10.0.0.1:80","over":false}"#
     );
     assert_eq!(told(with(None, Some(3)), with(None, Some(4))), "");
+}
+
+#[test]
+fn zones_that_take_other_shares_are_told_with_what_spills_over() {
+    let with = |shares: [(Option<&str>, f64); 2], spilled: f64, healthy: f64| {
+        let zone = |(zone, share): (Option<&str>, f64)| ZoneStatus {
+            zone: zone.map(Zone::from),
+            share,
+            usual: share,
+            healthy: Some(healthy),
+        };
+        let zones = ZonesStatus {
+            local: Some("a".into()),
+            spilled,
+            shares: shares.map(zone).into(),
+            cause: "zone a (local): 50% healthy".into(),
+        };
+        let (serving, cause) = (vec![Tier::Priority(0)], String::new());
+        let mut snapshot = usual();
+        snapshot.services[0].failover =
+            Some(FailoverStatus { serving, panic: false, held: None, cause, failed_over: false, zones: Some(zones) });
+        snapshot
+    };
+    let whole = with([(Some("a"), 1.0), (None, 0.0)], 0.0, 1.0);
+    let spilling = with([(Some("a"), 0.7), (None, 0.3)], 0.3, 0.5);
+    let told = |before: &Snapshot, now: &Snapshot| -> Vec<String> {
+        differences(Some(before), now).iter().map(|change| serde_json::to_string(change).unwrap()).collect()
+    };
+    let expected =
+        r#"{"kind":"spillover","service":"web","spilled":0.3,"shares":{"":0.3,"a":0.7},"cause":"zone a (local): 50% healthy"}"#;
+    assert_eq!(told(&whole, &spilling), [expected]);
+    assert_eq!(told(&spilling, &whole).len(), 1);
+    // How healthy a zone is makes no event by itself.
+    assert!(told(&whole, &with([(Some("a"), 1.0), (None, 0.0)], 0.0, 0.8)).is_empty());
 }
 
 #[test]
