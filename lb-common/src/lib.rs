@@ -27,6 +27,7 @@ pub mod maglev;
 pub mod meter;
 pub mod quic;
 pub mod records;
+pub mod session;
 pub mod slot;
 pub mod trace;
 #[cfg(feature = "alloc")]

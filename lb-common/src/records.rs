@@ -54,6 +54,8 @@ pub mod settings_flags {
     pub const REPLIES: u32 = 2;
     /// Some service goes by QUIC connection IDs.
     pub const QUIC: u32 = 4;
+    /// Some service forwards by full NAT: packets to addresses of the pool may be replies.
+    pub const FULLNAT: u32 = 8;
     /// Some service is not open to everybody, or not at any rate, or not at all times.
     pub const ADMISSION: u32 = 1 << 16;
     /// Once the daemon has been away for too long, the host gets what is for VIPs.
@@ -102,6 +104,8 @@ pub mod service_flags {
     pub const QUIC: u32 = crate::quic::Reading::MASK;
     /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
     pub const ADMISSION: u32 = 1 << 16;
+    /// It forwards by full NAT.
+    pub const FULLNAT: u32 = 1 << 17;
 }
 
 /// The bits of the fraction in a service's `bound`.
@@ -170,6 +174,8 @@ pub mod forward {
     pub const IPIP: u8 = 3;
     /// In a UDP datagram to the backend (Generic UDP Encapsulation, variant 1: the IP packet follows the UDP header).
     pub const GUE: u8 = 4;
+    /// The destination becomes the backend's, and the source an address and a port of the pool.
+    pub const FULLNAT: u8 = 5;
 }
 
 pub mod backend_flags {

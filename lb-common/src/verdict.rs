@@ -103,12 +103,14 @@ verdicts! {
     Limited = 26, Dropped, "limited";
     /// To a VIP, and the daemon has been away for longer than `[watchdog]` allows.
     UnattendedDrop = 27, Dropped, "unattended_drop";
+    /// To a service that forwards by full NAT, whose pool has no free port where this flow could have one.
+    NoSourcePort = 28, Dropped, "no_source_port";
 }
 
 /// Verdict counters in a record of totals: room to append.
 pub const VERDICT_SLOTS: usize = 64;
 
-const _: () = assert!((Verdict::UnattendedDrop as usize) < VERDICT_SLOTS);
+const _: () = assert!((Verdict::NoSourcePort as usize) < VERDICT_SLOTS);
 
 #[cfg(test)]
 mod tests {
