@@ -8,12 +8,13 @@ use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::session::{Range, State};
 use lb_common::trace::{Choice, Rules as TraceRules, Scratch};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
 use crate::choose::NewFlow;
 use crate::flow::{Answer, Question, Quoted, Recorded, Stepped};
-use crate::{admit, choose, fragments, quic};
+use crate::{admit, choose, fragments, quic, session};
 
 /// The tables that user space writes, the counters that it reads, and the helpers of the kernel.
 ///
@@ -131,6 +132,35 @@ pub trait Env: Sized {
     fn random(&self) -> u32;
     /// The precise time, in units of 1,024 ns.
     fn micros(&self) -> u32;
+
+    /// What addresses and ports the pool of full NAT has.
+    fn pool_range(&self) -> Range;
+    /// An address of the pool by its number; beyond all numbers, any.
+    fn pool_address(&self, number: u32) -> &Addr;
+    /// The tags of a line of sessions; none beyond the end.
+    fn session_tags(&self, line: u32) -> u64;
+    fn set_session_tag(&self, index: u32, tag: u8);
+    /// A word of a session; 0 beyond the end.
+    fn session_word(&self, index: u32, word: usize) -> u64;
+    fn set_session_word(&self, index: u32, word: usize, value: u64);
+    /// Replaces a session's state, unless somebody else did meanwhile.
+    fn replace_session_state(&self, index: u32, seen: State, new: State) -> bool;
+    /// The index of a flow's session, which it has then, if there is a port for it.
+    fn session(&self, question: session::Question) -> u32 {
+        session::answer(self, question)
+    }
+    /// The index of a flow's session in one line.
+    fn find_session(&self, question: session::Question, line: u32) -> u32 {
+        session::find(self, question, line)
+    }
+    /// A session for a flow that has none.
+    fn take_session(&self, question: session::Question) -> u32 {
+        session::take(self, question)
+    }
+    /// Whether a packet to the pool is of the session that its port has.
+    fn is_of_session(&self, reply: session::Reply) -> bool {
+        session::is_of(self, reply)
+    }
 
     /// Counts a packet's verdict. Once a packet.
     fn count(&self, verdict: Verdict);

@@ -21,10 +21,10 @@ pub fn pass_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     let settings = env.settings();
     let Some(quoted) = quoted::<F>(packet, parsed) else { return Some(Verdict::NotService) };
     let Some((backend, backend_id)) = owner::<F>(env, parsed, &quoted) else {
-        return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
+        return (settings.flags & (settings_flags::REPLIES | settings_flags::FULLNAT) == 0).then_some(Verdict::NotService);
     };
     let sent = match backend.forward {
-        forward::NAT => return None,
+        forward::NAT | forward::FULLNAT => return None,
         // Errors about errors would never end (RFC 1122 section 3.2.2).
         forward::IPIP | forward::GUE => tunnel::enter::<F, false>(packet, env, settings, backend, backend_id, parsed, false),
         forward::DSR => stage::direct(packet, env, backend),
@@ -47,6 +47,9 @@ pub fn is_ours<F: Family>(packet: &impl Packet, env: &impl Env, parsed: &Parsed<
 pub fn pass_on_translated<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
     let Some(quoted) = quoted::<F>(packet, parsed) else { return Some(Verdict::NotService) };
     let (backend, id) = owner::<F>(env, parsed, &quoted)?;
+    if backend.forward != forward::NAT {
+        return None;
+    }
     let sent = translate::<F>(packet, env, backend, parsed, &quoted);
     Some(stage::count::<F>(env, id, parsed, sent))
 }
@@ -64,7 +67,7 @@ fn owner<'e, F: Family>(env: &'e impl Env, parsed: &Parsed<F>, quoted: &Parsed<F
 
 /// The packet that an error is about.
 #[inline(always)]
-fn quoted<F: Family>(packet: &impl Packet, parsed: &Parsed<F>) -> Option<Parsed<F>> {
+pub fn quoted<F: Family>(packet: &impl Packet, parsed: &Parsed<F>) -> Option<Parsed<F>> {
     F::parse_quoted(packet, parsed.l4 + icmp::ERROR_LEN, parsed.l3 + parsed.ip_len as usize)
 }
 
@@ -133,7 +136,7 @@ fn rewrite<F: Family>(
 
 /// Brings the checksum of the ICMP header at `l4` to what was changed.
 #[inline(always)]
-fn correct(packet: &mut impl Packet, l4: usize, delta: Delta) -> Result<(), Verdict> {
+pub fn correct(packet: &mut impl Packet, l4: usize, delta: Delta) -> Result<(), Verdict> {
     let header: &mut Echo = packet.get_mut(packet.unrelated(l4)).ok_or(Verdict::Internal)?;
     header.checksum = delta.apply(header.checksum);
     Ok(())

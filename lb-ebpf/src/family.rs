@@ -22,6 +22,10 @@ pub trait Family: Sized {
     const ADMIT_PART: Part;
     const PART: Part;
     const QUIC_PART: Part;
+    const FULLNAT_PART: Part;
+    const FULLNAT_REPLY_PART: Part;
+    const FULLNAT_ICMP_PART: Part;
+    const FULLNAT_ICMP_REPLY_PART: Part;
     const IS_V6: bool;
     const ETHERTYPE: Be16;
     const ICMP_PART: Part;

@@ -28,6 +28,8 @@ pub fn send<F: Family, const PLAIN: bool>(
         forward::NAT => translate::<F>(packet, env, backend, parsed),
         forward::IPIP | forward::GUE => tunnel::enter::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed, true),
         forward::FREE => Err(Verdict::NoBackend),
+        // Whole packets go another way. Nobody knows the source port of what follows the first fragment.
+        forward::FULLNAT => Err(if PLAIN { Verdict::NoBackend } else { Verdict::Fragment }),
         _ => Err(Verdict::Internal),
     }
 }

@@ -112,6 +112,10 @@ impl Family for V4 {
     const ADMIT_PART: Part = Part::AdmitV4;
     const PART: Part = Part::V4;
     const QUIC_PART: Part = Part::QuicV4;
+    const FULLNAT_PART: Part = Part::FullnatV4;
+    const FULLNAT_REPLY_PART: Part = Part::FullnatReplyV4;
+    const FULLNAT_ICMP_PART: Part = Part::FullnatIcmpV4;
+    const FULLNAT_ICMP_REPLY_PART: Part = Part::FullnatIcmpReplyV4;
     const IS_V6: bool = false;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV4;
     const ICMP_PART: Part = Part::IcmpV4;

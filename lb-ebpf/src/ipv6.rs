@@ -150,6 +150,10 @@ impl Family for V6 {
     const ADMIT_PART: Part = Part::AdmitV6;
     const PART: Part = Part::V6;
     const QUIC_PART: Part = Part::QuicV6;
+    const FULLNAT_PART: Part = Part::FullnatV6;
+    const FULLNAT_REPLY_PART: Part = Part::FullnatReplyV6;
+    const FULLNAT_ICMP_PART: Part = Part::FullnatIcmpV6;
+    const FULLNAT_ICMP_REPLY_PART: Part = Part::FullnatIcmpReplyV6;
     const IS_V6: bool = true;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV6;
     const ICMP_PART: Part = Part::IcmpV6;

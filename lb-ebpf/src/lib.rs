@@ -6,9 +6,9 @@
 //! One file a stage, in the order in which a packet meets them:
 //!
 //! ```text
-//! parse  ->  service  ->  admit  ->  select (slot, flow, choose; quic)  ->  forward
+//! parse  ->  service  ->  admit  ->  select (slot, flow, choose; quic)  ->  forward, fullnat
 //!               |-> echo, errors (ICMP to a VIP)
-//!               |-> reply (from a NAT backend)
+//!               |-> reply (from a NAT backend), fullnat (to the pool)
 //!               |-> fragments (after the first one)
 //! ```
 //!
@@ -29,6 +29,7 @@ mod family;
 pub mod flow;
 mod forward;
 pub mod fragments;
+mod fullnat;
 mod icmp;
 mod ipv4;
 mod ipv6;
@@ -38,6 +39,7 @@ pub mod quic;
 mod reply;
 mod select;
 mod service;
+pub mod session;
 mod too_big;
 pub mod trace;
 mod transport;
@@ -87,7 +89,9 @@ pub fn plain(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
 #[inline(always)]
 fn plain_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
     let parsed = F::parse_plain(packet)?;
-    stages::<F, true>(packet, env, &parsed).or_else(|| packet.take_apart(env, F::REPLY_PART))
+    stages::<F, true>(packet, env, &parsed)
+        .or_else(|| packet.take_apart(env, F::REPLY_PART))
+        .or_else(|| packet.take_apart(env, F::FULLNAT_REPLY_PART))
 }
 
 /// The same for any packet, and for those whose record has [begun](trace::begin).
@@ -114,14 +118,24 @@ fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
     refused
         .or_else(|| packet.take_apart(env, F::PART))
         .or_else(|| if env.settings().flags & settings_flags::QUIC == 0 { None } else { packet.take_apart(env, F::QUIC_PART) })
+        .or_else(|| by_fullnat(packet, env, F::FULLNAT_PART))
         .or_else(|| packet.take_apart(env, F::REPLY_PART))
+        .or_else(|| by_fullnat(packet, env, F::FULLNAT_REPLY_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_NAT_PART))
+        .or_else(|| by_fullnat(packet, env, F::FULLNAT_ICMP_PART))
+        .or_else(|| by_fullnat(packet, env, F::FULLNAT_ICMP_REPLY_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_REPLY_PART))
         .or_else(|| packet.take_apart(env, F::FIRST_FRAGMENT_PART))
         .or_else(|| packet.take_apart(env, F::FRAGMENT_PART))
         .or_else(|| packet.take_apart(env, F::FRAGMENT_REPLY_PART))
         .unwrap_or(Verdict::Internal)
+}
+
+/// A part that is nothing to anybody but services that forward by full NAT.
+#[inline(always)]
+fn by_fullnat(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
+    if env.settings().flags & settings_flags::FULLNAT == 0 { None } else { packet.take_apart(env, part) }
 }
 
 /// What is decided apart. In the kernel each is a function that the verifier looks at by itself: in one piece, the ways through
@@ -134,6 +148,14 @@ pub enum Part {
     V6,
     QuicV4,
     QuicV6,
+    FullnatV4,
+    FullnatV6,
+    FullnatReplyV4,
+    FullnatReplyV6,
+    FullnatIcmpV4,
+    FullnatIcmpV6,
+    FullnatIcmpReplyV4,
+    FullnatIcmpReplyV6,
     IcmpV4,
     IcmpV6,
     IcmpNatV4,
@@ -153,8 +175,9 @@ pub enum Part {
 }
 
 /// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a later part to tell. They are,
-/// in this order: who is not admitted, TCP and UDP, QUIC, replies of NAT backends, ICMP, ICMP to NAT backends and from them, first fragments,
-/// which are only put on record there, fragments, and fragments of replies.
+/// in this order: who is not admitted, TCP and UDP, QUIC, full NAT, replies of NAT backends and to the pool, ICMP, ICMP to NAT backends, to the
+/// clients of the pool and to the pool, ICMP from NAT backends, first fragments, which are only put on record there, fragments, and
+/// fragments of replies.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
     Some(match part {
@@ -164,6 +187,14 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::V6 => return steer::<V6>(packet, env),
         Part::QuicV4 => return steer_quic::<V4>(packet, env),
         Part::QuicV6 => return steer_quic::<V6>(packet, env),
+        Part::FullnatV4 => return steer_fullnat::<V4>(packet, env),
+        Part::FullnatV6 => return steer_fullnat::<V6>(packet, env),
+        Part::FullnatReplyV4 => return steer_fullnat_reply::<V4>(packet, env),
+        Part::FullnatReplyV6 => return steer_fullnat_reply::<V6>(packet, env),
+        Part::FullnatIcmpV4 => return steer_fullnat_icmp::<V4>(packet, env),
+        Part::FullnatIcmpV6 => return steer_fullnat_icmp::<V6>(packet, env),
+        Part::FullnatIcmpReplyV4 => return steer_fullnat_icmp_reply::<V4>(packet, env),
+        Part::FullnatIcmpReplyV6 => return steer_fullnat_icmp_reply::<V6>(packet, env),
         Part::IcmpV4 => return steer_icmp::<V4>(packet, env),
         Part::IcmpV6 => return steer_icmp::<V6>(packet, env),
         Part::IcmpNatV4 => return steer_icmp_nat::<V4>(packet, env),
@@ -257,7 +288,47 @@ fn steer_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Ve
         return None;
     }
     let id = reply::sender::<F>(env, env.settings(), &parsed);
-    Some(if id.is_none() { Verdict::NotService } else { reply::restore::<F>(packet, env, id, &parsed) })
+    let verdict = if id.is_none() { Verdict::NotService } else { reply::restore::<F>(packet, env, id, &parsed) };
+    // Nothing has been done to it then.
+    let may_be_to_pool = verdict == Verdict::NotService && env.settings().flags & settings_flags::FULLNAT != 0;
+    if may_be_to_pool { None } else { Some(verdict) }
+}
+
+#[inline(always)]
+fn steer_fullnat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, false>(packet) {
+        Ok(parsed) if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) => None,
+        Ok(parsed) => fullnat::send::<F>(packet, env, &parsed),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+/// What is no reply either is the host's.
+#[inline(always)]
+fn steer_fullnat_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, false>(packet) {
+        Ok(parsed) if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) => None,
+        Ok(parsed) => fullnat::restore::<F>(packet, env, &parsed).or(Some(Verdict::NotService)),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_fullnat_icmp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, false>(packet) {
+        Ok(parsed) if parsed.fault.is_some() => None,
+        Ok(parsed) => fullnat::pass_error_on::<F>(packet, env, &parsed),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_fullnat_icmp_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    match parse::headers::<F, false>(packet) {
+        Ok(parsed) if parsed.fault.is_some() => None,
+        Ok(parsed) => fullnat::restore_error::<F>(packet, env, &parsed),
+        Err(verdict) => Some(verdict),
+    }
 }
 
 #[inline(always)]
@@ -324,14 +395,14 @@ fn steer_icmp_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Opti
     }
 }
 
-/// `None` if it may be a NAT backend's reply, or QUIC.
+/// `None` if it may be a NAT backend's reply, or QUIC, or of full NAT.
 #[inline(always)]
 fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
     let settings = env.settings();
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
-        return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
+        return (settings.flags & (settings_flags::REPLIES | settings_flags::FULLNAT) == 0).then_some(Verdict::NotService);
     };
-    if service.flags & (service_flags::ADMISSION | service_flags::QUIC) != 0 {
+    if service.flags & (service_flags::ADMISSION | service_flags::QUIC | service_flags::FULLNAT) != 0 {
         // Of all other packets it was decided before, in a part of its own.
         if PLAIN
             && service.flags & service_flags::ADMISSION != 0
@@ -342,6 +413,9 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
         if service.flags & service_flags::QUIC != 0 {
             // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.
             return if PLAIN { packet.take_apart(env, F::QUIC_PART).or(Some(Verdict::NotService)) } else { None };
+        }
+        if service.flags & service_flags::FULLNAT != 0 {
+            return if PLAIN { packet.take_apart(env, F::FULLNAT_PART).or(Some(Verdict::NotService)) } else { None };
         }
     }
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);

@@ -8,7 +8,7 @@ use lb_common::handshake::Event;
 use lb_common::limits;
 use lb_common::records::{Backend, Service, Settings, link_flags, service_flags, settings_flags};
 use lb_common::trace::{Choice, How};
-use lb_common::{BackendId, Be16, LinkAddresses, PortProtocol, Verdict};
+use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, Verdict};
 
 use crate::env::{Env, Route, RouteQuery};
 use crate::family::{Family, Side};
@@ -49,9 +49,15 @@ pub struct Way {
 #[inline(always)]
 pub fn way_back<F: Family>(packet: &mut impl Packet, env: &impl Env, service: &Service, parsed: &Parsed<F>) -> Way {
     // In a reply the sender is the backend and the addressee the client: `flow` has them the other way round.
+    way_to::<F>(packet, env, service, F::to_addr(parsed.flow.vip), parsed)
+}
+
+/// The same to a client that the packet does not name.
+#[inline(always)]
+pub fn way_to<F: Family>(packet: &mut impl Packet, env: &impl Env, service: &Service, client: Addr, parsed: &Parsed<F>) -> Way {
     let query = RouteQuery {
         source: service.vip,
-        destination: F::to_addr(parsed.flow.vip),
+        destination: client,
         ingress: packet.ingress(),
         protocol: parsed.flow.protocol(),
         ip_len: parsed.ip_len as u16,

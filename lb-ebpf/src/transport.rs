@@ -39,6 +39,13 @@ struct Tcp {
     urgent: u16,
 }
 
+impl Ports {
+    #[inline(always)]
+    pub const fn new(source: Be16, destination: Be16) -> Self {
+        Self { source, destination }
+    }
+}
+
 impl Tcp {
     const LEN_MIN: u8 = 5;
 }
@@ -176,27 +183,58 @@ pub fn rewrite_quoted<F: Family>(
     port: Be16,
     delta: Delta,
 ) -> Result<Delta, Verdict> {
-    let l4 = quoted.l4;
-    let is_tcp = quoted.flow.protocol() == TCP;
-    let udp: &mut Udp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
+    let udp: &mut Udp = packet.get_mut(quoted.l4).ok_or(Verdict::Internal)?;
     let place = match side {
         Side::Source => &mut udp.ports.source,
         Side::Destination => &mut udp.ports.destination,
     };
     let changed = Delta::of_word(place.raw(), port.raw());
     *place = port;
-    if !is_tcp {
+    Ok(changed.and(rewrite_quoted_checksum(packet, quoted, end, delta)?))
+}
+
+/// The same with both ports.
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+pub fn rewrite_quoted_both<F: Family>(
+    packet: &mut impl Packet,
+    quoted: &parse::Parsed<F>,
+    end: usize,
+    new: Ports,
+    delta: Delta,
+) -> Result<Delta, Verdict> {
+    let udp: &mut Udp = packet.get_mut(quoted.l4).ok_or(Verdict::Internal)?;
+    let old = udp.ports;
+    udp.ports = new;
+    let changed =
+        Delta::of_word(old.source.raw(), new.source.raw()).and(Delta::of_word(old.destination.raw(), new.destination.raw()));
+    Ok(changed.and(rewrite_quoted_checksum(packet, quoted, end, delta)?))
+}
+
+/// Adapts the checksum of a quoted header, if that is quoted. Yields what this changes in the ICMP checksum.
+#[inline(always)]
+fn rewrite_quoted_checksum<F: Family>(
+    packet: &mut impl Packet,
+    quoted: &parse::Parsed<F>,
+    end: usize,
+    delta: Delta,
+) -> Result<Delta, Verdict> {
+    let l4 = quoted.l4;
+    if quoted.flow.protocol() != TCP {
+        let udp: &mut Udp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
         let before = udp.checksum;
         udp.checksum = delta.apply_udp(before);
-        return Ok(changed.and(Delta::of_word(before, udp.checksum)));
+        return Ok(Delta::of_word(before, udp.checksum));
     }
     if l4 + size_of::<Tcp>() > end {
-        return Ok(changed);
+        return Ok(Delta::NONE);
     }
-    let Some(tcp) = packet.get_mut::<Tcp>(l4) else { return Ok(changed) };
+    let Some(tcp) = packet.get_mut::<Tcp>(l4) else { return Ok(Delta::NONE) };
     let before = tcp.checksum;
     tcp.checksum = delta.apply(before);
-    Ok(changed.and(Delta::of_word(before, tcp.checksum)))
+    Ok(Delta::of_word(before, tcp.checksum))
 }
 
 /// Exchanges a port, and adapts the checksum by `delta`, which covers the port and the addresses of the pseudo-header.
@@ -217,6 +255,24 @@ pub fn rewrite(packet: &mut impl Packet, l4: usize, protocol: u8, side: Side, po
     match side {
         Side::Source => ports.source = port,
         Side::Destination => ports.destination = port,
+    }
+    Ok(())
+}
+
+/// The same with both ports.
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+pub fn rewrite_both(packet: &mut impl Packet, l4: usize, protocol: u8, new: Ports, delta: Delta) -> Result<(), Verdict> {
+    if protocol == TCP {
+        let tcp: &mut Tcp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
+        tcp.checksum = delta.apply(tcp.checksum);
+        tcp.ports = new;
+    } else {
+        let udp: &mut Udp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
+        udp.checksum = delta.apply_udp(udp.checksum);
+        udp.ports = new;
     }
     Ok(())
 }

@@ -18,11 +18,12 @@ use lb_common::load::{Load, Response};
 use lb_common::meter::{self, Limit};
 use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::session::{self as sessions, Key, LINE, Range, State, word};
 use lb_common::trace::{self, Choice, How, Rules as TraceRules, Scratch};
-use lb_common::{BackendId, LinkAddresses, MacAddr, Slot, Verdict};
+use lb_common::{Addr, BackendId, Be16, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Answer, Change, Noted, Question, Quoted, Recorded, Step, Stepped};
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, session};
 
 use crate::maps::{self, Table};
 
@@ -387,6 +388,77 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn pool_range(&self) -> Range {
+        maps::pool_range()
+    }
+
+    #[inline(always)]
+    fn pool_address(&self, number: u32) -> &Addr {
+        maps::pool_address(number)
+    }
+
+    #[inline(always)]
+    fn session_tags(&self, line: u32) -> u64 {
+        // SAFETY: within the map; a word is read as a whole.
+        maps::session_tags(line).map_or(0, |tags| unsafe { tags.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_session_tag(&self, index: u32, tag: u8) {
+        if let Some(tags) = maps::session_tags(index / LINE) {
+            // SAFETY: within the line's word, whose bytes are in the order of its ports.
+            unsafe { tags.cast::<u8>().add((index % LINE) as usize).write_volatile(tag) };
+        }
+    }
+
+    #[inline(always)]
+    fn session_word(&self, index: u32, word: usize) -> u64 {
+        // SAFETY: within the record; a word is read as a whole.
+        maps::session(index).map_or(0, |session| unsafe { session.add(word % word::N).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_session_word(&self, index: u32, word: usize, value: u64) {
+        if let Some(session) = maps::session(index) {
+            // SAFETY: within the record; a word is written as a whole.
+            unsafe { session.add(word % word::N).write_volatile(value) };
+        }
+    }
+
+    #[inline(always)]
+    fn replace_session_state(&self, index: u32, seen: State, new: State) -> bool {
+        // SAFETY: within the record.
+        maps::session(index).is_some_and(|session| replace(unsafe { session.add(word::STATE) }, seen.raw(), new.raw()))
+    }
+
+    #[inline(always)]
+    fn session(&self, question: session::Question) -> u32 {
+        let [high, low] = question.client;
+        let number = question.number | u32::from(question.is_quoted) * IS_QUOTED;
+        xlb_session(high, low, key_flags(question), place_word(question.place), number)
+    }
+
+    #[inline(always)]
+    fn find_session(&self, question: session::Question, line: u32) -> u32 {
+        let [high, low] = question.client;
+        let tag = sessions::tag(question.place);
+        xlb_session_find(high, low, question.key.raw(), line, tag.into())
+    }
+
+    #[inline(always)]
+    fn take_session(&self, question: session::Question) -> u32 {
+        let [high, low] = question.client;
+        xlb_session_take(high, low, key_flags(question), place_word(question.place), question.number)
+    }
+
+    #[inline(always)]
+    fn is_of_session(&self, reply: session::Reply) -> bool {
+        let session::Reply { backend: [high, low], backend_port, protocol, tcp_flags, is_quoted, index } = reply;
+        let words = u32::from(backend_port.raw()) | u32::from(protocol) << 16 | u32::from(tcp_flags) << 24;
+        xlb_session_reply(high, low, words, index, is_quoted.into()) != 0
+    }
+
+    #[inline(always)]
     fn count(&self, verdict: Verdict) {
         self.bump(&maps::TOTALS, |totals| {
             totals.received += 1;
@@ -503,6 +575,67 @@ impl Env for Kernel {
         // SAFETY: takes no pointers.
         unsafe { bpf_ktime_get_ns() }
     }
+}
+
+/// With the number of an address.
+const IS_QUOTED: u32 = 1 << 31;
+
+/// A key and TCP flags in a word.
+#[inline(always)]
+fn key_flags(question: session::Question) -> u64 {
+    question.key.raw() | u64::from(question.tcp_flags) << 56
+}
+
+#[inline(always)]
+fn place_word(place: Place) -> u64 {
+    u64::from(place.bucket) | u64::from(place.tag) << 32
+}
+
+/// A question about a session from the words of a global function.
+#[inline(always)]
+fn session_question(high: u64, low: u64, key_flags: u64, place: u64, number: u32) -> session::Question {
+    session::Question {
+        client: [high, low],
+        key: Key::from_raw(key_flags),
+        place: Place { bucket: place as u32, tag: (place >> 32) as u32 },
+        number: number & !IS_QUOTED,
+        tcp_flags: (key_flags >> 56) as u8,
+        is_quoted: number & IS_QUOTED != 0,
+    }
+}
+
+/// [`session::answer`](lb_ebpf::session::answer) as a global function, and the next ones too.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_session(high: u64, low: u64, key_flags: u64, place: u64, number: u32) -> u32 {
+    session::answer(&Kernel::uncounting(), session_question(high, low, key_flags, place, number))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_session_find(high: u64, low: u64, key: u64, line: u32, tag: u32) -> u32 {
+    session::find(&Kernel::uncounting(), session_question(high, low, key, u64::from(tag) << 32, 0), line)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_session_take(high: u64, low: u64, key_flags: u64, place: u64, number: u32) -> u32 {
+    session::take(&Kernel::uncounting(), session_question(high, low, key_flags, place, number))
+}
+
+/// [`session::is_of`](lb_ebpf::session::is_of) as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_session_reply(high: u64, low: u64, words: u32, index: u32, is_quoted: u32) -> u32 {
+    let reply = session::Reply {
+        backend: [high, low],
+        backend_port: Be16::from_raw(words as u16),
+        protocol: (words >> 16) as u8,
+        tcp_flags: (words >> 24) as u8,
+        is_quoted: is_quoted != 0,
+        index,
+    };
+    session::is_of(&Kernel::uncounting(), reply).into()
 }
 
 /// [`flow::answer`](lb_ebpf::flow::answer) as a global function. The verifier looks at such a one by itself, once: inlined, its

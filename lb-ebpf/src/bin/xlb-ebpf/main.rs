@@ -78,6 +78,14 @@ parts! {
     xlb_v6() = Part::V6, Part::V6 => [];
     xlb_quic_v4() = Part::QuicV4, Part::QuicV4 => [];
     xlb_quic_v6() = Part::QuicV6, Part::QuicV6 => [];
+    xlb_fullnat_v4() = Part::FullnatV4, Part::FullnatV4 => [];
+    xlb_fullnat_v6() = Part::FullnatV6, Part::FullnatV6 => [];
+    xlb_fullnat_reply_v4() = Part::FullnatReplyV4, Part::FullnatReplyV4 => [];
+    xlb_fullnat_reply_v6() = Part::FullnatReplyV6, Part::FullnatReplyV6 => [];
+    xlb_fullnat_icmp_v4() = Part::FullnatIcmpV4, Part::FullnatIcmpV4 => [];
+    xlb_fullnat_icmp_v6() = Part::FullnatIcmpV6, Part::FullnatIcmpV6 => [];
+    xlb_fullnat_icmp_reply_v4() = Part::FullnatIcmpReplyV4, Part::FullnatIcmpReplyV4 => [];
+    xlb_fullnat_icmp_reply_v6() = Part::FullnatIcmpReplyV6, Part::FullnatIcmpReplyV6 => [];
     xlb_icmp_v4() = Part::IcmpV4, Part::IcmpV4 => [];
     xlb_icmp_v6() = Part::IcmpV6, Part::IcmpV6 => [];
     xlb_icmp_nat_v4() = Part::IcmpNatV4, Part::IcmpNatV4 => [];

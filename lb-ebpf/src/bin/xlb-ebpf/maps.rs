@@ -14,8 +14,9 @@ use lb_common::limits;
 use lb_common::load::Load;
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::session::{self, Pool, Range, Session};
 use lb_common::trace::{RING_LEN, Rules, Scratch};
-use lb_common::{BackendId, Slot};
+use lb_common::{Addr, BackendId, Slot};
 
 /// A table: one map of one large element, which the program addresses like a variable of its own.
 ///
@@ -99,6 +100,9 @@ tables! {
     KNOWN_FLOWS: [u64; meter::ENTRIES], ".bss.KNOWN_FLOWS";
     FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
     FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
+    POOL: Pool, ".bss.POOL";
+    SESSIONS: Session, ".bss.SESSIONS";
+    SESSION_TAGS: u64, ".bss.SESSION_TAGS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
     BACKENDS_SEEN: Tick, ".bss.BACKENDS_SEEN";
     BACKEND_LOADS: Load, ".bss.BACKEND_LOADS";
@@ -143,6 +147,20 @@ static N_PREFIX_LINES: u32 = 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT);
 /// Records in `METERS`, a power of two.
 #[unsafe(no_mangle)]
 static N_METER_LINES: u32 = limits::SOURCES_DEFAULT / meter::ENTRIES as u32;
+
+/// The range of the pool, word by word. Without one, what belongs to full NAT is not even looked at by the verifier.
+#[unsafe(no_mangle)]
+static POOL_FIRST_PORT: u32 = 0;
+#[unsafe(no_mangle)]
+static POOL_PORTS: u32 = 0;
+#[unsafe(no_mangle)]
+static POOL_V4: u32 = 0;
+#[unsafe(no_mangle)]
+static POOL_V6: u32 = 0;
+
+/// Records in `SESSIONS`.
+#[unsafe(no_mangle)]
+static N_SESSIONS: u32 = 0;
 
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
@@ -256,6 +274,35 @@ pub fn known_flow(line: u32, position: usize) -> *mut u64 {
     let line = KNOWN_FLOWS.at::<{ limits::KNOWN_FLOWS / meter::ENTRIES as u32 }>(line);
     // SAFETY: within the line.
     unsafe { (&raw const *line).cast::<u64>().cast_mut().add(position % meter::ENTRIES) }
+}
+
+#[inline(always)]
+pub fn pool_range() -> Range {
+    Range {
+        first_port: constant!(POOL_FIRST_PORT),
+        n_ports: constant!(POOL_PORTS),
+        n_v4: constant!(POOL_V4),
+        n_v6: constant!(POOL_V6),
+    }
+}
+
+/// Of a number, upper bits do not count.
+#[inline(always)]
+pub fn pool_address(number: u32) -> &'static Addr {
+    const { assert!(limits::POOL_ADDRESSES.is_power_of_two()) };
+    &POOL.at::<1>(0).addresses[(number & (limits::POOL_ADDRESSES - 1)) as usize]
+}
+
+/// The words of a session.
+#[inline(always)]
+pub fn session(index: u32) -> Option<*mut u64> {
+    SESSIONS.below(index, constant!(N_SESSIONS)).map(|session| own(session).cast())
+}
+
+/// The tags of a line.
+#[inline(always)]
+pub fn session_tags(line: u32) -> Option<*mut u64> {
+    SESSION_TAGS.below(line, constant!(N_SESSIONS) / session::LINE).map(own)
 }
 
 /// An index that is about to be compared with a limit. Before Linux 6.8, a number that was put on the stack is another to the
