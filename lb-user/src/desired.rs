@@ -12,6 +12,7 @@ use lb_common::flow::Tick;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Admission;
+use crate::pool::Pool;
 use crate::server_ids::ServerIds;
 
 /// A service's name, unique in a configuration.
@@ -25,6 +26,8 @@ pub struct Desired {
     pub ingress: BTreeSet<u32>,
     pub admission: Arc<Admission>,
     pub watchdog: Option<Watchdog>,
+    /// What stands for clients of services that forward by full NAT.
+    pub pool: Arc<Pool>,
 }
 
 /// What becomes of packets to VIPs if nobody attends to the program any more.
@@ -223,14 +226,21 @@ pub enum Forward {
     Ipip,
     /// In a UDP datagram (GUE); likewise.
     Gue,
+    /// Destination and source are rewritten: backends answer xlb.
+    Fullnat,
 }
 
 impl Forward {
+    /// Whether packets go to the backend's own address and port.
+    pub const fn translates(self) -> bool {
+        matches!(self, Self::Nat | Self::Fullnat)
+    }
+
     /// Length in bytes of what a tunnel to a backend puts before a packet; `None` if this is none.
     pub fn overhead(self, backend: IpAddr) -> Option<u16> {
         let ip = if backend.is_ipv4() { 20 } else { 40 };
         match self {
-            Self::Dsr | Self::Nat => None,
+            Self::Dsr | Self::Nat | Self::Fullnat => None,
             Self::Ipip => Some(ip),
             Self::Gue => Some(ip + 8),
         }

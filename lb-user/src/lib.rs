@@ -22,6 +22,7 @@ pub mod failover;
 pub mod health;
 pub mod maps;
 pub mod nexthop;
+pub mod pool;
 pub mod rights;
 pub mod runtime;
 pub mod server_ids;

@@ -19,7 +19,7 @@ use lb_common::checksum::{self, Delta};
 use lb_common::directory::{self, Filled};
 use lb_common::quic::{SERVER, ServerKey};
 use lb_common::records::{self, backend_flags, choice, forward, service_flags, settings_flags};
-use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits};
+use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits, session};
 
 pub use amend::{Amended, amend};
 pub use layout::{Layout, Region, Role};
@@ -101,7 +101,7 @@ pub fn compile(
     tables.service_directory =
         fill("service directory", service_endpoints(&tables), limits::SERVICE_BUCKETS, &previous.service_directory)?;
     tables.reply_directory =
-        fill("reply directory", reply_endpoints(&tables, &layout), limits::REPLY_BUCKETS, &previous.reply_directory)?;
+        fill("reply directory", reply_endpoints(&tables, &layout, desired), limits::REPLY_BUCKETS, &previous.reply_directory)?;
     Ok((tables, layout))
 }
 
@@ -157,10 +157,11 @@ fn add_service(
     let learning = u32::from(slots.is_learning(sightings.now(), service.idle)) * service_flags::LEARNING;
     let handshakes = u32::from(service.counts_handshakes()) * service_flags::HANDSHAKES;
     let quic = service.server_ids.as_ref().map_or(0, |ids| ids.reading().flags());
+    let fullnat = u32::from(service.forward == Forward::Fullnat) * service_flags::FULLNAT;
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
-        flags: by_client | keep | learning | handshakes | quic,
+        flags: by_client | keep | learning | handshakes | quic | fullnat,
         region: region.in_record(),
         idle: service.idle,
         choice: choice(service),
@@ -252,7 +253,8 @@ fn can_serve(desired: &Desired, service: &Service, backend: &Backend) -> bool {
 fn is_reachable(desired: &Desired, service: &Service, backend: &Backend) -> bool {
     backend.next_hop.is_some_and(|hop| match service.forward {
         Forward::Nat => true,
-        Forward::Dsr => takes_redirects(desired, hop),
+        // The host would take a packet for forged that comes from outside with an address of its own.
+        Forward::Dsr | Forward::Fullnat => takes_redirects(desired, hop),
         Forward::Ipip | Forward::Gue => takes_redirects(desired, hop) && hop.address.is_some(),
     })
 }
@@ -283,6 +285,7 @@ fn backend_record(
         forward: match service.forward {
             Forward::Dsr => forward::DSR,
             Forward::Nat => forward::NAT,
+            Forward::Fullnat => forward::FULLNAT,
             Forward::Ipip => forward::IPIP,
             Forward::Gue => forward::GUE,
         },
@@ -329,7 +332,13 @@ fn flags(desired: &Desired) -> u32 {
     when(any_port, settings_flags::ANY_PORT)
         | when(replies, settings_flags::REPLIES)
         | when(quic, settings_flags::QUIC)
+        | when(uses_pool(desired), settings_flags::FULLNAT)
         | watchdog
+}
+
+/// Whether packets to addresses of the pool may be replies.
+fn uses_pool(desired: &Desired) -> bool {
+    desired.services.values().any(|service| service.forward == Forward::Fullnat)
 }
 
 /// Where packets to services and VIPs are addressed.
@@ -338,9 +347,9 @@ fn service_endpoints(tables: &Tables) -> Vec<(Endpoint, u16)> {
     tables.services.iter().map(|(&id, service)| (endpoint(service), id)).collect()
 }
 
-/// Where packets from NAT backends come from, and server IDs in the place of such endpoints. A backend that has left one service and
+/// Where packets from NAT backends come from, and server IDs and addresses of the pool in the place of such endpoints. A backend that has left one service and
 /// joined another is the other's; and likewise an ID.
-fn reply_endpoints(tables: &Tables, layout: &Layout) -> Vec<(Endpoint, u16)> {
+fn reply_endpoints(tables: &Tables, layout: &Layout, desired: &Desired) -> Vec<(Endpoint, u16)> {
     let nat = tables.backends.iter().filter(|(_, backend)| backend.forward == forward::NAT);
     let endpoints = nat.filter_map(|(&id, backend)| {
         let protocol = tables.services.get(&backend.service)?.listens.protocol;
@@ -354,7 +363,9 @@ fn reply_endpoints(tables: &Tables, layout: &Layout) -> Vec<(Endpoint, u16)> {
     let leaving_ids = layout.leaving_ids();
     let (leaving, staying): (Vec<_>, Vec<_>) = endpoints.chain(named).partition(|(_, id)| leaving_ids.contains(id));
     let owners: BTreeMap<Endpoint, BackendId> = leaving.into_iter().chain(staying).collect();
-    owners.into_iter().map(|(endpoint, id)| (endpoint, id.0)).collect()
+    let pool = desired.pool.numbered().filter(|_| uses_pool(desired));
+    let pool = pool.map(|(number, address)| ((address, 0, session::POOL), number as u16 + 1));
+    owners.into_iter().map(|(endpoint, id)| (endpoint, id.0)).chain(pool).collect()
 }
 
 fn fill(

@@ -12,6 +12,7 @@ mod admission;
 mod conflicts;
 mod discovery;
 mod failover;
+mod fullnat;
 mod global;
 mod health;
 mod quic;
@@ -39,6 +40,7 @@ use crate::desired::{Algorithm, Forward, Hashing, OnDown, Protocol, ServiceName,
 use crate::discovery::{Kind, Source};
 use crate::failover::{Rules as FailoverRules, Tier, Zone, ZoneRules};
 use crate::health::{Checks, steer};
+use crate::pool::Pool;
 use crate::server_ids::ServerIds;
 use report::{Problem, Problems};
 use section::Section;
@@ -57,6 +59,8 @@ pub struct Config {
     pub node: Node,
     pub admission: Arc<Admission>,
     pub watchdog: Option<Watchdog>,
+    /// `[fullnat]`
+    pub pool: Arc<Pool>,
     /// In the order of the file; names are unique.
     pub services: Vec<Service>,
 }
@@ -401,6 +405,11 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
         Some(section) => admission::rules(section, admission::ALL_VIPS, problems),
         None => Some(Rules::default()),
     };
+    let pool = match top.table("fullnat", "[fullnat]", problems) {
+        Some(section) => fullnat::Draft::read(section, problems),
+        None if top.has("fullnat") => return None,
+        None => fullnat::Draft::default(),
+    };
     let drafts: Vec<_> = top
         .tables("service", "[[service]]", problems)
         .into_iter()
@@ -409,6 +418,7 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     top.finish(problems);
 
     conflicts::report(&drafts, problems);
+    pool.check(&drafts, problems);
     for zones in drafts.iter().filter_map(|draft| draft.zones.as_ref()?.as_ref()) {
         zones::check_node(zones, node.as_ref(), problems);
     }
@@ -419,5 +429,6 @@ fn read(document: &DeTable<'_>, problems: &mut Problems) -> Option<Config> {
     let admission = Admission { all_vips: all_vips?, services: drafts.iter().filter_map(ruled).collect() };
     let services = drafts.into_iter().map(service::ServiceDraft::complete).collect::<Option<_>>()?;
     let (xdp, api, limits, steering, node, watchdog) = (xdp?, api?, limits?, steering?, node?, watchdog?);
-    Some(Config { xdp, api, limits, steering, node, admission: admission.into(), watchdog, services })
+    let pool = pool.complete()?.into();
+    Some(Config { xdp, api, limits, steering, node, admission: admission.into(), watchdog, pool, services })
 }

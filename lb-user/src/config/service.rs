@@ -27,8 +27,13 @@ const ALGORITHMS: [(&str, Algorithm); 7] = [
     ("least-response-time", Algorithm::LeastResponseTime),
 ];
 const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
-const FORWARDS: [(&str, Forward); 4] =
-    [("dsr", Forward::Dsr), ("nat", Forward::Nat), ("ipip", Forward::Ipip), ("gue", Forward::Gue)];
+const FORWARDS: [(&str, Forward); 5] = [
+    ("dsr", Forward::Dsr),
+    ("nat", Forward::Nat),
+    ("fullnat", Forward::Fullnat),
+    ("ipip", Forward::Ipip),
+    ("gue", Forward::Gue),
+];
 const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 
 /// Of `max_load`, in hundredths: less than the average cannot be had, and far more is no bound.
@@ -341,21 +346,21 @@ impl Rules {
         Some(At { value: SocketAddr::new(address.value, port?), span: address.span })
     }
 
-    /// The port that packets reach a backend on. Only `nat` rewrites it, and only from one port to one.
+    /// The port that packets reach a backend on. Only `nat` and `fullnat` rewrite it, and only from one port to one.
     pub(super) fn port(&self, section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
         let given = section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some))?;
         let service = self.port.as_ref()?;
         let Some(port) = given.value else { return Some(service.value) };
         let (title, help) = match self.forward? {
-            Forward::Nat if service.value != 0 => return Some(port),
+            Forward::Nat | Forward::Fullnat if service.value != 0 => return Some(port),
             Forward::Dsr | Forward::Ipip | Forward::Gue if service.value == port => return Some(port),
-            Forward::Nat => (
+            Forward::Nat | Forward::Fullnat => (
                 "a service of every port cannot have a backend port",
                 "packets keep the port they came for: remove `port` here, or give the service one".to_owned(),
             ),
             Forward::Dsr | Forward::Ipip | Forward::Gue => (
                 "the backend serves on the service's own port",
-                "only nat changes packets: remove `port` here, or use `forward = \"nat\"`".to_owned(),
+                "only nat and fullnat change packets: remove `port` here, or use `forward = \"nat\"`".to_owned(),
             ),
         };
         let label = if service.value == 0 { "the service takes every port" } else { "the service's port" };

@@ -105,6 +105,7 @@ fn forward(service: u16, in_use: &RecordsInUse) -> Option<Forward> {
         records::forward::NAT => Forward::Nat,
         records::forward::IPIP => Forward::Ipip,
         records::forward::GUE => Forward::Gue,
+        records::forward::FULLNAT => Forward::Fullnat,
         _ => Forward::Dsr,
     })
 }

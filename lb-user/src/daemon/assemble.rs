@@ -109,6 +109,7 @@ pub fn assemble(config: &Config, findings: &Findings) -> Desired {
         ingress: findings.ingress.clone(),
         admission: config.admission.clone(),
         watchdog: config.watchdog,
+        pool: config.pool.clone(),
     }
 }
 
@@ -178,6 +179,8 @@ fn merge(config: &Config, findings: &Findings) -> Merged {
             for (&endpoint, &weight) in backends {
                 let reason = if vips.contains(&endpoint.ip()) {
                     "it is a VIP"
+                } else if config.pool.addresses.contains(&endpoint.ip()) {
+                    "it is an address of the pool of full NAT"
                 } else if service.forward == Forward::Nat && !nat_owners.claim(service, endpoint) {
                     "another nat service has it: its replies could not be told apart"
                 } else {

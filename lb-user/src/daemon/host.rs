@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing::warn;
 
-use crate::desired::{Desired, Forward, Service};
+use crate::desired::{Desired, Service};
 use crate::status::Interface;
 
 /// What NAT services ask of the host.
@@ -53,7 +53,7 @@ impl Needs {
     pub fn of(desired: &Desired, interfaces: &[Interface]) -> Self {
         let nat = |is_v4: bool| {
             let services = desired.services.values();
-            services.filter(move |service| service.forward == Forward::Nat && service.vip.is_ipv4() == is_v4)
+            services.filter(move |service| service.forward.translates() && service.vip.is_ipv4() == is_v4)
         };
         let hops = |service: &Service| service.backends.values().filter_map(|backend| backend.next_hop).collect::<Vec<_>>();
         let indices: BTreeSet<u32> = nat(true).flat_map(hops).map(|hop| hop.ifindex).collect();

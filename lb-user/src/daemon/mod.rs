@@ -87,7 +87,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let identity = doors.identity.clone();
     let pins = Pins::open(&config.xdp.pin)?;
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
-    let (mut datapath, handles) = Datapath::load(object, pins, config.limits.into(), secret)?;
+    let (mut datapath, handles) = Datapath::load(object, pins, (&config).into(), secret)?;
     bpf_log::follow(datapath.ebpf_mut());
     let adopted = datapath.adopted;
     // With the lock on the pins: a daemon that was killed here is the one whose rules are found.

@@ -76,6 +76,7 @@ pub fn differing_fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api.state_file", new.api.state_file != old.api.state_file),
         ("api.audit_file", new.api.audit_file != old.api.audit_file),
         ("steering", new.steering != old.steering),
+        ("fullnat", new.pool != old.pool),
         ("limits.slots", new.limits.slots != old.limits.slots),
         ("limits.flows", new.limits.flows != old.limits.flows),
         ("limits.prefixes", new.limits.prefixes != old.limits.prefixes),
@@ -128,6 +129,7 @@ fn means_the_same(old: &Config, new: &Config, header: &str) -> bool {
         "[steering]" => old.steering == new.steering,
         "[limits]" => old.limits == new.limits,
         "[node]" => old.node == new.node,
+        "[fullnat]" => old.pool == new.pool,
         "[admission]" => old.admission.all_vips == new.admission.all_vips,
         _ => header.strip_prefix(SERVICE).is_some_and(|name| {
             let find = |config: &'_ Config| config.services.iter().find(|service| &*service.name == name).cloned();

@@ -102,6 +102,7 @@ impl Datapath {
         } else if !pins.hold_maps_of_this_shape(sizes, maps::n_cpus()?) {
             pins.clear()?;
         }
+        pins.keep_sessions_of(&sizes.pool)?;
         let Loaded { mut ebpf, mut maps, counters, tracer } = load_maps(object, &pins, sizes)?;
         let adopted = maps.settings().layout_version == LAYOUT_VERSION;
         if let Some(keys) = secret {

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use lb_common::records::{LAYOUT_VERSION, Settings};
+use lb_common::session::Pool;
 use rustix::fs::{FlockOperation, flock, statfs};
+use zerocopy::IntoBytes;
 
 use super::DatapathError;
 use crate::maps::{Sizes, shape};
@@ -94,12 +96,29 @@ impl Pins {
         }
     }
 
-    /// Whether every map is there, as this version makes it.
+    /// Lets go of the sessions of full NAT, unless they are of this pool. A program that runs by them has them for as long as it runs.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn keep_sessions_of(&self, pool: &Pool) -> Result<(), DatapathError> {
+        const LEN: usize = size_of::<Pool>();
+        let shapes = shape::of_pool(&pool.range);
+        let pinned = MapData::from_pin(self.directory.join(shapes[0].name)).map(Map::Array).and_then(Array::<_, [u8; LEN]>::try_from);
+        let is_of_it = pinned.and_then(|pinned| pinned.get(&0, 0)).is_ok_and(|bytes| bytes == pool.as_bytes());
+        if is_of_it && shapes.iter().all(|shape| self.holds(shape)) {
+            return Ok(());
+        }
+        shapes.iter().try_for_each(|shape| remove_if_there(&self.directory.join(shape.name)))
+    }
+
+    fn holds(&self, shape: &shape::Shape) -> bool {
+        MapInfo::from_pin(self.directory.join(shape.name))
+            .is_ok_and(|info| info.value_size() == shape.len && info.max_entries() == 1)
+    }
+
+    /// Whether every map is there, as this version makes it, but for those of the pool.
     pub fn hold_maps_of_this_shape(&self, sizes: Sizes, n_cpus: u32) -> bool {
-        shape::all(sizes, n_cpus).all(|shape| {
-            MapInfo::from_pin(self.directory.join(shape.name))
-                .is_ok_and(|info| info.value_size() == shape.len && info.max_entries() == 1)
-        })
+        shape::all_but_the_pool(sizes, n_cpus).all(|shape| self.holds(&shape))
     }
 
     /// Keeps a link alive beyond the daemon.

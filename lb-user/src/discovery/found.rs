@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{AddressFamily, Backends};
 use crate::config::{self, unusable};
-use crate::desired::Forward;
 
 /// Hosts taken from one answer. A source with more is mistaken or lies; the limit keeps either from filling the maps.
 pub(super) const HOSTS_MAX: usize = 1024;
@@ -23,7 +22,7 @@ pub struct Place {
 
 impl Place {
     pub fn of(service: &config::Service) -> Self {
-        let rewrites_port = service.forward == Forward::Nat && service.port != 0;
+        let rewrites_port = service.forward.translates() && service.port != 0;
         Self { family: AddressFamily::of(service.vip), port: service.port, rewrites_port }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 
 use super::Check;
-use crate::config::{Config, Limits};
+use crate::config::Config;
 use crate::datapath::on_bpffs;
 use crate::maps::{Sizes, shape};
 
@@ -21,8 +21,8 @@ pub fn examine(config: Option<&Config>) -> Vec<Check> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let pin = config.map_or(Path::new(PIN_DEFAULT), |config| &config.xdp.pin);
-    let limits = config.map_or_else(Limits::default, |config| config.limits);
-    let mut checks = vec![kernel(release.trim()), rights(&status), bpffs(pin), memory(limits)];
+    let sizes = config.map_or_else(Sizes::default, Sizes::from);
+    let mut checks = vec![kernel(release.trim()), rights(&status), bpffs(pin), memory(sizes)];
     checks.extend(config.map(descriptors));
     checks
 }
@@ -65,9 +65,9 @@ fn bpffs(pin: &Path) -> Check {
     }
 }
 
-fn memory(limits: Limits) -> Check {
+fn memory(sizes: Sizes) -> Check {
     let n_cpus = aya::util::nr_cpus().map_or(1, |n| n as u32);
-    let needed: u64 = shape::all(Sizes::from(limits), n_cpus).map(|shape| u64::from(shape.len)).sum();
+    let needed: u64 = shape::all(sizes, n_cpus).map(|shape| u64::from(shape.len)).sum();
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     memory_for(needed, available_bytes(&meminfo))
 }

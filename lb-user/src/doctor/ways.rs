@@ -76,7 +76,7 @@ fn backend(subject: &str, forward: Forward, answer: &Answer, gateway: Option<IpA
             let finding = format!("behind gateway {gateway}, which would send a dsr packet back to the VIP");
             Check::problem(subject, finding, "forward = \"nat\", or a backend in a network of this machine")
         }
-        (Ok(Way { hop, .. }), Forward::Dsr | Forward::Ipip | Forward::Gue)
+        (Ok(Way { hop, .. }), Forward::Dsr | Forward::Fullnat | Forward::Ipip | Forward::Gue)
             if !hop.takes_redirects && !ingress.contains(&hop.ifindex) =>
         {
             Check::problem(
@@ -92,7 +92,7 @@ fn backend(subject: &str, forward: Forward, answer: &Answer, gateway: Option<IpA
             ),
             "ip addr add ADDRESS/LENGTH dev INTERFACE",
         ),
-        (Ok(Way { hop, .. }), Forward::Nat) if !ingress.contains(&hop.ifindex) => Check::problem(
+        (Ok(Way { hop, .. }), Forward::Nat | Forward::Fullnat) if !ingress.contains(&hop.ifindex) => Check::problem(
             subject,
             format!("its replies arrive on interface {}, where no program takes them up", hop.ifindex),
             "list that interface in xdp.interfaces; `ip -br link` has its name",
@@ -158,7 +158,7 @@ fn answered_for(vip: IpAddr, has_path_checks: bool, answer: &Answer) -> Check {
 fn settings(desired: &Desired, links: &[LinkFacts]) -> Vec<Check> {
     let interface = |link: &LinkFacts| Interface { name: link.name.clone(), ifindex: link.ifindex, mode: "" };
     let needs = host::Needs::of(desired, &links.iter().map(interface).collect::<Vec<_>>());
-    let has_nat = desired.services.values().any(|service| service.forward == Forward::Nat);
+    let has_nat = desired.services.values().any(|service| service.forward.translates());
     let troubles = host::troubles(&needs, host::read);
     if has_nat && troubles.is_empty() {
         return vec![Check::ok("forwarding", "set as nat needs it")];

@@ -11,7 +11,7 @@ use lb_common::{Addr, BackendId, Be16};
 use serde::Serialize;
 
 use super::question::{ConnectionId, IcmpError, Question, Senseless};
-use super::witness::{FlowSeen, NamedSeen, ReplySeen, SlotSeen, Trail};
+use super::witness::{FlowSeen, NamedSeen, ReplySeen, SessionSeen, SlotSeen, Trail};
 use crate::desired::{Algorithm, Forward, Protocol, ServiceName};
 use crate::health;
 use crate::server_ids::ServerId;
@@ -41,6 +41,8 @@ pub struct Explanation {
     pub flow: Option<FlowFound>,
     pub backend: Option<Chosen>,
     pub way: Option<Way>,
+    /// By full NAT, what stands for the client.
+    pub session: Option<SessionFound>,
     pub reply: Option<ReplyFound>,
     /// Of a later fragment.
     pub fragment: Option<FragmentFound>,
@@ -221,6 +223,15 @@ pub struct Tunnel {
     pub length_max: u16,
 }
 
+/// What stands for a client towards its backend.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionFound {
+    /// An address of the pool, and a port.
+    pub source: SocketAddr,
+    /// The flow has it; otherwise it would get it, if nobody takes it before.
+    pub on_record: bool,
+}
+
 /// Whose reply the packet is.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReplyFound {
@@ -261,6 +272,10 @@ impl Explanation {
             flow: trail.flow.map(|seen| teller.flow(seen)),
             backend: trail.backend.map(|(id, _)| teller.chosen(id, syn, question.error.is_some())),
             way: trail.backend.and_then(|(_, record)| teller.way(&record, vip)),
+            session: trail.session.map(|SessionSeen { address, port, is_new }| SessionFound {
+                source: SocketAddr::new(address.into(), port.get()),
+                on_record: !is_new,
+            }),
             reply: trail.reply.map(|seen| teller.reply(seen, client.port())),
             fragment: trail.fragment.map(|id| FragmentFound { on_record: teller.backend(id) }),
             verdict: trail.verdict.label(),
@@ -370,6 +385,7 @@ impl<N: Names> Teller<'_, N> {
         let forward = match record.forward {
             forward::DSR => Forward::Dsr,
             forward::NAT => Forward::Nat,
+            forward::FULLNAT => Forward::Fullnat,
             forward::IPIP => Forward::Ipip,
             forward::GUE => Forward::Gue,
             _ => return None,
@@ -384,7 +400,7 @@ impl<N: Names> Teller<'_, N> {
             ifindex: record.ifindex,
             to: mac(record.link.destination()),
             from: mac(record.link.source()),
-            destination: (forward == Forward::Nat).then(|| SocketAddr::new(record.address.into(), port(record.port))),
+            destination: forward.translates().then(|| SocketAddr::new(record.address.into(), port(record.port))),
             tunnel: matches!(forward, Forward::Ipip | Forward::Gue).then(|| Tunnel {
                 source: record.source.into(),
                 destination: record.address.into(),

@@ -11,11 +11,12 @@ use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::session::{self, Pool, Range, State};
 use lb_common::trace::{Choice, How};
-use lb_common::{Addr, BackendId, Slot, Verdict};
+use lb_common::{Addr, BackendId, Be16, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Answer, Question, Quoted};
-use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, fragments};
+use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, fragments, session as sessions};
 
 use super::frame::Frame;
 
@@ -49,6 +50,11 @@ pub trait Records {
     fn known_flow(&self, line: u32, position: usize) -> meter::Entry;
     /// In units of [`meter`].
     fn meter_time(&self) -> u64;
+    /// The pool of full NAT.
+    fn pool(&self) -> Pool;
+    fn session_tags(&self, line: u32) -> u64;
+    /// 0 beyond the end.
+    fn session_word(&self, index: u32, word: usize) -> u64;
     fn now(&self) -> Tick;
 }
 
@@ -65,6 +71,8 @@ pub struct Trail {
     pub flow: Option<FlowSeen>,
     /// Whom the packet is for; of no backend at all, [`BackendId::NONE`].
     pub backend: Option<(BackendId, Backend)>,
+    /// By full NAT, what stands for the client.
+    pub session: Option<SessionSeen>,
     pub reply: Option<ReplySeen>,
     /// Of a later fragment, the backend that the first of its packet went to or came from; [`BackendId::NONE`] if none is on record.
     pub fragment: Option<BackendId>,
@@ -99,6 +107,15 @@ pub struct FlowSeen {
     pub recorded: Option<flow::Entry>,
 }
 
+/// A flow's session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionSeen {
+    pub address: Addr,
+    pub port: Be16,
+    /// It has none yet, and this would be its own.
+    pub is_new: bool,
+}
+
 /// A packet from a NAT backend.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplySeen {
@@ -122,6 +139,7 @@ pub fn follow(mut frame: Frame, records: &impl Records) -> Trail {
         // Once there is a slot, the last backend asked for is the one that was chosen; a fragment follows without.
         backend: slot.and(witness.last_backend.get()).or(witness.followed.get()),
         fragment: witness.fragment.get(),
+        session: witness.session.get(),
         reply: witness.reply.get(),
         refused: witness.refused.get(),
         now: witness.now,
@@ -132,6 +150,7 @@ pub fn follow(mut frame: Frame, records: &impl Records) -> Trail {
 struct Witness<'r, R> {
     records: &'r R,
     settings: Settings,
+    pool: Pool,
     now: Tick,
     buckets: Kept<Bucket>,
     services: Kept<Service>,
@@ -142,6 +161,7 @@ struct Witness<'r, R> {
     named: Cell<Option<NamedSeen>>,
     slot: Cell<Option<SlotSeen>>,
     flow: Cell<Option<FlowSeen>>,
+    session: Cell<Option<SessionSeen>>,
     reply: Cell<Option<ReplySeen>>,
     fragment: Cell<Option<BackendId>>,
     followed: Cell<Option<(BackendId, Backend)>>,
@@ -157,6 +177,7 @@ impl<'r, R: Records> Witness<'r, R> {
         Self {
             records,
             settings: records.settings(),
+            pool: records.pool(),
             now: records.now(),
             buckets: Kept::default(),
             services: Kept::default(),
@@ -167,6 +188,7 @@ impl<'r, R: Records> Witness<'r, R> {
             named: Cell::default(),
             slot: Cell::default(),
             flow: Cell::default(),
+            session: Cell::default(),
             reply: Cell::default(),
             fragment: Cell::default(),
             followed: Cell::default(),
@@ -354,6 +376,40 @@ impl<R: Records> Env for Witness<'_, R> {
             self.service.set(Some((choice.service, self.records.service(choice.service))));
             self.followed.set(Some((choice.backend, self.records.backend(choice.backend))));
         }
+    }
+
+    fn pool_range(&self) -> Range {
+        self.pool.range
+    }
+
+    fn pool_address(&self, number: u32) -> &Addr {
+        &self.pool.addresses[number as usize % self.pool.addresses.len()]
+    }
+
+    fn session_tags(&self, line: u32) -> u64 {
+        self.records.session_tags(line)
+    }
+
+    fn set_session_tag(&self, _index: u32, _tag: u8) {}
+
+    fn session_word(&self, index: u32, word: usize) -> u64 {
+        self.records.session_word(index, word)
+    }
+
+    fn set_session_word(&self, _index: u32, _word: usize, _value: u64) {}
+
+    fn replace_session_state(&self, _index: u32, _seen: State, _new: State) -> bool {
+        true
+    }
+
+    fn session(&self, question: sessions::Question) -> u32 {
+        let known = sessions::answer(self, sessions::Question { is_quoted: true, ..question });
+        let index = if known == session::NONE { sessions::answer(self, question) } else { known };
+        if index != session::NONE {
+            let (address, port) = (*self.pool_address(question.number), self.pool.range.port(question.number, index));
+            self.session.set(Some(SessionSeen { address, port, is_new: known == session::NONE }));
+        }
+        index
     }
 
     fn note_elsewhere(&self, _slot_index: u32, _now: Tick) {}

@@ -8,6 +8,7 @@ mod flows;
 mod loads;
 mod mapped;
 mod read;
+mod sessions;
 pub mod shape;
 pub mod substitute;
 mod tracer;
@@ -31,6 +32,7 @@ use lb_common::{BackendId, Slot, limits};
 pub use counters::{Counters, Traced};
 pub use flows::{Census, FlowTable, Sweep};
 pub use loads::Loads;
+pub use sessions::Sessions;
 use mapped::Mapped;
 pub use shape::Sizes;
 pub use tracer::Tracer;
@@ -89,6 +91,7 @@ pub struct KernelMaps {
     led_over: Instant,
     pub flows: FlowTable,
     pub loads: Loads,
+    pub sessions: Sessions,
     /// The packet path's own.
     fragments: Mapped<u64>,
     slots_seen: Mapped<Tick>,
@@ -129,12 +132,19 @@ pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Opt
     let n_meter_lines = sizes.n_sources / meter::ENTRIES as u32;
     let n_prefix_lines = 2 * limits::prefix_lines(sizes.n_prefixes);
     let (n_cpus, n_flow_buckets) = (n_cpus()?, sizes.n_flows / flow::ENTRIES as u32);
+    let range = sizes.pool.range;
+    let n_sessions = range.n_sessions();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("N_SLOTS", &sizes.n_slots, true)
         .override_global("N_FLOW_BUCKETS", &n_flow_buckets, true)
         .override_global("N_PREFIX_LINES", &n_prefix_lines, true)
         .override_global("N_METER_LINES", &n_meter_lines, true)
+        .override_global("POOL_FIRST_PORT", &range.first_port, true)
+        .override_global("POOL_PORTS", &range.n_ports, true)
+        .override_global("POOL_V4", &range.n_v4, true)
+        .override_global("POOL_V6", &range.n_v6, true)
+        .override_global("N_SESSIONS", &n_sessions, true)
         .override_global("N_CPUS", &n_cpus, true);
     let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;
     let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
@@ -163,6 +173,7 @@ impl KernelMaps {
             slots: Mapped::take(ebpf, &shape::slots(sizes.n_slots), pins)?,
             flows: FlowTable::take(ebpf, sizes, pins)?,
             loads: Loads::take(ebpf, pins)?,
+            sessions: Sessions::take(ebpf, &sizes.pool, pins)?,
             fragments: Mapped::take(ebpf, &shape::FRAGMENTS, pins)?,
             slots_seen: Mapped::take(ebpf, &shape::slots_seen(sizes.n_slots), pins)?,
             backends_seen: Mapped::take(ebpf, &shape::BACKENDS_SEEN, pins)?,

@@ -6,6 +6,7 @@ use lb_common::flow::{self, Tick};
 use lb_common::load::Load;
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::session::Pool;
 use lb_common::{BackendId, Slot};
 
 use super::KernelMaps;
@@ -85,6 +86,18 @@ impl Records for KernelMaps {
 
     fn turn(&self, service: u16) -> u64 {
         self.loads.turn(service)
+    }
+
+    fn pool(&self) -> Pool {
+        self.sessions.pool()
+    }
+
+    fn session_tags(&self, line: u32) -> u64 {
+        self.sessions.tags(line)
+    }
+
+    fn session_word(&self, index: u32, word: usize) -> u64 {
+        self.sessions.word(index, word)
     }
 
     fn now(&self) -> Tick {

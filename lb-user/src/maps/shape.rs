@@ -9,9 +9,10 @@ use lb_common::flow::Tick;
 use lb_common::handshake::Handshakes;
 use lb_common::load::Load;
 use lb_common::records::{Backend, Link, Service, Settings};
+use lb_common::session::{LINE, Pool, Range, Session};
 use lb_common::{limits, trace};
 
-use crate::config::Limits;
+use crate::config::Config;
 
 /// A map of one element by its name, and the element's size in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,11 +31,20 @@ pub struct Sizes {
     pub n_prefixes: u32,
     /// A power of two.
     pub n_sources: u32,
+    /// Each of its ports has a session.
+    pub pool: Pool,
 }
 
-impl From<Limits> for Sizes {
-    fn from(limits: Limits) -> Self {
-        Self { n_slots: limits.slots, n_flows: limits.flows, n_prefixes: limits.prefixes, n_sources: limits.sources }
+impl From<&Config> for Sizes {
+    fn from(config: &Config) -> Self {
+        let limits = config.limits;
+        Self {
+            n_slots: limits.slots,
+            n_flows: limits.flows,
+            n_prefixes: limits.prefixes,
+            n_sources: limits.sources,
+            pool: config.pool.record(),
+        }
     }
 }
 
@@ -62,6 +72,7 @@ impl Default for Sizes {
             n_flows: limits::FLOWS_DEFAULT,
             n_prefixes: limits::PREFIXES_DEFAULT,
             n_sources: limits::SOURCES_DEFAULT,
+            pool: Pool::EMPTY,
         }
     }
 }
@@ -73,6 +84,7 @@ impl Shape {
             "SLOTS" => "lower limits.slots to 1048576",
             "FLOWS" => "lower limits.flows to 524288",
             "METERS" => "lower limits.sources to 524288",
+            "SESSIONS" => "name fewer addresses in [fullnat], or fewer ports: 131072 ports of all together",
             "PREFIXES" => "lower limits.prefixes to 104848",
             _ => "use a machine of at most 4 possible CPUs (/sys/devices/system/cpu/possible)",
         }
@@ -128,6 +140,16 @@ pub const fn flows(n_flows: u32) -> Shape {
     Shape::table::<u64>("FLOWS", n_flows)
 }
 
+/// The pool of full NAT, its sessions and their tags. Without one there is room for a line that nobody looks at.
+pub const fn of_pool(range: &Range) -> [Shape; 3] {
+    let n_sessions = if range.n_sessions() == 0 { LINE } else { range.n_sessions() };
+    [
+        Shape::table::<Pool>("POOL", 1),
+        Shape::table::<Session>("SESSIONS", n_sessions),
+        Shape::table::<u64>("SESSION_TAGS", n_sessions / LINE),
+    ]
+}
+
 /// Counters of the packet path, one copy a CPU.
 pub const fn counters(n_cpus: u32) -> [Shape; 7] {
     [
@@ -148,7 +170,12 @@ pub const fn traces(n_cpus: u32) -> Shape {
 
 /// All maps that are pinned.
 pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
-    let Sizes { n_slots, n_flows, n_prefixes, n_sources } = sizes;
+    of_pool(&sizes.pool.range).into_iter().chain(all_but_the_pool(sizes, n_cpus))
+}
+
+/// Those that outlive a change of the pool.
+pub fn all_but_the_pool(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
+    let Sizes { n_slots, n_flows, n_prefixes, n_sources, .. } = sizes;
     let tables = [SETTINGS, SERVICE_BUCKETS, REPLY_BUCKETS, SERVICES, slots(n_slots), BACKENDS, SERVER_IDS, LINKS];
     let rules = [ADMISSION, prefixes(n_prefixes), meters(n_sources), KNOWN_FLOWS];
     let memory = [flows(n_flows), FRAGMENTS, slots_seen(n_slots), BACKENDS_SEEN];

@@ -429,6 +429,9 @@ pub(super) fn place(
     if let Some(service) = config.services.iter().find(|service| service.vip == address) {
         return Err(misplaced(format!("it is the VIP of service {}", service.name)));
     }
+    if config.pool.addresses.contains(&address) {
+        return Err(misplaced("it is an address of the pool of full NAT, and this machine's own".to_owned()));
+    }
     if address.is_ipv4() != service.vip.is_ipv4() && service.forward.overhead(address).is_none() {
         return Err(misplaced("packets keep their family, and the VIP is of the other".to_owned()));
     }
@@ -438,10 +441,10 @@ pub(super) fn place(
         (Some(_), _) if service.port == 0 => {
             return Err(misplaced("the service takes every port, and packets keep theirs: leave the port out".to_owned()));
         }
-        (Some(port), Forward::Nat) if port > 0 => port,
+        (Some(port), Forward::Nat | Forward::Fullnat) if port > 0 => port,
         (Some(port), _) => {
             let why = match service.forward {
-                Forward::Nat => "a backend needs a port".to_owned(),
+                Forward::Nat | Forward::Fullnat => "a backend needs a port".to_owned(),
                 _ => format!("the service forwards to its own port {}, not to {port}", service.port),
             };
             return Err(misplaced(why));

@@ -191,7 +191,7 @@ fn via(section: &mut Section<'_>, of: Of, problems: &mut Problems) -> Option<Opt
     }
     let (title, label, help) = match of.forward? {
         Forward::Dsr => return of.vip.map(Some),
-        Forward::Nat => (
+        Forward::Nat | Forward::Fullnat => (
             "a check by a path that nat does not have",
             "nat sends packets to the backend's own address",
             "remove `via`: the check goes there too",

@@ -1,0 +1,51 @@
+//! Sessions of full NAT from outside: how many ports of the pool are taken. The packet path alone takes them.
+
+use std::path::Path;
+
+use aya::Ebpf;
+use lb_common::flow::Tick;
+use lb_common::session::{Pool, Session, State, word};
+
+use super::mapped::Mapped;
+use super::{MapError, shape};
+
+/// A handle to the pool and its sessions.
+pub struct Sessions {
+    pool: Mapped<Pool>,
+    sessions: Mapped<Session>,
+    tags: Mapped<u64>,
+}
+
+impl Sessions {
+    pub(super) fn take(ebpf: &mut Ebpf, wanted: &Pool, pins: Option<&Path>) -> Result<Self, MapError> {
+        let [of_pool, of_sessions, of_tags] = shape::of_pool(&wanted.range);
+        let mut pool = Mapped::<Pool>::take(ebpf, &of_pool, pins)?;
+        if pool.read(0).as_ref() != Some(wanted) {
+            pool.set(0, wanted)?;
+        }
+        let (sessions, tags) = (Mapped::take(ebpf, &of_sessions, pins)?, Mapped::take(ebpf, &of_tags, pins)?);
+        Ok(Self { pool, sessions, tags })
+    }
+
+    pub fn pool(&self) -> Pool {
+        self.pool.read(0).unwrap_or_default()
+    }
+
+    /// The tags of a line; none beyond the end.
+    pub fn tags(&self, line: u32) -> u64 {
+        self.tags.load_long(line)
+    }
+
+    /// A word of a session; 0 beyond the end.
+    pub fn word(&self, index: u32, word: usize) -> u64 {
+        self.sessions.load_long(index * word::N as u32 + word as u32)
+    }
+
+    /// Ports of each address, by its number, that nobody may take.
+    pub fn n_live(&self, now: Tick) -> Vec<u32> {
+        let range = self.pool().range;
+        let is_live = |index: &u32| State::from_raw(self.word(*index, word::STATE)).is_live(now);
+        let of = |number: u32| (number * range.n_ports..(number + 1) * range.n_ports).filter(is_live).count() as u32;
+        (0..range.n_v4 + range.n_v6).map(of).collect()
+    }
+}
