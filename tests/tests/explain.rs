@@ -106,6 +106,18 @@ impl Records for InMemory<'_> {
         self.0.prefix_line(index).copied()
     }
 
+    fn pool(&self) -> lb_common::session::Pool {
+        lb_common::session::Pool::EMPTY
+    }
+
+    fn session_tags(&self, _line: u32) -> u64 {
+        0
+    }
+
+    fn session_word(&self, _index: u32, _word: usize) -> u64 {
+        0
+    }
+
     fn now(&self) -> Tick {
         self.0.now.get()
     }

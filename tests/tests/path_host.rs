@@ -6,7 +6,7 @@ use lb_common::{BackendId, Verdict};
 use xlb_tests::path::fixture::{self, Interfaces};
 use xlb_tests::path::host::{Host, TracedHost};
 use xlb_tests::path::packets::{Content, Flags, frame, tcp};
-use xlb_tests::path::{cases, choices, decap, traces};
+use xlb_tests::path::{cases, choices, decap, fullnat, traces};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
@@ -40,6 +40,33 @@ fn under_rules_of_admission_every_packet_ends_as_its_case_says() {
         .sum();
     assert_eq!(n_refused, host.totals.borrow().of(Verdict::Denied), "each refusal is counted for one rule");
     assert!(host.refused(0, Rule::Deny) > 5, "those for all VIPs are counted apart");
+}
+
+#[test]
+fn by_full_nat_packets_go_to_and_fro() {
+    let host = Host::with_fixture(INTERFACES);
+    fullnat::check(&mut |packet| host.run(packet, INTERFACES.outside));
+}
+
+#[test]
+fn without_a_free_port_a_new_flow_is_refused_and_those_that_have_one_go_on() {
+    let host = Host::with_fixture(INTERFACES);
+    host.now.set(1000);
+    let run = &mut |packet: &[u8]| host.run(packet, INTERFACES.outside);
+    let n = fullnat::exhaust(run);
+    assert!(n * 5 > 2048 * 4, "{n} of 2048");
+    let live = host.live_sessions();
+    assert_eq!(live.len(), n);
+    assert_eq!(live.values().map(|key| key.raw()).collect::<std::collections::BTreeSet<_>>().len(), n, "each flow has one port");
+    let again = |n| run(&frame(&format!("10.9.0.100:{}", 1024 + n), "10.200.5.1:80", tcp(Flags::Ack)).bytes()).verdict;
+    assert!((0..n).map(again).all(|verdict| verdict == Verdict::Redirect));
+    assert_eq!(host.live_sessions(), live);
+    let id = (0..9000).find(|&id| host.service_drops(id) > 0);
+    assert!(id.is_some(), "the service's drop is counted");
+    // Nobody has answered: some seconds later the ports are anybody's.
+    host.now.set(1000 + lb_common::session::UNANSWERED_FOR);
+    assert_eq!(host.live_sessions().len(), 0);
+    assert!(fullnat::exhaust(&mut |packet: &[u8]| host.run(packet, INTERFACES.outside)) >= n - 200);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use xlb_tests::frames::Sender;
 use xlb_tests::path::cases::Case;
 use xlb_tests::path::host::{Host, TracedHost};
 use xlb_tests::path::kernel::{self, Kernel, action};
-use xlb_tests::path::{Outcome, cases, choices, decap, fixture, stack, traces};
+use xlb_tests::path::{Outcome, cases, choices, decap, fixture, fullnat, stack, traces};
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond this, the next feature may be one too many.
@@ -128,6 +128,27 @@ fn once_the_daemon_is_away_for_too_long_the_host_gets_in_the_kernel_what_is_for_
         check(&kernel, cases::unattended(watchdog.absence));
         kernel.attend_for(1000);
         check_all_cases(&kernel);
+    }
+}
+
+#[test]
+#[ignore = "needs root and the BPF object; run by cargo xtask test"]
+fn by_full_nat_packets_go_to_and_fro_in_the_kernel() {
+    for version in versions() {
+        let checked = std::thread::spawn(move || {
+            let kernel = Kernel::as_for(version).unwrap();
+            let run = &mut |packet: &[u8]| {
+                let ran = kernel.run(packet, kernel.interfaces.outside).unwrap();
+                assert_eq!(ran.action, action(ran.verdict));
+                Outcome { verdict: ran.verdict, frame: ran.frame }
+            };
+            fullnat::check(run);
+            let n = fullnat::exhaust(run);
+            assert!(n * 5 > 2048 * 4, "{n} of 2048");
+            let n_live: u32 = kernel.maps.sessions.n_live(maps::now()).iter().sum();
+            assert!(n_live as usize >= n, "{n_live} of {n}");
+        });
+        checked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
 }
 

@@ -15,7 +15,7 @@ use lb_user::desired::{Absence, Algorithm, Backend, Desired, Forward, Hashing, N
 use lb_user::tables::{Plan, Tables, diff};
 
 use super::packets::Mac;
-use super::{choices, quic};
+use super::{choices, fullnat, quic};
 
 /// The router that clients are behind.
 pub const GATEWAY: Mac = [2, 0, 0, 0, 0, 1];
@@ -93,7 +93,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     };
     let tunnel = |address: &str| NextHop { address: Some(address.parse().expect("an address")), mtu: MTU, ..far };
     let (from4, from6) = (tunnel(TUNNEL_SOURCE), tunnel(TUNNEL_SOURCE_V6));
-    use Forward::{Dsr, Gue, Ipip, Nat};
+    use Forward::{Dsr, Fullnat, Gue, Ipip, Nat};
     use Protocol::{Tcp, Udp};
     let mut services = BTreeMap::from([
         ("dsr".into(), service("10.200.1.1:80", Tcp, Dsr, &[("10.0.1.1:80", Some(near))])),
@@ -116,6 +116,12 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         ("gue-udp".into(), service("10.200.2.3:53", Udp, Gue, &[("10.0.2.22:53", Some(from4))])),
         ("gue-6in6".into(), service("[fd00:0:0:2::3]:80", Tcp, Gue, &[("[fd02::22]:80", Some(from6))])),
         ("no-source".into(), service("10.200.2.9:80", Tcp, Ipip, &[("10.0.2.21:80", Some(far))])),
+        ("fullnat".into(), service("10.200.5.1:80", Tcp, Fullnat, &[("10.0.2.41:8080", Some(far))])),
+        ("fullnat-udp".into(), service("10.200.5.1:53", Udp, Fullnat, &[("10.0.2.41:5353", Some(far))])),
+        ("fullnat-v6".into(), service("[fd00:0:0:5::1]:80", Tcp, Fullnat, &[("[fd02::41]:8080", Some(far))])),
+        ("fullnat-udp-v6".into(), service("[fd00:0:0:5::1]:53", Udp, Fullnat, &[("[fd02::41]:5353", Some(far))])),
+        ("fullnat-every-port".into(), service("10.200.5.2:0", Tcp, Fullnat, &[("10.0.2.42:0", Some(far))])),
+        ("fullnat-bridged".into(), service("10.200.5.3:80", Tcp, Fullnat, &[("10.0.3.1:8080", Some(bridged))])),
         ("down".into(), service("10.200.1.6:80", Tcp, Dsr, &[("10.0.1.6:80", None)])),
     ]);
     let by_id = [
@@ -140,7 +146,8 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         service.backends.values_mut().zip(choices::WEIGHTS).for_each(|(backend, weight)| backend.weight = weight);
         services.insert(format!("chosen-{n}").into(), service);
     }
-    Desired { services, ingress: BTreeSet::from([interfaces.outside]), ..Desired::default() }
+    let ingress = BTreeSet::from([interfaces.outside]);
+    Desired { services, ingress, pool: fullnat::pool().into(), ..Desired::default() }
 }
 
 /// Single hosts, every other of a /20: their tree has several levels.

@@ -14,7 +14,8 @@ use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags, settings_flags};
 use lb_common::trace::{self, Choice, Scratch};
-use lb_common::{BackendId, Slot, Verdict};
+use lb_common::session::{self, LINE, Pool, Range, State, word};
+use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 use lb_user::compile::Sightings;
 use lb_user::explain::Frame;
@@ -62,6 +63,10 @@ pub struct Host {
     prefixes: Vec<Line>,
     meters: Vec<Cell<meter::Entry>>,
     known_flows: Vec<Cell<meter::Entry>>,
+    pool: Pool,
+    /// Word by word.
+    sessions: Vec<Cell<u64>>,
+    session_tags: Vec<Cell<u64>>,
     /// What the clock of meters shows.
     pub meter_time: Cell<u64>,
     refused: RefCell<BTreeMap<(u16, Rule), u64>>,
@@ -110,6 +115,9 @@ impl Host {
             prefixes: vec![Line::default(); 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT) as usize],
             meters: vec![Cell::default(); limits::SOURCES_MIN as usize],
             known_flows: vec![Cell::default(); limits::KNOWN_FLOWS as usize],
+            pool: Pool::EMPTY,
+            sessions: Vec::new(),
+            session_tags: Vec::new(),
             meter_time: Cell::new(1 << 30),
             refused: RefCell::default(),
             suspects: RefCell::default(),
@@ -127,6 +135,7 @@ impl Host {
         let (_, _, plan) = fixture::plan(interfaces);
         host.carry_out(&plan);
         host.set_links(fixture::links(interfaces));
+        host.set_pool(super::fullnat::pool().record());
         host
     }
 
@@ -158,6 +167,21 @@ impl Host {
 
     pub fn set_links(&mut self, links: BTreeMap<u32, bool>) {
         self.links = links;
+    }
+
+    /// With this pool, none of whose ports is taken.
+    pub fn set_pool(&mut self, pool: Pool) {
+        let n_sessions = pool.range.n_sessions() as usize;
+        self.pool = pool;
+        self.sessions = vec![Cell::default(); n_sessions * word::N];
+        self.session_tags = vec![Cell::default(); n_sessions / LINE as usize];
+    }
+
+    /// What each port of the pool is taken for that is taken, by its index.
+    pub fn live_sessions(&self) -> BTreeMap<u32, session::Key> {
+        let word = |index, word| self.session_word(index, word);
+        let live = (0..self.pool.range.n_sessions()).filter(|&index| State::from_raw(word(index, word::STATE)).is_live(self.now.get()));
+        live.map(|index| (index, session::Key::from_raw(word(index, word::KEY)))).collect()
     }
 
     /// Runs a packet through the path.
@@ -405,6 +429,37 @@ impl Env for Host {
         events.evicted_unconfirmed += u64::from(event == FlowEvent::EvictedUnconfirmed);
         events.evicted += u64::from(event == FlowEvent::Evicted);
         self.flow_events.set(events);
+    }
+
+    fn pool_range(&self) -> Range {
+        self.pool.range
+    }
+
+    fn pool_address(&self, number: u32) -> &Addr {
+        &self.pool.addresses[number as usize % self.pool.addresses.len()]
+    }
+
+    fn session_tags(&self, line: u32) -> u64 {
+        self.session_tags.get(line as usize).map_or(0, Cell::get)
+    }
+
+    fn set_session_tag(&self, index: u32, tag: u8) {
+        let tags = &self.session_tags[(index / LINE) as usize];
+        let mut bytes = tags.get().to_le_bytes();
+        bytes[(index % LINE) as usize] = tag;
+        tags.set(u64::from_le_bytes(bytes));
+    }
+
+    fn session_word(&self, index: u32, word: usize) -> u64 {
+        self.sessions.get(index as usize * word::N + word).map_or(0, Cell::get)
+    }
+
+    fn set_session_word(&self, index: u32, word: usize, value: u64) {
+        self.sessions[index as usize * word::N + word].set(value);
+    }
+
+    fn replace_session_state(&self, index: u32, seen: State, new: State) -> bool {
+        replace(&self.sessions[index as usize * word::N + word::STATE], seen.raw(), new.raw())
     }
 
     fn count(&self, verdict: Verdict) {

@@ -6,6 +6,7 @@ pub mod cases;
 pub mod choices;
 pub mod decap;
 pub mod fixture;
+pub mod fullnat;
 pub mod host;
 pub mod judge;
 pub mod kernel;

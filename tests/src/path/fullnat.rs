@@ -1,0 +1,190 @@
+//! Conversations by full NAT. What stands for a client is not known before its first packet has left, so these are no single cases.
+
+use std::net::SocketAddr;
+
+use lb_common::Verdict;
+use lb_user::pool::Pool;
+
+use super::Outcome;
+use super::cases::to_vip;
+use super::fixture::{CLIENT, CLIENT_V6, FAR, GATEWAY, OURS, OURS_INSIDE};
+use super::packets::{self, Content, Flags, Frame, frame, patched, tcp, udp};
+
+/// One machine with the fixture's tables: what becomes of a packet.
+pub type Run<'r> = &'r mut dyn FnMut(&[u8]) -> Outcome;
+
+/// Two addresses of either family.
+pub fn pool() -> Pool {
+    let addresses = ["10.0.2.200", "fd02::200", "10.0.2.201", "fd02::201"];
+    Pool { addresses: addresses.map(|address| address.parse().expect("an address")).to_vec(), ports: 20_000..=22_047 }
+}
+
+const ROUTER: &str = "10.8.0.1";
+const ROUTER_V6: &str = "fd08::1";
+
+/// The source of a frame that has left.
+fn source(frame: &[u8]) -> SocketAddr {
+    let packet = etherparse::SlicedPacket::from_ethernet(frame).expect("a packet");
+    let address = match packet.net.expect("IP") {
+        etherparse::NetSlice::Ipv4(ip) => ip.header().source_addr().into(),
+        etherparse::NetSlice::Ipv6(ip) => ip.header().source_addr().into(),
+        etherparse::NetSlice::Arp(_) => panic!("ARP"),
+    };
+    match packet.transport.expect("a transport header") {
+        etherparse::TransportSlice::Tcp(tcp) => SocketAddr::new(address, tcp.source_port()),
+        etherparse::TransportSlice::Udp(udp) => SocketAddr::new(address, udp.source_port()),
+        _ => panic!("neither TCP nor UDP"),
+    }
+}
+
+fn expect(run: Run<'_>, name: &str, packet: &[u8], verdict: Verdict, left: &[u8]) {
+    let outcome = run(packet);
+    assert_eq!(outcome.verdict, verdict, "{name}");
+    assert!(outcome.frame == left, "{name}:\n  got      {:02x?}\n  expected {left:02x?}", outcome.frame);
+}
+
+fn untouched(run: Run<'_>, name: &str, packet: &Frame, verdict: Verdict) {
+    expect(run, name, &packet.bytes(), verdict, &packet.bytes());
+}
+
+/// Of a client's packet to a VIP, as it leaves to a backend; what stands for the client.
+fn sends(run: Run<'_>, name: &str, packet: &Frame, backend: &str) -> String {
+    let outcome = run(&packet.bytes());
+    assert_eq!(outcome.verdict, Verdict::Redirect, "{name}");
+    let source = source(&outcome.frame);
+    let pool = pool();
+    assert!(pool.addresses.contains(&source.ip()) && pool.ports.contains(&source.port()), "{name}: {source}");
+    let left = packet.clone().macs(OURS_INSIDE, FAR).from(&source.to_string()).to(backend).ttl(63).bytes();
+    assert!(outcome.frame == left, "{name}:\n  got      {:02x?}\n  expected {left:02x?}", outcome.frame);
+    source.to_string()
+}
+
+fn answers(run: Run<'_>, name: &str, content: Content, backend: &str, source: &str, vip: &str, client: &str) {
+    let reply = frame(backend, source, content).macs(FAR, OURS_INSIDE);
+    let left = reply.clone().macs(OURS, GATEWAY).from(vip).to(client).ttl(63);
+    expect(run, name, &reply.bytes(), Verdict::Reply, &left.bytes());
+}
+
+/// Takes conversations of all kinds through the path.
+pub fn check(run: Run<'_>) {
+    let tcp4 = ("10.200.5.1:80", "10.0.2.41:8080", "10.9.0.100:40000");
+    let tcp6 = ("[fd00:0:0:5::1]:80", "[fd02::41]:8080", "[fd09::100]:40000");
+    let udp4 = ("10.200.5.1:53", "10.0.2.41:5353", "10.9.0.100:40000");
+    let udp6 = ("[fd00:0:0:5::1]:53", "[fd02::41]:5353", "[fd09::100]:40000");
+    let every = ("10.200.5.2:7777", "10.0.2.42:7777", "10.9.0.100:40000");
+    let ack: fn() -> Content = || tcp(Flags::Ack);
+    let mut sources = Vec::new();
+    for (name, (vip, backend, client), content) in [
+        ("TCP over IPv4", tcp4, ack),
+        ("TCP over IPv6", tcp6, ack),
+        ("UDP over IPv4", udp4, udp),
+        ("UDP over IPv6", udp6, udp),
+        ("a service on every port", every, ack),
+    ] {
+        let is_tcp = matches!(content(), Content::Tcp { .. });
+        let first = to_vip(vip, if is_tcp { tcp(Flags::Syn) } else { content() });
+        let source = sends(run, name, &first, backend);
+        let again = sends(run, name, &first, backend);
+        assert_eq!(again, source, "{name}: sent again, it has the same port");
+        let answer = if is_tcp { tcp(Flags::SynAck) } else { content() };
+        answers(run, name, answer, backend, &source, vip, client);
+        assert_eq!(sends(run, name, &to_vip(vip, content()), backend), source, "{name}: so have later packets");
+        answers(run, name, content(), backend, &source, vip, client);
+        answers_unusual(run, content(), backend, &source, vip, client);
+        let tagged = to_vip(vip, content()).vlans(&[10]);
+        assert_eq!(sends(run, name, &tagged, backend), source, "{name}: so have unusual ones");
+        check_errors(run, name, (vip, backend, client), &source, content);
+        sources.push(source);
+    }
+    let addresses: Vec<_> = sources.iter().map(|source| source.rsplit_once(':').expect("a port").0).collect();
+    assert!(addresses[0] == addresses[2] && addresses[1] == addresses[3], "a client has one source address: {addresses:?}");
+    assert_ne!(sources[0], sources[2], "each session has a port of its own");
+    check_edges(run, tcp4, &sources[0]);
+}
+
+fn answers_unusual(run: Run<'_>, content: Content, backend: &str, source: &str, vip: &str, client: &str) {
+    let reply = frame(backend, source, content).macs(FAR, OURS_INSIDE).vlans(&[7]);
+    let left = reply.clone().macs(OURS, GATEWAY).from(vip).to(client).ttl(63);
+    expect(run, "a tagged reply", &reply.bytes(), Verdict::Reply, &left.bytes());
+}
+
+/// What a router says about a packet from `sender` to `addressee`, of which `len` bytes are quoted.
+fn about(sender: &str, addressee: &str, content: Content, len: usize) -> Content {
+    let packet = frame(sender, addressee, content).ttl(3);
+    let quoted = packet.bytes()[packet.l3()..packet.l4() + len].to_vec();
+    let kind = if packet.source.is_ipv4() { (3, 4) } else { (2, 0) };
+    Content::Error { kind, word: 1280, quoted }
+}
+
+fn check_errors(
+    run: Run<'_>,
+    name: &str,
+    (vip, backend, client): (&str, &str, &str),
+    source: &str,
+    content: fn() -> Content,
+) {
+    let host = |endpoint: &str| endpoint.parse::<SocketAddr>().expect("an endpoint").ip().to_string();
+    let is_v4 = !vip.starts_with('[');
+    let router = if is_v4 { ROUTER } else { ROUTER_V6 };
+    for len in [8, 12, 25] {
+        let len = len.min(if matches!(content(), Content::Udp { .. }) { 16 } else { 25 });
+        // From the clients' side, about a reply.
+        let came = frame(router, &host(vip), about(vip, client, content(), len));
+        let left =
+            frame(&host(source), &host(backend), about(backend, source, content(), len)).macs(OURS_INSIDE, FAR).ttl(63);
+        expect(run, &format!("{name}: an error about a reply, {len}"), &came.bytes(), Verdict::Redirect, &left.bytes());
+        // From a router before a backend, about a packet to that.
+        let came = frame(router, &host(source), about(source, backend, content(), len)).macs(FAR, OURS_INSIDE);
+        let left = frame(&host(vip), &host(client), about(client, vip, content(), len)).macs(OURS, GATEWAY).ttl(63);
+        expect(run, &format!("{name}: an error about a packet, {len}"), &came.bytes(), Verdict::Reply, &left.bytes());
+    }
+    let stranger = if is_v4 { "10.0.2.99:80" } else { "[fd02::99]:80" };
+    let wrong = frame(router, &host(source), about(source, stranger, content(), 8)).macs(FAR, OURS_INSIDE);
+    untouched(run, &format!("{name}: an error about another's packet"), &wrong, Verdict::NotService);
+}
+
+fn check_edges(run: Run<'_>, (vip, backend, _): (&str, &str, &str), source: &str) {
+    let reply = |from: &str, to: &str| frame(from, to, tcp(Flags::Ack)).macs(FAR, OURS_INSIDE);
+    untouched(run, "another port of the backend's is no reply", &reply("10.0.2.41:8081", source), Verdict::NotService);
+    untouched(run, "nor is another host", &reply("10.0.2.42:8080", source), Verdict::NotService);
+    let udp_reply = frame(backend, source, udp()).macs(FAR, OURS_INSIDE);
+    untouched(run, "nor another protocol", &udp_reply, Verdict::NotService);
+    untouched(run, "nor a port that nobody has", &reply(backend, "10.0.2.200:19999"), Verdict::NotService);
+    untouched(run, "nor one beyond the pool", &reply(backend, "10.0.2.200:22048"), Verdict::NotService);
+    untouched(run, "nor what goes to another address", &reply(backend, "10.0.2.202:20000"), Verdict::NotService);
+    let last_hop = to_vip(vip, tcp(Flags::Ack)).ttl(1);
+    untouched(run, "a packet whose hops are used up", &last_hop, Verdict::TtlExceeded);
+    let last_hop = reply(backend, source).ttl(1);
+    untouched(run, "a reply whose hops are used up", &last_hop, Verdict::TtlExceeded);
+    let options = to_vip(vip, tcp(Flags::Ack)).options(&[1; 8]);
+    assert_eq!(sends(run, "behind IPv4 options", &options, backend), source);
+    // Neither can be told from a checksum that is zero.
+    let datagram = to_vip("10.200.5.1:53", udp());
+    let unsummed = patched(datagram.bytes(), datagram.l4() + 6, &[0, 0]);
+    let outcome = run(&unsummed);
+    assert_eq!((outcome.verdict, &outcome.frame[datagram.l4() + 6..][..2]), (Verdict::Redirect, &[0, 0][..]), "no checksum");
+    let long = to_vip("10.200.5.1:53", Content::Udp { payload: vec![1; 100] });
+    for fragment in packets::fragments(&long.bytes(), 34, 77, 64) {
+        expect(run, "fragments have no port", &fragment, Verdict::Fragment, &fragment);
+    }
+    let bridged = to_vip("10.200.5.3:80", tcp(Flags::Syn));
+    untouched(run, "the host would take it for forged", &bridged, Verdict::NoBackend);
+    let unknown = frame(ROUTER, "10.200.5.1", about(vip, "10.9.0.100:1", tcp(Flags::Ack), 8));
+    untouched(run, "an error about a connection that is over", &unknown, Verdict::NoBackend);
+    let _ = (CLIENT, CLIENT_V6);
+}
+
+/// Opens connections from one client until one is refused; how many there were.
+pub fn exhaust(run: Run<'_>) -> usize {
+    let mut n = 0;
+    loop {
+        let client = format!("10.9.0.100:{}", 1024 + n);
+        match run(&frame(&client, "10.200.5.1:80", tcp(Flags::Syn)).bytes()).verdict {
+            Verdict::Redirect => n += 1,
+            verdict => {
+                assert_eq!(verdict, Verdict::NoSourcePort);
+                return n;
+            }
+        }
+    }
+}
