@@ -22,6 +22,13 @@ impl Delta {
         Self(fold(!old as u32 + new as u32))
     }
 
+    /// The change from one pair of words to another.
+    #[inline(always)]
+    pub const fn of_pair(old: u32, new: u32) -> Self {
+        let sum = (!old & 0xffff) + (!old >> 16) + (new & 0xffff) + (new >> 16);
+        Self(fold(sum))
+    }
+
     /// The change from one address to another, of the same family or not: leading words of an IPv4-mapped pair cancel out.
     #[inline(always)]
     pub fn of_addr(old: Addr, new: Addr) -> Self {

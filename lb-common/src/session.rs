@@ -322,11 +322,11 @@ pub struct Offer {
     pub position: u32,
 }
 
-/// What a line offers whose sessions have these states. No branch: eight of them would be 256 ways to the verifier.
+/// What a line offers whose sessions, from the `first`, have these states. No branch: eight of them would be 256 ways to the verifier.
 #[inline(always)]
-pub fn offer(states: impl Fn(u32) -> State, now: Tick) -> Offer {
+pub fn offer(first: u32, states: impl Fn(u32) -> State, now: Tick) -> Offer {
     let (mut n, mut best) = (0, u64::MAX);
-    let mut position = 0;
+    let mut position = first;
     while position < LINE {
         let until = u64::from(states(position).until());
         let is_live = less(now.into(), until);
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_line_offers_the_port_that_has_been_free_for_longest() {
-        let of = |untils: [Tick; 8]| offer(|position| State::new(untils[position as usize], 0), 100);
+        let of = |untils: [Tick; 8]| offer(0, |position| State::new(untils[position as usize], 0), 100);
         assert_eq!(of([0; 8]), Offer { n: 8, position: 0 });
         assert_eq!(of([101, 500, 99, 100, 98, 101, 101, 101]), Offer { n: 3, position: 4 });
         assert_eq!(of([101; 8]).n, 0);
@@ -434,7 +434,7 @@ mod tests {
             for n in 0.. {
                 let hash = avalanche(n + (seed << 40) + 1);
                 let place = Place { bucket: hash as u32, tag: (hash >> 32) as u32 };
-                let of = |line: u32| offer(|position| states[(line * LINE + position) as usize], 1);
+                let of = |line: u32| offer(0, |position| states[(line * LINE + position) as usize], 1);
                 let offers = (0..LINES).map(|which| range.line(0, place, which)).map(|line| (line, of(line)));
                 let (line, offer) = offers.rev().max_by_key(|(_, offer)| offer.n).expect("three");
                 if offer.n == 0 {

@@ -8,7 +8,7 @@ use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
-use lb_common::session::{Range, State};
+use lb_common::session::{Offer, Range, Session, State};
 use lb_common::trace::{Choice, Rules as TraceRules, Scratch};
 use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
 
@@ -139,10 +139,13 @@ pub trait Env: Sized {
     fn pool_address(&self, number: u32) -> &Addr;
     /// The tags of a line of sessions; none beyond the end.
     fn session_tags(&self, line: u32) -> u64;
-    fn set_session_tag(&self, index: u32, tag: u8);
-    /// A word of a session; 0 beyond the end.
-    fn session_word(&self, index: u32, word: usize) -> u64;
-    fn set_session_word(&self, index: u32, word: usize, value: u64);
+    /// A session; `None` beyond the end.
+    fn session_at(&self, index: u32) -> Option<Session>;
+    /// Replaces a session and its tag by another, unless its state is another by now. Meanwhile it is [in the
+    /// making](State::in_the_making).
+    fn replace_session(&self, index: u32, seen: State, new: Session, tag: u8, now: Tick) -> bool;
+    /// What a line has for one who needs a port.
+    fn offer(&self, line: u32, now: Tick) -> Offer;
     /// Replaces a session's state, unless somebody else did meanwhile.
     fn replace_session_state(&self, index: u32, seen: State, new: State) -> bool;
     /// The index of a flow's session, which it has then, if there is a port for it.
@@ -153,9 +156,9 @@ pub trait Env: Sized {
     fn find_session(&self, question: session::Question, line: u32) -> u32 {
         session::find(self, question, line)
     }
-    /// A session for a flow that has none.
-    fn take_session(&self, question: session::Question) -> u32 {
-        session::take(self, question)
+    /// A port for a flow that has none, by its index.
+    fn take_session(&self, question: session::Question, index: u32) -> u32 {
+        session::take(self, question, index)
     }
     /// Whether a packet to the pool is of the session that its port has.
     fn is_of_session(&self, reply: session::Reply) -> bool {

@@ -71,6 +71,8 @@ pub trait Family: Sized {
 
     /// Exchanges an address in the IP header, adapting the header's own checksum, if it has one, by `delta`.
     fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: Self::Address, delta: Delta) -> Result<(), Verdict>;
+    /// What exchanging an address changes in checksums that cover it.
+    fn address_delta(old: Self::Address, new: Self::Address) -> Delta;
     /// Counts a hop down.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use lb_common::checksum::Delta;
 use lb_common::records::{Backend, forward, service_flags};
-use lb_common::session::NONE;
+use lb_common::session::{Key, NONE, Session};
 use lb_common::trace::{Choice, How};
 use lb_common::{Addr, BackendId, Be16, Verdict};
 
@@ -12,7 +12,8 @@ use crate::family::{Family, Side};
 use crate::forward as stage;
 use crate::packet::Packet;
 use crate::parse::Parsed;
-use crate::session::{self, Client, Question};
+use crate::session::{self, Question};
+use crate::transport::Ports;
 use crate::{errors, reply, select, service, transport};
 
 /// Sends a packet to its backend. `None` if its service does not forward by full NAT.
@@ -35,17 +36,6 @@ pub fn send<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed
     Some(stage::count::<F>(env, id, parsed, sent))
 }
 
-/// Both ends of a packet between the pool and a backend, or between a VIP and a client, and what it takes to get there.
-struct Ends {
-    source: Addr,
-    destination: Addr,
-    source_port: Be16,
-    destination_port: Be16,
-    /// Of the network header.
-    ip_delta: Delta,
-    l4_delta: Delta,
-}
-
 #[inline(always)]
 fn translate<F: Family>(
     packet: &mut impl Packet,
@@ -55,81 +45,106 @@ fn translate<F: Family>(
     id: BackendId,
     parsed: &Parsed<F>,
 ) -> Result<Verdict, Verdict> {
-    let question = Question::new(env, env.settings(), service, id, parsed, false);
     stage::count_hop::<F>(packet, backend, parsed.l3)?;
+    let question = Question::new(env, env.settings(), service, id, parsed);
     let index = env.session(question);
     if index == NONE {
         return Err(Verdict::NoSourcePort);
     }
-    let (source, source_port) = source(env, question.number, index);
-    let source_delta = Delta::of_addr(F::to_addr(parsed.flow.client), source);
-    let port_delta = Delta::of_word(parsed.flow.client_port().raw(), source_port.raw());
-    let ends = Ends {
-        source,
-        destination: backend.address,
-        source_port,
-        destination_port: if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port },
-        ip_delta: source_delta.and(backend.ip_delta),
-        l4_delta: source_delta.and(port_delta).and(backend.l4_delta),
-    };
-    rewrite::<F>(packet, parsed, &ends)?;
+    let port = if backend.port.raw() == 0 { parsed.flow.vip_port() } else { backend.port };
+    let ends = Ends::<F>::from_pool(env, question.number, index, &backend.address, port);
+    rewrite(packet, parsed, &ends)?;
     stage::leave_translated(packet, env, backend)
 }
 
-/// What stands for a session's client.
+/// Both ends of a packet, to be.
+struct Ends<F: Family> {
+    source: F::Address,
+    destination: F::Address,
+    ports: Ports,
+}
+
+impl<F: Family> Ends<F> {
+    /// Of a packet to a backend.
+    #[inline(always)]
+    fn from_pool(env: &impl Env, number: u32, index: u32, backend: &Addr, port: Be16) -> Self {
+        Self {
+            source: F::from_addr(env.pool_address(number)),
+            destination: F::from_addr(backend),
+            ports: Ports::new(env.pool_range().port(number, index), port),
+        }
+    }
+
+    #[inline(always)]
+    fn reversed(self) -> Self {
+        Self { source: self.destination, destination: self.source, ports: self.ports.reversed() }
+    }
+}
+
+/// Gives the network header at `l3` other ends. Yields what this changes in checksums that cover them.
 #[inline(always)]
-fn source(env: &impl Env, number: u32, index: u32) -> (Addr, Be16) {
-    (*env.pool_address(number), env.pool_range().port(number, index))
+fn readdress<F: Family>(packet: &mut impl Packet, l3: usize, source: F::Address, destination: F::Address) -> Result<Delta, Verdict> {
+    let (old_source, old_destination) = F::ends(packet, l3)?;
+    let delta = F::address_delta(old_source, source).and(F::address_delta(old_destination, destination));
+    F::set_address(packet, l3, Side::Source, source, delta)?;
+    F::set_address(packet, l3, Side::Destination, destination, Delta::NONE)?;
+    Ok(delta)
 }
 
 #[inline(always)]
-fn rewrite<F: Family>(packet: &mut impl Packet, parsed: &Parsed<F>, ends: &Ends) -> Result<(), Verdict> {
-    F::set_address(packet, parsed.l3, Side::Source, F::from_addr(&ends.source), ends.ip_delta)?;
-    F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&ends.destination), Delta::NONE)?;
-    let ports = transport::Ports::new(ends.source_port, ends.destination_port);
-    transport::rewrite_both(packet, parsed.l4, parsed.flow.protocol(), ports, ends.l4_delta)
+fn rewrite<F: Family>(packet: &mut impl Packet, parsed: &Parsed<F>, ends: &Ends<F>) -> Result<(), Verdict> {
+    let delta = readdress::<F>(packet, parsed.l3, ends.source, ends.destination)?;
+    transport::rewrite_both(packet, parsed.l4, parsed.flow.protocol(), ends.ports, delta)
 }
 
 /// Sends a backend's reply to its client. `None` if it is to no session.
 #[inline(always)]
 pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
-    let index = find::<F>(env, parsed, parsed.tcp_flags, false)?;
-    let Client { address, key } = session::client(env, index);
-    let client = Addr::from_longs(address);
-    let backend = env.backend(key.backend());
-    let service = env.service(backend.service);
-    env.note_choice(Choice { service: backend.service, backend: key.backend(), slot_index: 0, how: How::REPLY });
-    let way = reply::way_to::<F>(packet, env, service, client, parsed);
+    let session = find::<F>(env, parsed, parsed.tcp_flags, false)?;
+    let (way, ends) = back(packet, env, &session, parsed, parsed.flow.client_port());
     if let Some(fault) = way.fault {
         return Some(fault);
     }
-    // Of all ports, the VIP's is the backend's.
-    let vip_port = if service.listens.port.raw() == 0 { parsed.flow.client_port() } else { service.listens.port };
-    let client_delta = Delta::of_addr(F::to_addr(parsed.flow.vip), client);
-    let port_delta = Delta::of_word(parsed.flow.vip_port().raw(), key.client_port().raw());
-    let ends = Ends {
-        source: service.vip,
-        destination: client,
-        source_port: vip_port,
-        destination_port: key.client_port(),
-        ip_delta: client_delta.and(backend.ip_delta.reversed()),
-        l4_delta: client_delta.and(port_delta).and(backend.l4_delta.reversed()),
-    };
-    let restored = rewrite::<F>(packet, parsed, &ends).and_then(|()| reply::leave(packet, env, &way));
+    let restored = rewrite(packet, parsed, &ends).and_then(|()| reply::leave(packet, env, &way));
     Some(restored.unwrap_or_else(|verdict| verdict))
 }
 
-/// The index of the session that a packet of a backend's belongs to, whose flow has the pool's end as `vip`.
+/// The way of a session's packet to its client, and its ends then. `port` is the backend's.
 #[inline(always)]
-fn find<F: Family>(env: &impl Env, parsed: &Parsed<F>, tcp_flags: u8, is_quoted: bool) -> Option<u32> {
+fn back<F: Family>(
+    packet: &mut impl Packet,
+    env: &impl Env,
+    session: &Session,
+    parsed: &Parsed<F>,
+    port: Be16,
+) -> (reply::Way, Ends<F>) {
+    let (client, key) = (Addr::from_longs(session.client), Key::from_raw(session.key));
+    let id = key.backend();
+    let service_id = env.backend(id).service;
+    let service = env.service(service_id);
+    env.note_choice(Choice { service: service_id, backend: id, slot_index: 0, how: How::REPLY });
+    let way = reply::way_to::<F>(packet, env, service, client, parsed);
+    // Of a service on every port, the VIP's is the backend's.
+    let port = if service.listens.port.raw() == 0 { port } else { service.listens.port };
+    let ends = Ends {
+        source: F::from_addr(&service.vip),
+        destination: F::from_addr(&client),
+        ports: Ports::new(port, key.client_port()),
+    };
+    (way, ends)
+}
+
+/// The session that a packet of a backend's belongs to, whose flow has the pool's end as `vip`.
+#[inline(always)]
+fn find<F: Family>(env: &impl Env, parsed: &Parsed<F>, tcp_flags: u8, is_quoted: bool) -> Option<Session> {
     let flow = &parsed.flow;
     let number = session::number::<F>(env, env.settings(), flow.vip)?;
     let index = env.pool_range().index(number, flow.vip_port());
     let is_of = index != NONE && env.is_of_session(session::reply_of(flow, tcp_flags, index, is_quoted));
-    is_of.then_some(index)
+    if is_of { env.session_at(index) } else { None }
 }
 
-/// Sends an ICMP error about a packet from a VIP to its backend, which knows it by another VIP and another client. `None` if it is about
+/// Sends an ICMP error about a packet from a VIP to its backend, which knows it by its own address and the pool's. `None` if it is about
 /// none that was forwarded by full NAT.
 #[inline(always)]
 pub fn pass_error_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
@@ -146,28 +161,17 @@ pub fn pass_error_on<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed
     if backend.forward != forward::FULLNAT {
         return None;
     }
-    let question = Question::new(env, settings, service_id, id, quoted, true);
-    let index = env.session(question);
+    let question = Question::new(env, settings, service_id, id, quoted);
+    let index = session::known(env, question);
     if index == NONE {
         // Of a connection that is long over.
         return Some(Verdict::NoBackend);
     }
-    let (source, source_port) = source(env, question.number, index);
-    let source_delta = Delta::of_addr(F::to_addr(quoted.flow.client), source);
-    let port_delta = Delta::of_word(quoted.flow.client_port().raw(), source_port.raw());
-    // It was from the backend to the pool.
-    let quote = Ends {
-        source: backend.address,
-        destination: source,
-        source_port: if backend.port.raw() == 0 { quoted.flow.vip_port() } else { backend.port },
-        destination_port: source_port,
-        ip_delta: source_delta.and(backend.ip_delta),
-        l4_delta: source_delta.and(port_delta).and(backend.l4_delta),
-    };
-    // The pool tells of it: backends need know nobody else.
-    let (from, to) = (source, backend.address);
+    let port = if backend.port.raw() == 0 { quoted.flow.vip_port() } else { backend.port };
+    let ends = Ends::from_pool(env, question.number, index, &backend.address, port);
+    // From the pool too: backends need know nobody else.
     let sent = stage::count_hop::<F>(packet, backend, parsed.l3)
-        .and_then(|()| rewrite_error::<F>(packet, parsed, quoted, from, to, &quote))
+        .and_then(|()| rewrite_error(packet, parsed, quoted, ends.reversed()))
         .and_then(|()| stage::leave_translated(packet, env, backend));
     Some(stage::count::<F>(env, id, parsed, sent))
 }
@@ -179,48 +183,26 @@ pub fn restore_error<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed
     if quoted.flow.vip != parsed.flow.vip {
         return None;
     }
-    let index = find::<F>(env, quoted, 0, true)?;
-    let Client { address, key } = session::client(env, index);
-    let client = Addr::from_longs(address);
-    let backend = env.backend(key.backend());
-    let service = env.service(backend.service);
-    env.note_choice(Choice { service: backend.service, backend: key.backend(), slot_index: 0, how: How::REPLY });
-    let way = reply::way_to::<F>(packet, env, service, client, parsed);
+    let session = find::<F>(env, quoted, 0, true)?;
+    let (way, ends) = back(packet, env, &session, parsed, quoted.flow.client_port());
     if let Some(fault) = way.fault {
         return Some(fault);
     }
-    let client_delta = Delta::of_addr(F::to_addr(quoted.flow.vip), client);
-    let port_delta = Delta::of_word(quoted.flow.vip_port().raw(), key.client_port().raw());
-    let quote = Ends {
-        source: client,
-        destination: service.vip,
-        source_port: key.client_port(),
-        destination_port: if service.listens.port.raw() == 0 { quoted.flow.client_port() } else { service.listens.port },
-        ip_delta: client_delta.and(backend.ip_delta.reversed()),
-        l4_delta: client_delta.and(port_delta).and(backend.l4_delta.reversed()),
-    };
-    let restored = rewrite_error::<F>(packet, parsed, quoted, service.vip, client, &quote);
-    Some(restored.and_then(|()| reply::leave(packet, env, &way)).unwrap_or_else(|verdict| verdict))
+    let restored = rewrite_error(packet, parsed, quoted, ends.reversed()).and_then(|()| reply::leave(packet, env, &way));
+    Some(restored.unwrap_or_else(|verdict| verdict))
 }
 
-/// Gives an error and what it quotes other ends.
+/// Gives what an error quotes other ends, and itself the same: who is told sent the packet, and who tells might have been its addressee.
 #[inline(always)]
 fn rewrite_error<F: Family>(
     packet: &mut impl Packet,
     parsed: &Parsed<F>,
     quoted: &Parsed<F>,
-    from: Addr,
-    to: Addr,
-    quote: &Ends,
+    quote: Ends<F>,
 ) -> Result<(), Verdict> {
-    let outer_delta =
-        Delta::of_addr(F::to_addr(parsed.flow.client), from).and(Delta::of_addr(F::to_addr(parsed.flow.vip), to));
-    F::set_address(packet, parsed.l3, Side::Source, F::from_addr(&from), outer_delta)?;
-    F::set_address(packet, parsed.l3, Side::Destination, F::from_addr(&to), Delta::NONE)?;
-    F::set_address(packet, quoted.l3, Side::Source, F::from_addr(&quote.source), quote.ip_delta)?;
-    F::set_address(packet, quoted.l3, Side::Destination, F::from_addr(&quote.destination), Delta::NONE)?;
+    let outer = readdress::<F>(packet, parsed.l3, quote.destination, quote.source)?;
+    let inner = readdress::<F>(packet, quoted.l3, quote.source, quote.destination)?;
     let end = parsed.l3 + parsed.ip_len as usize;
-    let ports = transport::Ports::new(quote.source_port, quote.destination_port);
-    let delta = transport::rewrite_quoted_both(packet, quoted, end, ports, quote.l4_delta)?;
-    errors::correct(packet, parsed.l4, delta.and(F::icmp_delta(outer_delta)).and(F::icmp_delta(quote.ip_delta)))
+    let delta = transport::rewrite_quoted_both(packet, quoted, end, quote.ports, inner)?;
+    errors::correct(packet, parsed.l4, delta.and(F::icmp_delta(outer)).and(F::icmp_delta(inner)))
 }

@@ -293,6 +293,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn address_delta(old: Be32, new: Be32) -> Delta {
+        Delta::of_pair(old.raw(), new.raw())
+    }
+
+    #[inline(always)]
     fn count_hop(packet: &mut impl Packet, l3: usize) -> Result<(), Verdict> {
         let header: &mut Header = packet.get_mut(l3).ok_or(Verdict::Internal)?;
         let ttl = header.ttl_protocol.ttl;

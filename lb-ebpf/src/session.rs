@@ -4,7 +4,7 @@
 
 use lb_common::flow::{Place, Tick};
 use lb_common::records::Settings;
-use lb_common::session::{self, Key, LINE, LINES, NONE, State, word};
+use lb_common::session::{self, Key, LINE, LINES, NONE, Session, State};
 use lb_common::{BackendId, Be16};
 
 use crate::env::Env;
@@ -21,20 +21,11 @@ pub struct Question {
     pub number: u32,
     /// 0 for UDP.
     pub tcp_flags: u8,
-    /// It is only told of, by an ICMP error: nothing is noted, and nothing taken.
-    pub is_quoted: bool,
 }
 
 impl Question {
     #[inline(always)]
-    pub fn new<F: Family>(
-        env: &impl Env,
-        settings: &Settings,
-        service: u16,
-        backend: BackendId,
-        parsed: &Parsed<F>,
-        is_quoted: bool,
-    ) -> Self {
+    pub fn new<F: Family>(env: &impl Env, settings: &Settings, service: u16, backend: BackendId, parsed: &Parsed<F>) -> Self {
         let (keys, flow) = (&settings.hash_keys, &parsed.flow);
         Self {
             client: F::to_addr(flow.client).longs(),
@@ -42,7 +33,6 @@ impl Question {
             place: Place::new(F::flow_hash(keys, flow), service, keys),
             number: env.pool_range().number(F::IS_V6, F::client_hash(keys, flow.client).0),
             tcp_flags: parsed.tcp_flags,
-            is_quoted,
         }
     }
 }
@@ -50,22 +40,22 @@ impl Question {
 /// The index of a flow's session, which is taken if it has none; [`NONE`] if there is no port for it.
 #[inline(always)]
 pub fn answer(env: &impl Env, question: Question) -> u32 {
-    let index = found(env, question);
-    if question.is_quoted {
-        return index;
-    }
+    let index = known(env, question);
     if index == NONE {
-        return env.take_session(question);
+        // If another CPU was faster, there is most likely another port.
+        let index = take_best(env, question);
+        return if index == NONE { take_best(env, question) } else { index };
     }
     let (now, id) = (env.now(), question.key.backend());
-    let state = State::from_raw(env.session_word(index, word::STATE));
+    let Some(session) = env.session_at(index) else { return NONE };
+    let state = State::from_raw(session.state);
     note(env, index, state, state.after_client(question.tcp_flags, now, idle(env, id)), id, now);
     index
 }
 
-/// The index of a flow's session, or [`NONE`].
+/// The index of a flow's session, or [`NONE`]. Nothing is noted.
 #[inline(always)]
-fn found(env: &impl Env, question: Question) -> u32 {
+pub fn known(env: &impl Env, question: Question) -> u32 {
     let line = |which| env.pool_range().line(question.number, question.place, which);
     let index = env.find_session(question, line(0));
     if index != NONE {
@@ -78,6 +68,25 @@ fn found(env: &impl Env, question: Question) -> u32 {
     env.find_session(question, line(2))
 }
 
+/// Takes the best of all ports that a flow may have: the index of its session, or [`NONE`].
+#[inline(always)]
+fn take_best(env: &impl Env, question: Question) -> u32 {
+    let line = |which| env.pool_range().line(question.number, question.place, which);
+    let now = env.now();
+    let mut best = env.offer(line(0), now);
+    let mut index = line(0) * LINE + best.position;
+    let mut which = 1;
+    while which < LINES {
+        let offer = env.offer(line(which), now);
+        if offer.n > best.n {
+            best = offer;
+            index = line(which) * LINE + offer.position;
+        }
+        which += 1;
+    }
+    if best.n == 0 { NONE } else { env.take_session(question, index) }
+}
+
 /// The index of a flow's session in this line, or [`NONE`].
 #[inline(always)]
 pub fn find(env: &impl Env, Question { client, key, place, .. }: Question, line: u32) -> u32 {
@@ -87,9 +96,9 @@ pub fn find(env: &impl Env, Question { client, key, place, .. }: Question, line:
             return NONE;
         }
         let index = line * LINE + session::position(left);
-        let word = |number| env.session_word(index, number);
-        let differs = (word(word::KEY) ^ key.raw()) | (word(word::CLIENT_HIGH) ^ client[0]) | (word(word::CLIENT_LOW) ^ client[1]);
-        if differs == 0 && State::from_raw(word(word::STATE)).is_whole() {
+        let Some(session) = env.session_at(index) else { return NONE };
+        let differs = (session.key ^ key.raw()) | (session.client[0] ^ client[0]) | (session.client[1] ^ client[1]);
+        if differs == 0 && State::from_raw(session.state).is_whole() {
             return index;
         }
         left &= left - 1;
@@ -97,40 +106,17 @@ pub fn find(env: &impl Env, Question { client, key, place, .. }: Question, line:
     NONE
 }
 
-/// Takes a port for a flow: the index of its session, or [`NONE`].
+/// Takes a port for a flow: its index, or [`NONE`] if somebody else has it.
 #[inline(always)]
-pub fn take(env: &impl Env, question: Question) -> u32 {
-    // If another CPU was faster, there is most likely another port.
-    let index = try_to_take(env, question);
-    if index == NONE { try_to_take(env, question) } else { index }
-}
-
-#[inline(always)]
-fn try_to_take(env: &impl Env, Question { client, key, place, number, tcp_flags, .. }: Question) -> u32 {
+pub fn take(env: &impl Env, Question { client, key, place, tcp_flags, .. }: Question, index: u32) -> u32 {
     let now = env.now();
-    let mut best = session::Offer { n: 0, position: 0 };
-    let mut line = 0;
-    let mut which = 0;
-    while which < LINES {
-        let candidate = env.pool_range().line(number, place, which);
-        let offer = session::offer(|position| State::from_raw(env.session_word(candidate * LINE + position, word::STATE)), now);
-        if offer.n > best.n {
-            (best, line) = (offer, candidate);
-        }
-        which += 1;
-    }
-    let index = line * LINE + best.position;
-    let seen = State::from_raw(env.session_word(index, word::STATE));
-    // Whoever is not known to be dead keeps his port.
-    if best.n == 0 || seen.is_live(now) || !env.replace_session_state(index, seen, State::in_the_making(now)) {
+    let Some(seen) = env.session_at(index) else { return NONE };
+    let seen = State::from_raw(seen.state);
+    let state = State::default().after_client(tcp_flags, now, idle(env, key.backend()));
+    let session = Session { client, key: key.raw(), state: state.raw() };
+    if seen.is_live(now) || !env.replace_session(index, seen, session, session::tag(place), now) {
         return NONE;
     }
-    env.set_session_word(index, word::CLIENT_HIGH, client[0]);
-    env.set_session_word(index, word::CLIENT_LOW, client[1]);
-    env.set_session_word(index, word::KEY, key.raw());
-    env.set_session_tag(index, session::tag(place));
-    let state = State::default().after_client(tcp_flags, now, idle(env, key.backend()));
-    env.set_session_word(index, word::STATE, state.raw());
     env.note_flow(key.backend(), now);
     index
 }
@@ -153,8 +139,8 @@ pub struct Reply {
 #[inline(always)]
 pub fn is_of(env: &impl Env, reply: Reply) -> bool {
     let index = reply.index;
-    let key = Key::from_raw(env.session_word(index, word::KEY));
-    let state = State::from_raw(env.session_word(index, word::STATE));
+    let Some(session) = env.session_at(index) else { return false };
+    let (key, state) = (Key::from_raw(session.key), State::from_raw(session.state));
     let id = key.backend();
     let backend = env.backend(id);
     let port = if backend.port.raw() == 0 { key.vip_port() } else { backend.port };
@@ -196,18 +182,6 @@ pub fn number<F: Family>(env: &impl Env, settings: &Settings, address: F::Addres
     let bucket = env.reply_bucket(directory.bucket(hash, lb_common::limits::REPLY_BUCKETS));
     let number = u32::from(crate::service::look_up(bucket, hash)?).wrapping_sub(1);
     F::is(env.pool_address(number), address).then_some(number)
-}
-
-/// The client's end of a session, as its packets have it, and the VIP's port.
-pub struct Client {
-    pub address: [u64; 2],
-    pub key: Key,
-}
-
-#[inline(always)]
-pub fn client(env: &impl Env, index: u32) -> Client {
-    let word = |number| env.session_word(index, number);
-    Client { address: [word(word::CLIENT_HIGH), word(word::CLIENT_LOW)], key: Key::from_raw(word(word::KEY)) }
 }
 
 /// What [`is_of`] needs of a flow whose `vip` is an address of the pool.

@@ -44,6 +44,17 @@ impl Ports {
     pub const fn new(source: Be16, destination: Be16) -> Self {
         Self { source, destination }
     }
+
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { source: self.destination, destination: self.source }
+    }
+
+    /// What exchanging both changes in a checksum.
+    #[inline(always)]
+    fn delta(self, new: Self) -> Delta {
+        Delta::of_pair(zerocopy::transmute!(self), zerocopy::transmute!(new))
+    }
 }
 
 impl Tcp {
@@ -193,7 +204,7 @@ pub fn rewrite_quoted<F: Family>(
     Ok(changed.and(rewrite_quoted_checksum(packet, quoted, end, delta)?))
 }
 
-/// The same with both ports.
+/// The same with both ports, whose part in the checksum is not in `delta`.
 ///
 /// # Errors
 /// As there.
@@ -206,11 +217,9 @@ pub fn rewrite_quoted_both<F: Family>(
     delta: Delta,
 ) -> Result<Delta, Verdict> {
     let udp: &mut Udp = packet.get_mut(quoted.l4).ok_or(Verdict::Internal)?;
-    let old = udp.ports;
+    let changed = udp.ports.delta(new);
     udp.ports = new;
-    let changed =
-        Delta::of_word(old.source.raw(), new.source.raw()).and(Delta::of_word(old.destination.raw(), new.destination.raw()));
-    Ok(changed.and(rewrite_quoted_checksum(packet, quoted, end, delta)?))
+    Ok(changed.and(rewrite_quoted_checksum(packet, quoted, end, delta.and(changed))?))
 }
 
 /// Adapts the checksum of a quoted header, if that is quoted. Yields what this changes in the ICMP checksum.
@@ -259,7 +268,7 @@ pub fn rewrite(packet: &mut impl Packet, l4: usize, protocol: u8, side: Side, po
     Ok(())
 }
 
-/// The same with both ports.
+/// The same with both ports, whose part in the checksum is not in `delta`.
 ///
 /// # Errors
 /// As there.
@@ -267,11 +276,11 @@ pub fn rewrite(packet: &mut impl Packet, l4: usize, protocol: u8, side: Side, po
 pub fn rewrite_both(packet: &mut impl Packet, l4: usize, protocol: u8, new: Ports, delta: Delta) -> Result<(), Verdict> {
     if protocol == TCP {
         let tcp: &mut Tcp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
-        tcp.checksum = delta.apply(tcp.checksum);
+        tcp.checksum = delta.and(tcp.ports.delta(new)).apply(tcp.checksum);
         tcp.ports = new;
     } else {
         let udp: &mut Udp = packet.get_mut(l4).ok_or(Verdict::Internal)?;
-        udp.checksum = delta.apply_udp(udp.checksum);
+        udp.checksum = delta.and(udp.ports.delta(new)).apply_udp(udp.checksum);
         udp.ports = new;
     }
     Ok(())

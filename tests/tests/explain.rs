@@ -114,8 +114,8 @@ impl Records for InMemory<'_> {
         0
     }
 
-    fn session_word(&self, _index: u32, _word: usize) -> u64 {
-        0
+    fn session_at(&self, _index: u32) -> Option<lb_common::session::Session> {
+        None
     }
 
     fn now(&self) -> Tick {

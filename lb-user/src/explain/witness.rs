@@ -11,7 +11,7 @@ use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
-use lb_common::session::{self, Pool, Range, State};
+use lb_common::session::{self, LINE, Offer, Pool, Range, Session, State};
 use lb_common::trace::{Choice, How};
 use lb_common::{Addr, BackendId, Be16, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
@@ -53,8 +53,8 @@ pub trait Records {
     /// The pool of full NAT.
     fn pool(&self) -> Pool;
     fn session_tags(&self, line: u32) -> u64;
-    /// 0 beyond the end.
-    fn session_word(&self, index: u32, word: usize) -> u64;
+    /// `None` beyond the end.
+    fn session_at(&self, index: u32) -> Option<Session>;
     fn now(&self) -> Tick;
 }
 
@@ -390,20 +390,25 @@ impl<R: Records> Env for Witness<'_, R> {
         self.records.session_tags(line)
     }
 
-    fn set_session_tag(&self, _index: u32, _tag: u8) {}
-
-    fn session_word(&self, index: u32, word: usize) -> u64 {
-        self.records.session_word(index, word)
+    fn session_at(&self, index: u32) -> Option<Session> {
+        self.records.session_at(index)
     }
 
-    fn set_session_word(&self, _index: u32, _word: usize, _value: u64) {}
+    fn replace_session(&self, _index: u32, _seen: State, _new: Session, _tag: u8, _now: Tick) -> bool {
+        true
+    }
+
+    fn offer(&self, line: u32, now: Tick) -> Offer {
+        let state = |position| self.records.session_at(line * LINE + position).unwrap_or_default().state;
+        session::offer(0, |position| State::from_raw(state(position)), now)
+    }
 
     fn replace_session_state(&self, _index: u32, _seen: State, _new: State) -> bool {
         true
     }
 
     fn session(&self, question: sessions::Question) -> u32 {
-        let known = sessions::answer(self, sessions::Question { is_quoted: true, ..question });
+        let known = sessions::known(self, question);
         let index = if known == session::NONE { sessions::answer(self, question) } else { known };
         if index != session::NONE {
             let (address, port) = (*self.pool_address(question.number), self.pool.range.port(question.number, index));

@@ -6,7 +6,7 @@ use lb_common::flow::{self, Tick};
 use lb_common::load::Load;
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings};
-use lb_common::session::Pool;
+use lb_common::session::{Pool, Session};
 use lb_common::{BackendId, Slot};
 
 use super::KernelMaps;
@@ -96,8 +96,8 @@ impl Records for KernelMaps {
         self.sessions.tags(line)
     }
 
-    fn session_word(&self, index: u32, word: usize) -> u64 {
-        self.sessions.word(index, word)
+    fn session_at(&self, index: u32) -> Option<Session> {
+        self.sessions.at(index)
     }
 
     fn now(&self) -> Tick {

@@ -36,15 +36,15 @@ impl Sessions {
         self.tags.load_long(line)
     }
 
-    /// A word of a session; 0 beyond the end.
-    pub fn word(&self, index: u32, word: usize) -> u64 {
-        self.sessions.load_long(index * word::N as u32 + word as u32)
+    /// A session, as it stands; `None` beyond the end.
+    pub fn at(&self, index: u32) -> Option<Session> {
+        self.sessions.read(index as usize)
     }
 
     /// Ports of each address, by its number, that nobody may take.
     pub fn n_live(&self, now: Tick) -> Vec<u32> {
         let range = self.pool().range;
-        let is_live = |index: &u32| State::from_raw(self.word(*index, word::STATE)).is_live(now);
+        let is_live = |index: &u32| State::from_raw(self.sessions.load_long(index * word::N as u32 + word::STATE as u32)).is_live(now);
         let of = |number: u32| (number * range.n_ports..(number + 1) * range.n_ports).filter(is_live).count() as u32;
         (0..range.n_v4 + range.n_v6).map(of).collect()
     }

@@ -14,7 +14,7 @@ use lb_common::load::{Load, Response};
 use lb_common::meter;
 use lb_common::records::{Backend, Link, Service, Settings, link_flags, settings_flags};
 use lb_common::trace::{self, Choice, Scratch};
-use lb_common::session::{self, LINE, Pool, Range, State, word};
+use lb_common::session::{self, LINE, Offer, Pool, Range, Session, State};
 use lb_common::{Addr, BackendId, Slot, Verdict};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 use lb_user::compile::Sightings;
@@ -64,8 +64,7 @@ pub struct Host {
     meters: Vec<Cell<meter::Entry>>,
     known_flows: Vec<Cell<meter::Entry>>,
     pool: Pool,
-    /// Word by word.
-    sessions: Vec<Cell<u64>>,
+    sessions: Vec<Cell<Session>>,
     session_tags: Vec<Cell<u64>>,
     /// What the clock of meters shows.
     pub meter_time: Cell<u64>,
@@ -173,15 +172,15 @@ impl Host {
     pub fn set_pool(&mut self, pool: Pool) {
         let n_sessions = pool.range.n_sessions() as usize;
         self.pool = pool;
-        self.sessions = vec![Cell::default(); n_sessions * word::N];
+        self.sessions = vec![Cell::default(); n_sessions];
         self.session_tags = vec![Cell::default(); n_sessions / LINE as usize];
     }
 
     /// What each port of the pool is taken for that is taken, by its index.
     pub fn live_sessions(&self) -> BTreeMap<u32, session::Key> {
-        let word = |index, word| self.session_word(index, word);
-        let live = (0..self.pool.range.n_sessions()).filter(|&index| State::from_raw(word(index, word::STATE)).is_live(self.now.get()));
-        live.map(|index| (index, session::Key::from_raw(word(index, word::KEY)))).collect()
+        let live = (0..).zip(&self.sessions).map(|(index, session)| (index, session.get()));
+        let live = live.filter(|(_, session)| State::from_raw(session.state).is_live(self.now.get()));
+        live.map(|(index, session)| (index, session::Key::from_raw(session.key))).collect()
     }
 
     /// Runs a packet through the path.
@@ -443,23 +442,34 @@ impl Env for Host {
         self.session_tags.get(line as usize).map_or(0, Cell::get)
     }
 
-    fn set_session_tag(&self, index: u32, tag: u8) {
-        let tags = &self.session_tags[(index / LINE) as usize];
-        let mut bytes = tags.get().to_le_bytes();
-        bytes[(index % LINE) as usize] = tag;
-        tags.set(u64::from_le_bytes(bytes));
+    fn session_at(&self, index: u32) -> Option<Session> {
+        self.sessions.get(index as usize).map(Cell::get)
     }
 
-    fn session_word(&self, index: u32, word: usize) -> u64 {
-        self.sessions.get(index as usize * word::N + word).map_or(0, Cell::get)
+    fn replace_session(&self, index: u32, seen: State, new: Session, tag: u8, _now: Tick) -> bool {
+        let is_same = self.sessions[index as usize].get().state == seen.raw();
+        if is_same {
+            self.sessions[index as usize].set(new);
+            let tags = &self.session_tags[(index / LINE) as usize];
+            let mut bytes = tags.get().to_le_bytes();
+            bytes[(index % LINE) as usize] = tag;
+            tags.set(u64::from_le_bytes(bytes));
+        }
+        is_same
     }
 
-    fn set_session_word(&self, index: u32, word: usize, value: u64) {
-        self.sessions[index as usize * word::N + word].set(value);
+    fn offer(&self, line: u32, now: Tick) -> Offer {
+        let state = |position| self.session_at(line * LINE + position).unwrap_or_default().state;
+        session::offer(0, |position| State::from_raw(state(position)), now)
     }
 
     fn replace_session_state(&self, index: u32, seen: State, new: State) -> bool {
-        replace(&self.sessions[index as usize * word::N + word::STATE], seen.raw(), new.raw())
+        let session = &self.sessions[index as usize];
+        let is_same = session.get().state == seen.raw();
+        if is_same {
+            session.set(Session { state: new.raw(), ..session.get() });
+        }
+        is_same
     }
 
     fn count(&self, verdict: Verdict) {

@@ -18,7 +18,7 @@ use lb_common::load::{Load, Response};
 use lb_common::meter::{self, Limit};
 use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
-use lb_common::session::{self as sessions, Key, LINE, Range, State, word};
+use lb_common::session::{self as sessions, Key, LINE, Offer, Range, Session, State, word};
 use lb_common::trace::{self, Choice, How, Rules as TraceRules, Scratch};
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
@@ -404,25 +404,40 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn set_session_tag(&self, index: u32, tag: u8) {
-        if let Some(tags) = maps::session_tags(index / LINE) {
-            // SAFETY: within the line's word, whose bytes are in the order of its ports.
-            unsafe { tags.cast::<u8>().add((index % LINE) as usize).write_volatile(tag) };
-        }
+    fn session_at(&self, index: u32) -> Option<Session> {
+        // SAFETY: within the record; each word is read as a whole.
+        let word = |session: *mut u64, number: usize| unsafe { session.add(number).read_volatile() };
+        maps::session(index).map(|session| Session {
+            client: [word(session, word::CLIENT_HIGH), word(session, word::CLIENT_LOW)],
+            key: word(session, word::KEY),
+            state: word(session, word::STATE),
+        })
     }
 
     #[inline(always)]
-    fn session_word(&self, index: u32, word: usize) -> u64 {
-        // SAFETY: within the record; a word is read as a whole.
-        maps::session(index).map_or(0, |session| unsafe { session.add(word % word::N).read_volatile() })
+    fn replace_session(&self, index: u32, seen: State, new: Session, tag: u8, now: Tick) -> bool {
+        let (Some(session), Some(tags)) = (maps::session(index), maps::session_tags(index / LINE)) else { return false };
+        // SAFETY: within the record.
+        let word = |number: usize| unsafe { session.add(number) };
+        if !replace(word(word::STATE), seen.raw(), State::in_the_making(now).raw()) {
+            return false;
+        }
+        // SAFETY: the record is nobody else's until its state says so; each word is written as a whole. The tag is within its line's
+        // word, whose bytes are in the order of ports.
+        unsafe {
+            word(word::CLIENT_HIGH).write_volatile(new.client[0]);
+            word(word::CLIENT_LOW).write_volatile(new.client[1]);
+            word(word::KEY).write_volatile(new.key);
+            tags.cast::<u8>().add((index % LINE) as usize).write_volatile(tag);
+            word(word::STATE).write_volatile(new.state);
+        }
+        true
     }
 
     #[inline(always)]
-    fn set_session_word(&self, index: u32, word: usize, value: u64) {
-        if let Some(session) = maps::session(index) {
-            // SAFETY: within the record; a word is written as a whole.
-            unsafe { session.add(word % word::N).write_volatile(value) };
-        }
+    fn offer(&self, line: u32, now: Tick) -> Offer {
+        let offer = xlb_session_offer(line, now);
+        Offer { n: offer & 0xff, position: offer >> 8 & (LINE - 1) }
     }
 
     #[inline(always)]
@@ -434,8 +449,7 @@ impl Env for Kernel {
     #[inline(always)]
     fn session(&self, question: session::Question) -> u32 {
         let [high, low] = question.client;
-        let number = question.number | u32::from(question.is_quoted) * IS_QUOTED;
-        xlb_session(high, low, key_flags(question), place_word(question.place), number)
+        xlb_session(high, low, key_flags(question), place_word(question.place), question.number)
     }
 
     #[inline(always)]
@@ -446,9 +460,9 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn take_session(&self, question: session::Question) -> u32 {
+    fn take_session(&self, question: session::Question, index: u32) -> u32 {
         let [high, low] = question.client;
-        xlb_session_take(high, low, key_flags(question), place_word(question.place), question.number)
+        xlb_session_take(high, low, key_flags(question), index, question.place.tag)
     }
 
     #[inline(always)]
@@ -577,9 +591,6 @@ impl Env for Kernel {
     }
 }
 
-/// With the number of an address.
-const IS_QUOTED: u32 = 1 << 31;
-
 /// A key and TCP flags in a word.
 #[inline(always)]
 fn key_flags(question: session::Question) -> u64 {
@@ -598,9 +609,8 @@ fn session_question(high: u64, low: u64, key_flags: u64, place: u64, number: u32
         client: [high, low],
         key: Key::from_raw(key_flags),
         place: Place { bucket: place as u32, tag: (place >> 32) as u32 },
-        number: number & !IS_QUOTED,
+        number,
         tcp_flags: (key_flags >> 56) as u8,
-        is_quoted: number & IS_QUOTED != 0,
     }
 }
 
@@ -619,8 +629,19 @@ pub extern "C" fn xlb_session_find(high: u64, low: u64, key: u64, line: u32, tag
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xlb_session_take(high: u64, low: u64, key_flags: u64, place: u64, number: u32) -> u32 {
-    session::take(&Kernel::uncounting(), session_question(high, low, key_flags, place, number))
+pub extern "C" fn xlb_session_take(high: u64, low: u64, key_flags: u64, index: u32, tag: u32) -> u32 {
+    session::take(&Kernel::uncounting(), session_question(high, low, key_flags, u64::from(tag) << 32, 0), index)
+}
+
+/// What a line offers: how many ports, and behind that which one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xlb_session_offer(line: u32, now: u32) -> u32 {
+    let Some(first) = maps::session_line(line) else { return 0 };
+    let offset = |position: u32| position as usize * word::N + word::STATE;
+    // SAFETY: within the line; a word is read as a whole.
+    let offer = sessions::offer(zero(), |position| State::from_raw(unsafe { first.add(offset(position)).read_volatile() }), now);
+    offer.n | offer.position << 8
 }
 
 /// [`session::is_of`](lb_ebpf::session::is_of) as a global function.
@@ -818,6 +839,15 @@ pub extern "C" fn xlb_trace_note(service_backend: u32, slot_index: u32, how: u32
     let choice = Choice { service, backend, slot_index, how: How(how as u8) };
     Kernel::new(core::ptr::null_mut()).with_trace(|scratch| lb_ebpf::trace::note(scratch, choice));
     0
+}
+
+/// No more than that, of which the compiler does not know: it leaves a loop from there one.
+#[inline(always)]
+fn zero() -> u32 {
+    let zero: u64;
+    // SAFETY: sets a register.
+    unsafe { asm!("{0} = 0", out(reg) zero, options(pure, nomem, nostack, preserves_flags)) };
+    zero as u32
 }
 
 /// The lower half of a global function's result. The compiler would leave the mask out: it knows the function's results, the

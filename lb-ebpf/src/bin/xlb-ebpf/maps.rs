@@ -101,7 +101,7 @@ tables! {
     FLOWS: [u64; flow::ENTRIES], ".bss.FLOWS";
     FRAGMENTS: [u64; flow::ENTRIES], ".bss.FRAGMENTS";
     POOL: Pool, ".bss.POOL";
-    SESSIONS: Session, ".bss.SESSIONS";
+    SESSIONS: [Session; session::LINE as usize], ".bss.SESSIONS";
     SESSION_TAGS: u64, ".bss.SESSION_TAGS";
     SLOTS_SEEN: Tick, ".bss.SLOTS_SEEN";
     BACKENDS_SEEN: Tick, ".bss.BACKENDS_SEEN";
@@ -296,7 +296,15 @@ pub fn pool_address(number: u32) -> &'static Addr {
 /// The words of a session.
 #[inline(always)]
 pub fn session(index: u32) -> Option<*mut u64> {
-    SESSIONS.below(index, constant!(N_SESSIONS)).map(|session| own(session).cast())
+    let line = session_line(index / session::LINE)?;
+    // SAFETY: within the line.
+    Some(unsafe { line.add((index % session::LINE) as usize * session::word::N) })
+}
+
+/// The words of a line's sessions.
+#[inline(always)]
+pub fn session_line(line: u32) -> Option<*mut u64> {
+    SESSIONS.below(line, constant!(N_SESSIONS) / session::LINE).map(|line| own(line).cast())
 }
 
 /// The tags of a line.
