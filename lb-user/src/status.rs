@@ -42,6 +42,7 @@ pub struct Snapshot {
     pub prefix_table_fill: f64,
     /// What a service's refusals stood at when it got its id.
     pub refused_bases: BTreeMap<u16, [u64; RULE_SLOTS]>,
+    pub pool: Vec<PoolStatus>,
 }
 
 /// An interface that the program runs on.
@@ -200,8 +201,20 @@ pub struct Status {
     pub suspects: Vec<SuspectStatus>,
     /// The part of the table of prefixes that is in use, from 0 to 1.
     pub prefix_table_fill: f64,
+    /// Addresses that stand for clients of services that forward by full NAT.
+    pub fullnat: Vec<PoolStatus>,
     /// Packets by verdict. Their sum is `packets.received`.
     pub verdicts: BTreeMap<&'static str, u64>,
+}
+
+/// An address of the pool of full NAT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct PoolStatus {
+    pub address: IpAddr,
+    /// How many ports it has, each for one session.
+    pub ports: u32,
+    /// Of these, how many are taken.
+    pub sessions: u32,
 }
 
 /// received = forwarded + passed + dropped.
@@ -497,6 +510,7 @@ impl Status {
             admission: all_vips,
             suspects: suspects.take(SUSPECTS_TOLD).collect(),
             prefix_table_fill: snapshot.prefix_table_fill,
+            fullnat: snapshot.pool.clone(),
             verdicts: Verdict::ALL.iter().map(|&verdict| (verdict.label(), totals.of(verdict))).collect(),
         })
     }

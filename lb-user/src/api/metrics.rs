@@ -24,7 +24,7 @@ use crate::health;
 use crate::maps::{Census, Traced};
 use crate::runtime::Admin;
 use crate::status::{
-    AdmissionStatus, BackendStatus, FailoverStatus, HANDSHAKE_UNIT_S, HandshakesStatus, ServiceStatus, SourceStatus, Status,
+    AdmissionStatus, BackendStatus, FailoverStatus, HANDSHAKE_UNIT_S, HandshakesStatus, PoolStatus, ServiceStatus, SourceStatus, Status,
     ZoneStatus,
 };
 
@@ -64,6 +64,7 @@ impl Collector for Page {
         self.encode_runtime(out)?;
         self.encode_packets(out)?;
         self.encode_flows(out)?;
+        self.encode_fullnat(out)?;
         self.encode_admission(out)?;
         self.encode_services(out)?;
         self.encode_backends(out)?;
@@ -139,6 +140,16 @@ impl Page {
         let evicted = [("live", flows.evicted), ("unconfirmed", flows.evicted_unconfirmed)];
         let evicted = evicted.map(|(kind, n)| (vec![("kind", kind.to_owned())], n));
         counter(out, "flows_evicted", "Flows given up for others before they had ended.", evicted)
+    }
+
+    fn encode_fullnat(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |count: fn(&PoolStatus) -> u32| {
+            self.status.fullnat.iter().map(move |pool| (vec![("address", pool.address.to_string())], f64::from(count(pool))))
+        };
+        let help = "Ports of an address of [fullnat], each for one session.";
+        gauge(out, "fullnat_ports", help, of(|pool| pool.ports))?;
+        let help = "Ports of an address of [fullnat] that are taken, as of some seconds ago.";
+        gauge(out, "fullnat_sessions", help, of(|pool| pool.sessions))
     }
 
     fn encode_admission(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@ mod explain;
 mod flows;
 mod room;
 mod runtime;
+mod sessions;
 mod watched;
 
 use std::collections::btree_map::Entry;
@@ -97,6 +98,7 @@ pub struct Control {
     refused: RefusedHosts,
     held_back: room::HeldBack,
     flows: flows::Flows,
+    sessions: sessions::Counted,
     /// When the packet path is to be told next that somebody is there.
     attend_at: Instant,
     /// Checks and watches are as the configuration wants them.
@@ -168,6 +170,7 @@ impl Control {
             settle_at: None,
             unproven_since: None,
             counted: runtime::Counted::new(),
+            sessions: sessions::Counted::default(),
             ledger,
             interfaces: Vec::new(),
             lost: BTreeMap::new(),
@@ -554,6 +557,7 @@ impl Control {
             admission: self.desired.admission.clone(),
             prefix_table_fill: self.tables.prefixes.lines.len() as f64 / f64::from(self.layout.n_prefix_lines()),
             refused_bases: self.ledger.refused_bases().clone(),
+            pool: self.sessions.status(&self.config.pool, &self.maps.sessions),
         }
     }
 

@@ -24,6 +24,7 @@ mod faults_health;
 mod faults_interfaces;
 mod faults_process;
 mod fragments;
+mod fullnat;
 mod nat;
 mod page;
 mod quic;
