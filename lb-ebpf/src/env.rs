@@ -133,6 +133,10 @@ pub trait Env: Sized {
     /// The precise time, in units of 1,024 ns.
     fn micros(&self) -> u32;
 
+    /// Whether there can be sessions of full NAT at all.
+    fn has_pool(&self) -> bool {
+        true
+    }
     /// What addresses and ports the pool of full NAT has.
     fn pool_range(&self) -> Range;
     /// An address of the pool by its number; beyond all numbers, any.

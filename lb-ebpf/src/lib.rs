@@ -296,6 +296,9 @@ fn steer_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Ve
 
 #[inline(always)]
 fn steer_fullnat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if !env.has_pool() {
+        return None;
+    }
     match parse::headers::<F, false>(packet) {
         Ok(parsed) if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) => None,
         Ok(parsed) => fullnat::send::<F>(packet, env, &parsed),
@@ -306,6 +309,9 @@ fn steer_fullnat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<
 /// What is no reply either is the host's.
 #[inline(always)]
 fn steer_fullnat_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if !env.has_pool() {
+        return Some(Verdict::NotService);
+    }
     match parse::headers::<F, false>(packet) {
         Ok(parsed) if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) => None,
         Ok(parsed) => fullnat::restore::<F>(packet, env, &parsed).or(Some(Verdict::NotService)),
@@ -315,6 +321,9 @@ fn steer_fullnat_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> O
 
 #[inline(always)]
 fn steer_fullnat_icmp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if !env.has_pool() {
+        return None;
+    }
     match parse::headers::<F, false>(packet) {
         Ok(parsed) if parsed.fault.is_some() => None,
         Ok(parsed) => fullnat::pass_error_on::<F>(packet, env, &parsed),
@@ -324,6 +333,9 @@ fn steer_fullnat_icmp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Op
 
 #[inline(always)]
 fn steer_fullnat_icmp_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if !env.has_pool() {
+        return None;
+    }
     match parse::headers::<F, false>(packet) {
         Ok(parsed) if parsed.fault.is_some() => None,
         Ok(parsed) => fullnat::restore_error::<F>(packet, env, &parsed),

@@ -132,18 +132,13 @@ pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Opt
     let n_meter_lines = sizes.n_sources / meter::ENTRIES as u32;
     let n_prefix_lines = 2 * limits::prefix_lines(sizes.n_prefixes);
     let (n_cpus, n_flow_buckets) = (n_cpus()?, sizes.n_flows / flow::ENTRIES as u32);
-    let range = sizes.pool.range;
-    let n_sessions = range.n_sessions();
+    let n_sessions = sizes.pool.range.n_sessions();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("N_SLOTS", &sizes.n_slots, true)
         .override_global("N_FLOW_BUCKETS", &n_flow_buckets, true)
         .override_global("N_PREFIX_LINES", &n_prefix_lines, true)
         .override_global("N_METER_LINES", &n_meter_lines, true)
-        .override_global("POOL_FIRST_PORT", &range.first_port, true)
-        .override_global("POOL_PORTS", &range.n_ports, true)
-        .override_global("POOL_V4", &range.n_v4, true)
-        .override_global("POOL_V6", &range.n_v6, true)
         .override_global("N_SESSIONS", &n_sessions, true)
         .override_global("N_CPUS", &n_cpus, true);
     let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;

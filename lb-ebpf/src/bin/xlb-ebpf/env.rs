@@ -388,6 +388,11 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn has_pool(&self) -> bool {
+        maps::has_pool()
+    }
+
+    #[inline(always)]
     fn pool_range(&self) -> Range {
         maps::pool_range()
     }

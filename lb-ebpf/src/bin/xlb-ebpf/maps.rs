@@ -148,17 +148,7 @@ static N_PREFIX_LINES: u32 = 2 * limits::prefix_lines(limits::PREFIXES_DEFAULT);
 #[unsafe(no_mangle)]
 static N_METER_LINES: u32 = limits::SOURCES_DEFAULT / meter::ENTRIES as u32;
 
-/// The range of the pool, word by word. Without one, what belongs to full NAT is not even looked at by the verifier.
-#[unsafe(no_mangle)]
-static POOL_FIRST_PORT: u32 = 0;
-#[unsafe(no_mangle)]
-static POOL_PORTS: u32 = 0;
-#[unsafe(no_mangle)]
-static POOL_V4: u32 = 0;
-#[unsafe(no_mangle)]
-static POOL_V6: u32 = 0;
-
-/// Records in `SESSIONS`.
+/// Records in `SESSIONS`. Without any, what belongs to full NAT is not even looked at by the verifier.
 #[unsafe(no_mangle)]
 static N_SESSIONS: u32 = 0;
 
@@ -277,13 +267,14 @@ pub fn known_flow(line: u32, position: usize) -> *mut u64 {
 }
 
 #[inline(always)]
+pub fn has_pool() -> bool {
+    constant!(N_SESSIONS) != 0
+}
+
+/// Not constants: what the verifier has to look at would depend on the configuration.
+#[inline(always)]
 pub fn pool_range() -> Range {
-    Range {
-        first_port: constant!(POOL_FIRST_PORT),
-        n_ports: constant!(POOL_PORTS),
-        n_v4: constant!(POOL_V4),
-        n_v6: constant!(POOL_V6),
-    }
+    POOL.at::<1>(0).range
 }
 
 /// Of a number, upper bits do not count.
