@@ -54,7 +54,7 @@ fn without_a_free_port_a_new_flow_is_refused_and_those_that_have_one_go_on() {
     host.now.set(1000);
     let run = &mut |packet: &[u8]| host.run(packet, INTERFACES.outside);
     let n = fullnat::exhaust(run);
-    assert!(n * 5 > 2048 * 4, "{n} of 2048");
+    assert!(n * 5 > 2104 * 4, "{n} of 2104");
     let live = host.live_sessions();
     assert_eq!(live.len(), n);
     assert_eq!(live.values().map(|key| key.raw()).collect::<std::collections::BTreeSet<_>>().len(), n, "each flow has one port");

@@ -144,7 +144,7 @@ fn by_full_nat_packets_go_to_and_fro_in_the_kernel() {
             };
             fullnat::check(run);
             let n = fullnat::exhaust(run);
-            assert!(n * 5 > 2048 * 4, "{n} of 2048");
+            assert!(n * 5 > 2104 * 4, "{n} of 2104");
             let n_live: u32 = kernel.maps.sessions.n_live(maps::now()).iter().sum();
             assert!(n_live as usize >= n, "{n_live} of {n}");
         });
