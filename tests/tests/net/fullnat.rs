@@ -40,6 +40,9 @@ fn backends_without_a_way_to_clients_answer_tcp_and_udp_over_both_families() -> 
     let _backends = Backend::start_all(&network, 80, &[])?;
     let services = POOL.to_owned() + &tcp_and_udp_on_both_families(&network, "fullnat");
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    for name in ["web", "web6", "echo", "echo6"] {
+        wait_serving(&daemon, name, 3)?;
+    }
     let client = &network.client.netns;
     for address in both_vips() {
         let tcp = tally(http::names(client, &url(address, 80), 100)?);
@@ -69,6 +72,9 @@ fn a_backend_may_be_a_client_of_its_own_service() -> Result<()> {
     let _backends = Backend::start_all(&network, 80, &[])?;
     let services = POOL.to_owned() + &tcp_and_udp_on_both_families(&network, "fullnat");
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    for name in ["web", "web6", "echo", "echo6"] {
+        wait_serving(&daemon, name, 2)?;
+    }
     for host in &network.backends {
         host.netns.ip(&[format!("route add {} via 10.2.0.2", vip()), format!("route add {} via fd02::2", vip_v6())])?;
         for address in both_vips() {
