@@ -100,6 +100,14 @@ impl Kernel {
         Ok(Self { ebpf, counters, maps, tracer, interfaces, verified, names_ingress })
     }
 
+    /// The loaded program.
+    ///
+    /// # Errors
+    /// The object has none of its name.
+    pub fn program(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program("xlb").context("no program named xlb")?.try_into()?)
+    }
+
     /// Carries out a plan, to its end.
     ///
     /// # Errors
@@ -118,7 +126,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses to, or if the packet was not counted as exactly one verdict.
     pub fn run(&self, packet: &[u8], ingress: u32) -> Result<Ran> {
-        let program: &Xdp = self.ebpf.program("xlb").context("no program named xlb")?.try_into()?;
+        let program = self.program()?;
         let mut frame = vec![0; 2048.max(packet.len() + 256)];
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context: Vec<u8> =

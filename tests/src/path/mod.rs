@@ -9,6 +9,7 @@ pub mod fixture;
 pub mod host;
 pub mod judge;
 pub mod kernel;
+pub mod memory;
 pub mod packets;
 pub mod quic;
 pub mod stack;
