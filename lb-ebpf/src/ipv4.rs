@@ -111,6 +111,7 @@ impl Family for V4 {
 
     const ADMIT_PART: Part = Part::AdmitV4;
     const PART: Part = Part::V4;
+    const CLAMP_PART: Part = Part::ClampV4;
     const QUIC_PART: Part = Part::QuicV4;
     const IS_V6: bool = false;
     const ETHERTYPE: Be16 = ethernet::Ethertype::IPV4;

@@ -1,7 +1,7 @@
 //! What the packet path in the kernel remembers, for tests in which hours pass in an instant: the kernel's clock cannot be set, so
 //! what was noted by it is made older instead.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{Array, Map, MapData};
 use aya::programs::Xdp;
@@ -38,22 +38,12 @@ impl Memory {
     /// # Errors
     /// The kernel does not tell its maps, or one has another shape.
     pub fn of(program: &Xdp) -> Result<Self> {
-        let ids = program.info()?.map_ids()?.context("the kernel does not tell a program's maps")?;
-        let table = |name: &str| -> Result<MapData> {
-            for &id in &ids {
-                let map = MapData::from_id(id)?;
-                if map.info()?.name_as_str() == Some(name) {
-                    return Ok(map);
-                }
-            }
-            anyhow::bail!("the program has no map {name}")
-        };
         Ok(Self {
-            flows: open(table("FLOWS")?)?,
-            slots_seen: open(table("SLOTS_SEEN")?)?,
-            backends_seen: open(table("BACKENDS_SEEN")?)?,
-            backend_loads: open(table("BACKEND_LOADS")?)?,
-            service_loads: open(table("SERVICE_LOADS")?)?,
+            flows: open(program, "FLOWS")?,
+            slots_seen: open(program, "SLOTS_SEEN")?,
+            backends_seen: open(program, "BACKENDS_SEEN")?,
+            backend_loads: open(program, "BACKEND_LOADS")?,
+            service_loads: open(program, "SERVICE_LOADS")?,
         })
     }
 
@@ -96,10 +86,38 @@ impl Memory {
     }
 }
 
-fn open<const N: usize, T: Pod>(table: MapData) -> Result<Table<N, T>> {
-    let info = table.info()?;
-    ensure!(info.value_size() as usize == size_of::<[T; N]>(), "map {:?} has {} bytes", info.name_as_str(), info.value_size());
-    Ok(Array::try_from(Map::Array(table))?)
+/// Where the packet path notes how much it has traced lately.
+pub struct TraceWindow(Table<1, u64>);
+
+impl TraceWindow {
+    /// That of a loaded program.
+    ///
+    /// # Errors
+    /// As for [`Memory::of`].
+    pub fn of(program: &Xdp) -> Result<Self> {
+        Ok(Self(open(program, "TRACE_WINDOW")?))
+    }
+
+    /// Begins a new one.
+    ///
+    /// # Errors
+    /// The kernel refuses to write the map.
+    pub fn renew(&mut self) -> Result<()> {
+        change(&mut self.0, |_| 0)
+    }
+}
+
+/// A map that the program has, by its name.
+fn open<const N: usize, T: Pod>(program: &Xdp, name: &str) -> Result<Table<N, T>> {
+    for id in program.info()?.map_ids()?.context("the kernel does not tell a program's maps")? {
+        let map = MapData::from_id(id)?;
+        let info = map.info()?;
+        if info.name_as_str() == Some(name) {
+            ensure!(info.value_size() as usize == size_of::<[T; N]>(), "map {name} has {} bytes", info.value_size());
+            return Ok(Array::try_from(Map::Array(map))?);
+        }
+    }
+    bail!("the program has no map {name}")
 }
 
 fn change<const N: usize, T: Pod>(table: &mut Table<N, T>, change: impl FnMut(T) -> T) -> Result<()> {

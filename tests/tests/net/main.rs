@@ -24,6 +24,7 @@ mod faults_health;
 mod faults_interfaces;
 mod faults_process;
 mod fragments;
+mod mss;
 mod nat;
 mod page;
 mod quic;

@@ -181,6 +181,7 @@ impl<'b, B: Balancer> World<'b, B> {
                 hashing: Hashing { max_load: self.setting.max_load, ..Hashing::default() },
                 forward: Forward::Dsr,
                 gue_port: 6080,
+                mss: None,
                 idle: idle(protocol),
                 on_down: self.setting.on_down,
                 is_tracked: self.setting.is_tracked,
