@@ -51,12 +51,6 @@ impl Reading {
         self.0
     }
 
-    /// Whether connection IDs are read at all.
-    #[inline(always)]
-    pub const fn is_any(self) -> bool {
-        self.0 & Self::LEN != 0
-    }
-
     /// In bytes.
     #[inline(always)]
     pub const fn server_id_len(self) -> u8 {
@@ -84,13 +78,11 @@ mod tests {
     fn a_reading_is_what_it_was_made_of_and_takes_the_configurations_in_use() {
         for len in 1..=SERVER_ID_LEN_MAX {
             let reading = Reading::of(Reading::new(len, 0b100_0001).flags() | 0x8001_000f);
-            assert!(reading.is_any());
             assert_eq!(reading.server_id_len(), len);
             let taken: std::vec::Vec<u8> = (0..8).filter(|config| reading.takes(config << 5 | 0x1f)).collect();
             assert_eq!(taken, [0, 6]);
             let wanted = if len == 8 { u64::MAX } else { (1 << (8 * len)) - 1 };
             assert_eq!(reading.server_id(u64::MAX), wanted, "{len}");
         }
-        assert!(!Reading::of(0x8001_000f).is_any());
     }
 }

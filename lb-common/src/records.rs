@@ -56,6 +56,8 @@ pub mod settings_flags {
     pub const QUIC: u32 = 4;
     /// Some service forwards by full NAT: packets to addresses of the pool may be replies.
     pub const FULLNAT: u32 = 8;
+    /// Some service clamps segment sizes.
+    pub const CLAMP: u32 = 16;
     /// Some service is not open to everybody, or not at any rate, or not at all times.
     pub const ADMISSION: u32 = 1 << 16;
     /// Once the daemon has been away for too long, the host gets what is for VIPs.
@@ -80,7 +82,9 @@ pub struct Service {
     /// How long a silent flow is taken for alive, at most [`flow::IDLE_MAX`](crate::flow::IDLE_MAX).
     pub idle: Tick,
     /// One of [`choice`]. If it is not [`choice::SLOT`], none of its slots is at rest: every flow is on record.
-    pub choice: u32,
+    pub choice: u16,
+    /// With [`service_flags::CLAMP`], the largest segment that either end is told of, in bytes.
+    pub mss: u16,
     /// Its first slots, as many as this, name backends in the order of their turns; 0 if backends take no turns.
     pub n_turns: u32,
     /// For [`choice::BOUNDED`], the share of all active flows that a backend may have for each unit of its weight, in 2^-20.
@@ -105,7 +109,9 @@ pub mod service_flags {
     /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
     pub const ADMISSION: u32 = 1 << 16;
     /// It forwards by full NAT.
-    pub const FULLNAT: u32 = 1 << 17;
+    pub const FULLNAT: u32 = 1 << 18;
+    /// The maximum segment size that connections are opened with is not above the service's.
+    pub const CLAMP: u32 = 1 << 17;
 }
 
 /// The bits of the fraction in a service's `bound`.
@@ -114,19 +120,19 @@ pub const BOUND_SHIFT: u32 = 20;
 /// Who gets a new flow.
 pub mod choice {
     /// The current backend of the slot that its hash leads to.
-    pub const SLOT: u32 = 0;
+    pub const SLOT: u16 = 0;
     /// The slot's current backend, or the next slot's, that has not more than its share of flows.
-    pub const BOUNDED: u32 = 1;
+    pub const BOUNDED: u16 = 1;
     /// One turn after the other, of which each backend has one.
-    pub const ROUND_ROBIN: u32 = 2;
+    pub const ROUND_ROBIN: u16 = 2;
     /// The same, of which each backend has as many as its weight says.
-    pub const WEIGHTED_ROUND_ROBIN: u32 = 3;
+    pub const WEIGHTED_ROUND_ROBIN: u16 = 3;
     /// Any turn.
-    pub const RANDOM: u32 = 4;
+    pub const RANDOM: u16 = 4;
     /// Of some turns in a row the one whose backend has the fewest active flows for its weight.
-    pub const LEAST_CONNECTIONS: u32 = 5;
+    pub const LEAST_CONNECTIONS: u16 = 5;
     /// Likewise, each flow counted for as long as its backend takes to answer.
-    pub const LEAST_RESPONSE_TIME: u32 = 6;
+    pub const LEAST_RESPONSE_TIME: u16 = 6;
 }
 
 /// A backend of one service. The id is the index in the `BACKENDS` map; 0 is none.

@@ -21,6 +21,7 @@ pub trait Family: Sized {
     /// The parts of the packet path for packets of this family.
     const ADMIT_PART: Part;
     const PART: Part;
+    const CLAMP_PART: Part;
     const QUIC_PART: Part;
     const FULLNAT_PART: Part;
     const FULLNAT_REPLY_PART: Part;

@@ -111,6 +111,7 @@ impl Family for V4 {
 
     const ADMIT_PART: Part = Part::AdmitV4;
     const PART: Part = Part::V4;
+    const CLAMP_PART: Part = Part::ClampV4;
     const QUIC_PART: Part = Part::QuicV4;
     const FULLNAT_PART: Part = Part::FullnatV4;
     const FULLNAT_REPLY_PART: Part = Part::FullnatReplyV4;

@@ -149,6 +149,7 @@ impl Family for V6 {
 
     const ADMIT_PART: Part = Part::AdmitV6;
     const PART: Part = Part::V6;
+    const CLAMP_PART: Part = Part::ClampV6;
     const QUIC_PART: Part = Part::QuicV6;
     const FULLNAT_PART: Part = Part::FullnatV6;
     const FULLNAT_REPLY_PART: Part = Part::FullnatReplyV6;

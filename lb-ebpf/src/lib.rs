@@ -33,6 +33,7 @@ mod fullnat;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod mss;
 mod packet;
 mod parse;
 pub mod quic;
@@ -146,6 +147,8 @@ pub enum Part {
     AdmitV6,
     V4,
     V6,
+    ClampV4,
+    ClampV6,
     QuicV4,
     QuicV6,
     FullnatV4,
@@ -185,6 +188,8 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::AdmitV6 => return refuse::<V6>(packet, env),
         Part::V4 => return steer::<V4>(packet, env),
         Part::V6 => return steer::<V6>(packet, env),
+        Part::ClampV4 => return clamp::<V4>(packet, env),
+        Part::ClampV6 => return clamp::<V6>(packet, env),
         Part::QuicV4 => return steer_quic::<V4>(packet, env),
         Part::QuicV6 => return steer_quic::<V6>(packet, env),
         Part::FullnatV4 => return steer_fullnat::<V4>(packet, env),
@@ -242,8 +247,24 @@ fn refuse<F: Family>(packet: &impl Packet, env: &impl Env) -> Option<Verdict> {
     admit::refuse(env, id, &parsed)
 }
 
+/// Segment sizes, before those parts that may send the packet. They never tell what becomes of it.
+#[inline(always)]
+fn clamp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    mss::clamp::<F>(packet, env);
+    None
+}
+
+/// The same, where any service wants it.
+#[inline(always)]
+fn clamp_apart<F: Family>(packet: &mut impl Packet, env: &impl Env) {
+    if env.settings().flags & settings_flags::CLAMP != 0 {
+        packet.take_apart(env, F::CLAMP_PART);
+    }
+}
+
 #[inline(always)]
 fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    clamp_apart::<F>(packet, env);
     let parsed = match parse::headers::<F, false>(packet) {
         Ok(parsed) => parsed,
         Err(verdict) => return Some(verdict),
@@ -280,6 +301,7 @@ fn steer_quic<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Ver
 
 #[inline(always)]
 fn steer_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    clamp_apart::<F>(packet, env);
     let parsed = match parse::headers::<F, false>(packet) {
         Ok(parsed) => parsed,
         Err(verdict) => return Some(verdict),
@@ -414,13 +436,16 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
     let Some((service, id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
         return (settings.flags & (settings_flags::REPLIES | settings_flags::FULLNAT) == 0).then_some(Verdict::NotService);
     };
-    if service.flags & (service_flags::ADMISSION | service_flags::QUIC | service_flags::FULLNAT) != 0 {
+    if service.flags & (service_flags::ADMISSION | service_flags::QUIC | service_flags::CLAMP | service_flags::FULLNAT) != 0 {
         // Of all other packets it was decided before, in a part of its own.
         if PLAIN
             && service.flags & service_flags::ADMISSION != 0
             && let Some(refused) = admit::refuse(env, id, parsed)
         {
             return Some(refused);
+        }
+        if PLAIN && service.flags & service_flags::CLAMP != 0 && parsed.tcp_flags & tcp_flags::SYN != 0 {
+            return packet.take_apart(env, F::PART).or(Some(Verdict::NotService));
         }
         if service.flags & service_flags::QUIC != 0 {
             // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.

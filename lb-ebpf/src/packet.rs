@@ -17,7 +17,7 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Wire for T {}
 
 /// One frame, from its first Ethernet byte.
 ///
-/// Offsets count from the start of the frame and are even.
+/// Offsets count from the start of the frame, and are even but for what is made of single bytes.
 pub trait Packet {
     /// The header at `offset`, if the frame holds all of it.
     fn get<T: Wire>(&self, offset: usize) -> Option<&T>;

@@ -123,6 +123,22 @@ pub fn is_refusal(packet: &impl Packet, l4: usize, flags: u8) -> bool {
     flags & tcp_flags::RST != 0 && packet.get::<Tcp>(l4).is_some_and(|tcp| tcp.sequence == [0, 0])
 }
 
+/// Where the options of the TCP header at `l4` are; `None` if it has none.
+#[inline(always)]
+pub fn options(packet: &impl Packet, l4: usize) -> Option<core::ops::Range<usize>> {
+    let tcp: &Tcp = packet.get(l4)?;
+    let len = usize::from(tcp.data_offset >> 4) * 4;
+    (len > size_of::<Tcp>()).then_some(l4 + size_of::<Tcp>()..l4 + len)
+}
+
+/// Adapts the checksum of the TCP header at `l4`.
+#[inline(always)]
+pub fn adapt(packet: &mut impl Packet, l4: usize, delta: Delta) {
+    if let Some(tcp) = packet.get_mut::<Tcp>(l4) {
+        tcp.checksum = delta.apply(tcp.checksum);
+    }
+}
+
 /// What steering needs of a transport header.
 #[derive(Clone, Copy)]
 pub struct Parsed {

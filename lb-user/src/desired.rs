@@ -68,6 +68,8 @@ pub struct Service {
     pub forward: Forward,
     /// Where backends take GUE datagrams.
     pub gue_port: u16,
+    /// The largest TCP segment that either end may be told of, in bytes.
+    pub mss: Option<u16>,
     /// How long a silent flow is taken for alive.
     pub idle: Tick,
     pub on_down: OnDown,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use lb_common::quic::{Reading, SERVER_ID_LEN_MAX};
 
 const LEN_MAX: usize = SERVER_ID_LEN_MAX as usize;
@@ -58,24 +59,15 @@ impl FromStr for ServerId {
     type Err = NoServerId;
 
     fn from_str(digits: &str) -> Result<Self, NoServerId> {
-        let bytes = hexadecimal(digits).filter(|bytes| (1..=LEN_MAX).contains(&bytes.len()));
+        let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok();
+        let bytes = bytes.filter(|bytes| (1..=LEN_MAX).contains(&bytes.len()));
         Ok(Self::new(&bytes.ok_or(NoServerId)?))
     }
 }
 
-/// Bytes from hexadecimal digits, two each; `None` if they are something else.
-pub fn hexadecimal(digits: &str) -> Option<Vec<u8>> {
-    let digit = |digit: &u8| char::from(*digit).to_digit(16);
-    let pairs = digits.as_bytes().chunks(2).map(|pair| match pair {
-        [upper, lower] => Some((digit(upper)? << 4 | digit(lower)?) as u8),
-        _ => None,
-    });
-    pairs.collect()
-}
-
 impl fmt::Display for ServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.bytes[..usize::from(self.len)].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&HEXLOWER.encode(&self.bytes[..usize::from(self.len)]))
     }
 }
 

@@ -157,14 +157,16 @@ fn add_service(
     let learning = u32::from(slots.is_learning(sightings.now(), service.idle)) * service_flags::LEARNING;
     let handshakes = u32::from(service.counts_handshakes()) * service_flags::HANDSHAKES;
     let quic = service.server_ids.as_ref().map_or(0, |ids| ids.reading().flags());
+    let clamp = u32::from(service.mss.is_some()) * service_flags::CLAMP;
     let fullnat = u32::from(service.forward == Forward::Fullnat) * service_flags::FULLNAT;
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
-        flags: by_client | keep | learning | handshakes | quic | fullnat,
+        flags: by_client | keep | learning | handshakes | quic | clamp | fullnat,
         region: region.in_record(),
         idle: service.idle,
         choice: choice(service),
+        mss: service.mss.unwrap_or_default(),
         n_turns: slots.n_turns,
         bound: bound(service.hashing, &owners),
         client_mask: client_mask(service),
@@ -175,7 +177,7 @@ fn add_service(
 }
 
 /// What the packet path calls a service's algorithm.
-fn choice(service: &Service) -> u32 {
+fn choice(service: &Service) -> u16 {
     match service.algorithm {
         Algorithm::Maglev | Algorithm::IpHash if service.hashing.max_load.is_some() => choice::BOUNDED,
         Algorithm::Maglev | Algorithm::IpHash => choice::SLOT,
@@ -323,6 +325,7 @@ fn flags(desired: &Desired) -> u32 {
     let any_port = desired.services.values().any(|service| service.port == 0);
     let replies = desired.services.values().any(|service| service.forward == Forward::Nat);
     let quic = desired.services.values().any(|service| service.server_ids.is_some());
+    let clamp = desired.services.values().any(|service| service.mss.is_some());
     let watchdog = match desired.watchdog.map(|watchdog| watchdog.absence) {
         None => 0,
         Some(Absence::Pass) => settings_flags::WATCHDOG,
@@ -332,6 +335,7 @@ fn flags(desired: &Desired) -> u32 {
     when(any_port, settings_flags::ANY_PORT)
         | when(replies, settings_flags::REPLIES)
         | when(quic, settings_flags::QUIC)
+        | when(clamp, settings_flags::CLAMP)
         | when(uses_pool(desired), settings_flags::FULLNAT)
         | watchdog
 }

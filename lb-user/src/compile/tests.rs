@@ -19,6 +19,7 @@ fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backe
         hashing: Hashing::default(),
         forward,
         gue_port,
+        mss: None,
         idle,
         on_down,
         is_tracked: false,

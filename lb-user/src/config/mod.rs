@@ -187,6 +187,8 @@ pub struct Service {
     pub hashing: Hashing,
     pub forward: Forward,
     pub gue_port: u16,
+    /// The largest TCP segment that either end may be told of, in bytes.
+    pub mss: Option<u16>,
     /// How long a silent flow is taken for alive.
     pub idle: Duration,
     pub on_down: OnDown,

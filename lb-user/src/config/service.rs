@@ -40,6 +40,10 @@ const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 const LOAD_MIN: u16 = 100;
 const LOAD_MAX: u16 = 10_000;
 
+/// Of `mss`: what everybody takes who does not say otherwise (RFC 9293 section 3.7.1), and what an IPv4 packet has room for.
+const MSS_MIN: u32 = 536;
+const MSS_MAX: u32 = 65_495;
+
 /// IANA's port for GUE.
 const GUE_PORT: u16 = 6080;
 pub(super) const WEIGHT_DEFAULT: u16 = 1;
@@ -56,6 +60,7 @@ pub(super) struct ServiceDraft {
     pub(super) listens: Option<At<Listens>>,
     pub(super) forward: Option<Forward>,
     gue_port: Option<u16>,
+    mss: Option<Option<u16>>,
     algorithm: Option<Algorithm>,
     hashing: Option<Hashing>,
     idle: Option<Duration>,
@@ -94,6 +99,7 @@ impl ServiceDraft {
         let hashing = hashing(&mut section, algorithm.as_ref().map(|algorithm| algorithm.value), family, problems);
         let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
         let gue_port = gue_port(&mut section, forward.as_ref().map(|forward| forward.value), problems);
+        let mss = mss(&mut section, protocol.as_ref().map(|protocol| protocol.value), problems);
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
         let idle = section.or("idle", idle_default, problems, idle);
         let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
@@ -154,6 +160,7 @@ impl ServiceDraft {
             listens,
             forward: rules.forward,
             gue_port,
+            mss,
             algorithm: algorithm.map(|algorithm| algorithm.value),
             hashing,
             idle: idle.map(|idle| idle.value),
@@ -182,6 +189,7 @@ impl ServiceDraft {
             hashing: self.hashing?,
             forward: self.forward?,
             gue_port: self.gue_port?,
+            mss: self.mss?,
             idle: self.idle?,
             on_down: self.on_down?,
             // Flows that are not on record show nothing.
@@ -234,6 +242,18 @@ fn gue_port(section: &mut Section<'_>, forward: Option<Forward>, problems: &mut 
         return None;
     }
     Some(given.value.unwrap_or(GUE_PORT))
+}
+
+/// `Some(None)` if segments are left as they are.
+fn mss(section: &mut Section<'_>, protocol: Option<Protocol>, problems: &mut Problems) -> Option<Option<u16>> {
+    let given =
+        section.or("mss", None, problems, |value| values::integer(value, MSS_MIN, MSS_MAX).map(|mss| Some(mss as u16)))?;
+    if given.value.is_some() && protocol == Some(Protocol::Udp) {
+        let help = "remove `mss`, or use `protocol = \"tcp\"`";
+        problems.push(Problem::new("a segment size where there are no segments", given.span, "only tcp has it").help(help));
+        return None;
+    }
+    Some(given.value)
 }
 
 /// What a connection may be silent for before firewalls and NAT on its way forget it (RFC 5382 asks for more than most keep); of

@@ -31,12 +31,12 @@ impl Frame {
 
 impl Packet for Frame {
     fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
-        debug_assert!(offset.is_multiple_of(2), "headers stand at even offsets, not at {offset}");
+        debug_assert!(offset.is_multiple_of(align_of::<T>()), "headers stand at even offsets, not at {offset}");
         T::ref_from_bytes(self.bytes().get(offset..offset.checked_add(size_of::<T>())?)?).ok()
     }
 
     fn get_mut<T: Wire>(&mut self, offset: usize) -> Option<&mut T> {
-        debug_assert!(offset.is_multiple_of(2), "headers stand at even offsets, not at {offset}");
+        debug_assert!(offset.is_multiple_of(align_of::<T>()), "headers stand at even offsets, not at {offset}");
         let bytes = &mut self.words.as_mut_bytes()[..self.len];
         T::mut_from_bytes(bytes.get_mut(offset..offset.checked_add(size_of::<T>())?)?).ok()
     }

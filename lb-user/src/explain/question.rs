@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use etherparse::{
     EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions,
     Ipv6FragmentHeader, Ipv6Header, PacketBuilder, VlanId,
@@ -71,14 +72,14 @@ impl FromStr for ConnectionId {
 
     fn from_str(digits: &str) -> Result<Self, &'static str> {
         const HELP: &str = "a connection ID has 1 to 20 bytes, two hexadecimal digits each";
-        let id = crate::server_ids::hexadecimal(digits).ok_or(HELP)?;
+        let id = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).map_err(|_| HELP)?;
         if (1..=20).contains(&id.len()) { Ok(Self(id)) } else { Err(HELP) }
     }
 }
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&HEXLOWER.encode(&self.0))
     }
 }
 

@@ -8,7 +8,7 @@ use lb_user::desired::Absence;
 
 use super::fixture::{self, CLIENT, CLIENT_V6, FAR, GATEWAY, MTU, NEAR, OURS, OURS_INSIDE, TUNNEL_SOURCE, TUNNEL_SOURCE_V6};
 use super::packets::{self, Content, Flags, Frame, Outer, arp, cut, encapsulated, frame, patched, tcp, udp, with_extensions};
-use super::quic;
+use super::{mss, quic};
 
 /// One packet and its fate.
 pub struct Case {
@@ -36,7 +36,7 @@ pub(super) fn to_vip(vip: &str, content: Content) -> Frame {
     frame(if vip.starts_with('[') { CLIENT_PORT_V6 } else { CLIENT_PORT }, vip, content)
 }
 
-fn reply(backend: &str, content: Content) -> Frame {
+pub(super) fn reply(backend: &str, content: Content) -> Frame {
     frame(backend, if backend.starts_with('[') { CLIENT_PORT_V6 } else { CLIENT_PORT }, content).macs(FAR, OURS_INSIDE)
 }
 
@@ -55,6 +55,7 @@ pub fn all() -> Vec<Case> {
         vlan(),
         headers(),
         quic::all(),
+        mss::all(),
     ];
     all.into_iter().flatten().collect()
 }

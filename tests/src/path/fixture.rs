@@ -15,7 +15,7 @@ use lb_user::desired::{Absence, Algorithm, Backend, Desired, Forward, Hashing, N
 use lb_user::tables::{Plan, Tables, diff};
 
 use super::packets::Mac;
-use super::{choices, fullnat, quic};
+use super::{choices, fullnat, mss, quic};
 
 /// The router that clients are behind.
 pub const GATEWAY: Mac = [2, 0, 0, 0, 0, 1];
@@ -84,6 +84,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             hashing: Hashing::default(),
             forward,
             gue_port: 6080,
+            mss: None,
             idle: IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,
@@ -133,6 +134,16 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     for (name, vip, forward, endpoints, ways) in by_id {
         let service = service(vip, Udp, forward, &quic::backends(endpoints, ways));
         services.insert(name.into(), quic::with_ids(service));
+    }
+    for (name, vip, forward, backend, way) in [
+        ("mss", "10.200.6.1:80", Dsr, "10.0.2.51:80", far),
+        ("mss-v6", "[fd00:0:0:6::1]:80", Dsr, "[fd02::51]:80", far),
+        ("mss-nat", "10.200.6.2:80", Nat, "10.0.2.52:8080", far),
+        ("mss-nat-v6", "[fd00:0:0:6::2]:80", Nat, "[fd02::52]:8080", far),
+        ("mss-ipip", "10.200.6.3:80", Ipip, "10.0.2.53:80", from4),
+    ] {
+        let service = service(vip, Tcp, forward, &[(backend, Some(way))]);
+        services.insert(name.into(), Service { mss: Some(mss::MSS), ..service });
     }
     let many: Vec<String> = (1..=5).map(|i| format!("10.0.4.{i}:80")).collect();
     let many: Vec<_> = many.iter().map(|endpoint| (endpoint.as_str(), Some(near))).collect();

@@ -12,13 +12,14 @@ use lb_common::Verdict;
 use lb_common::counters::Totals;
 use lb_common::decap::{Ends, Outcome};
 use lb_common::flow::Tick;
-use lb_common::trace::{Record, Rules};
+use lb_common::trace::{self, Record, Rules};
 use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes, Tracer};
 use lb_user::tables::Plan;
 use nix::sched::{CloneFlags, unshare};
 
 use super::Outcome as PathOutcome;
 use super::fixture::{self, Interfaces};
+use super::memory::TraceWindow;
 use super::traces::Traced;
 
 /// The BPF object that `cargo xtask build-ebpf` made.
@@ -40,6 +41,9 @@ pub struct Kernel {
     pub interfaces: Interfaces,
     pub verified: Verified,
     names_ingress: bool,
+    window: TraceWindow,
+    /// Traces are to have no more in a window than their rules say.
+    is_bounded: bool,
 }
 
 /// What it took the kernel to accept the program.
@@ -97,7 +101,16 @@ impl Kernel {
         let start = Instant::now();
         lb_user::datapath::load(program)?;
         let verified = Verified { time: start.elapsed(), n_instructions: program.info()?.verified_instruction_count() };
-        Ok(Self { ebpf, counters, maps, tracer, interfaces, verified, names_ingress })
+        let window = TraceWindow::of(program)?;
+        Ok(Self { ebpf, counters, maps, tracer, interfaces, verified, names_ingress, window, is_bounded: false })
+    }
+
+    /// The loaded program.
+    ///
+    /// # Errors
+    /// The object has none of its name.
+    pub fn program(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program("xlb").context("no program named xlb")?.try_into()?)
     }
 
     /// Carries out a plan, to its end.
@@ -118,7 +131,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses to, or if the packet was not counted as exactly one verdict.
     pub fn run(&self, packet: &[u8], ingress: u32) -> Result<Ran> {
-        let program: &Xdp = self.ebpf.program("xlb").context("no program named xlb")?.try_into()?;
+        let program = self.program()?;
         let mut frame = vec![0; 2048.max(packet.len() + 256)];
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context: Vec<u8> =
@@ -141,6 +154,7 @@ impl Traced for Kernel {
     fn set(&mut self, rules: Rules) {
         self.maps.set_tracing(false);
         self.tracer.set(&rules).expect("there is room for rules");
+        self.is_bounded = rules.n_max != trace::RECORDS_MAX;
         self.maps.set_tracing(true);
     }
 
@@ -149,6 +163,9 @@ impl Traced for Kernel {
     }
 
     fn run(&mut self, packet: &[u8]) -> (PathOutcome, Vec<Record>) {
+        if !self.is_bounded {
+            self.window.renew().expect("the kernel writes its maps");
+        }
         let Ran { frame, verdict, .. } = Self::run(self, packet, self.interfaces.outside).expect("the kernel runs it");
         let records = std::iter::from_fn(|| self.tracer.read()).collect();
         (PathOutcome { verdict, frame }, records)

@@ -10,6 +10,8 @@ pub mod fullnat;
 pub mod host;
 pub mod judge;
 pub mod kernel;
+pub mod memory;
+pub mod mss;
 pub mod packets;
 pub mod quic;
 pub mod stack;

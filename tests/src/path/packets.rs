@@ -15,6 +15,7 @@ pub struct Frame {
     pub destination: SocketAddr,
     pub ttl: u8,
     pub ipv4_options: Vec<u8>,
+    pub tcp_options: Vec<u8>,
     pub content: Content,
 }
 
@@ -63,6 +64,7 @@ pub fn frame(source: &str, destination: &str, content: Content) -> Frame {
         destination: endpoint(destination),
         ttl: 64,
         ipv4_options: Vec::new(),
+        tcp_options: Vec::new(),
         content,
     }
 }
@@ -106,6 +108,12 @@ impl Frame {
     /// With IPv4 options: a multiple of 4 bytes.
     pub fn options(mut self, options: &[u8]) -> Self {
         self.ipv4_options = options.to_vec();
+        self
+    }
+
+    /// With TCP options: a multiple of 4 bytes.
+    pub fn tcp_options(mut self, options: &[u8]) -> Self {
+        self.tcp_options = options.to_vec();
         self
     }
 
@@ -168,6 +176,7 @@ impl Frame {
                     Flags::Fin => tcp.fin().ack(7),
                     Flags::Rst => tcp.rst(),
                 };
+                let tcp = tcp.options_raw(&self.tcp_options).expect("a multiple of 4 bytes");
                 tcp.write(&mut bytes, payload)
             }
             Content::Udp { payload } => builder.udp(from, to).write(&mut bytes, payload),

@@ -54,11 +54,9 @@ fn a_host_says_how_it_is_and_an_operators_file_takes_it_out() -> Result<()> {
     // It is nobody's business but the balancers'.
     ensure!(ask(&network.client.netns, address, "").map_or(true, |said| said.is_empty()));
 
-    let check = "type = \"agent\"\nport = 9777\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 2\nfall = 3\n";
-    let web = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
-    let http = "type = \"http\"\npath = \"/health\"\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 2\nfall = 3\n";
-    ensure!(web.contains(http));
-    let daemon = Daemon::new(lb, &network.lb_interfaces()).services(web.replace(http, check)).start()?;
+    let check = "type = \"agent\"\nport = 9777\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 2\nfall = 10";
+    let web = Service::new("web", vip(), 80).health(check).backends(&network.backends, true).toml();
+    let daemon = Daemon::new(lb, &network.lb_interfaces()).services(web).start()?;
     wait_serving(&daemon, "web", 2)?;
     for (file, reason, expected) in [(&drain, "", "drain"), (&maint, "new disks\n", "maint #new disks")] {
         std::fs::write(file, reason)?;

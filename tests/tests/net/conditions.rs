@@ -9,7 +9,7 @@ use xlb_tests::{Agent, Backend, Connections, Daemon, Network, Wrk, http, until, 
 
 use super::support::{LIMIT, Service, service, tally, url, vip};
 
-const AGENT: &str = "type = \"agent\"\nport = 9777\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 2\nfall = 3";
+const AGENT: &str = "type = \"agent\"\nport = 9777\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 2\nfall = 10";
 
 /// Backends of the service `web`, and an agent beside each.
 struct Scene {
@@ -204,7 +204,7 @@ fn a_dead_backend_is_probed_less_often_and_is_back_soon() -> Result<()> {
 fn a_backend_that_fails_too_often_is_ejected_keeps_its_flows_and_is_tried_again() -> Result<()> {
     let scene = Scene::new(3)?;
     // No row of failures is long enough to take one down.
-    let health = AGENT.replace("fall = 3", "fall = 1000");
+    let health = AGENT.replace("fall = 10", "fall = 1000");
     let breaker = "errors = \"50%\"\nwindow = \"1s\"\nrequests_min = 5\nejection = \"1s\"\nmax_ejected = \"50%\"";
     let service = scene.service(&health).source("breaker", breaker);
     let daemon = scene.daemon(&service)?;

@@ -8,14 +8,15 @@ use xlb_tests::{Backend, Daemon, Network, Wrk, http, until};
 use super::support::{LIMIT, Service, both_vips, counters_sum, tally, url, verdict, vip, wait_answer, wait_serving};
 
 /// The configured detection: an interval until the first probe that fails, two more, and the last one's time-out.
-const DETECTION: Duration = Duration::from_millis(3 * 50 + 50);
+const DETECTION: Duration = Duration::from_millis(3 * 100 + 100);
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn a_killed_backend_costs_no_request_on_the_others() -> Result<()> {
     let network = Network::dsr(5, &both_vips())?;
     let mut backends = Backend::start_all(&network, 80, &[vip()])?;
-    let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let health = "type = \"http\"\npath = \"/health\"\ninterval = \"100ms\"\ntimeout = \"100ms\"\nfall = 3";
+    let service = Service::new("web", vip(), 80).health(health).backends(&network.backends, true).toml();
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(service).start()?;
     let client = &network.client.netns;
     // Flows of backend 0 are its own loss; watch the others through connections that know who they talk to.
@@ -41,7 +42,7 @@ fn a_killed_backend_costs_no_request_on_the_others() -> Result<()> {
     counters_sum(&daemon.status()?)?;
     ensure!(others.is_empty(), "{others:?}");
     // Asking for the status takes its time too; the daemon's own log has the exact figure.
-    ensure!(noticed < DETECTION + Duration::from_millis(200), "noticed after {noticed:?}\n{}", daemon.log());
+    ensure!(noticed < DETECTION + Duration::from_millis(400), "noticed after {noticed:?}\n{}", daemon.log());
     let to_maps_s = daemon.metric("xlb_map_change_seconds_max")?;
     ensure!(to_maps_s < 0.010, "from the verdict to the maps: {to_maps_s} s\n{}", daemon.log());
     daemon.stop()

@@ -19,7 +19,7 @@ fn readers_that_take_nothing_are_let_go_and_keep_out_nobody_for_long() -> Result
     let _backends = Backend::start_all(&network, 80, &[vip()])?;
     // The crowd takes the machine's time too: who is slow then is not down.
     let services = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
-    let services = services.replace("= \"50ms\"", "= \"2s\"");
+    let services = services.replace("= \"200ms\"", "= \"2s\"");
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     wait_serving(&daemon, "web", 2)?;
     let client = &network.client.netns;

@@ -41,7 +41,7 @@ fn answers_without_end_take_neither_memory_nor_time_from_others() -> Result<()> 
             let (name, own) = (format!("{name}-{m}"), 9000 + n * 10 + m);
             let toml = Service::new(&name, vip(), own).backend(host.v4, "").toml();
             let toml = toml.replace("type = \"http\"\npath = \"/health\"", &format!("type = \"{kind}\"\nport = {port}"));
-            services += &toml.replace("50ms", "1s").replace("fall = 3", "fall = 1");
+            services += &toml.replace("200ms", "1s").replace("fall = 5", "fall = 1");
         }
     }
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;

@@ -25,7 +25,7 @@ fn others(network: &Network, n: usize) -> String {
 
 fn web(network: &Network, fall: u32) -> String {
     let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
-    service.replace("fall = 3", &format!("fall = {fall}"))
+    service.replace("fall = 5", &format!("fall = {fall}"))
 }
 
 #[test]
@@ -35,8 +35,8 @@ fn a_daemon_that_was_stopped_for_a_while_takes_no_backend_for_dead() -> Result<(
     let _backends = Backend::start_all(&network, 80, &[vip()])?;
     // One failure is enough here; in time, that is: another test says what becomes of these.
     let services = web(&network, 1)
-        .replace("timeout = \"50ms\"", "timeout = \"500ms\"")
-        .replace("interval = \"50ms\"", "interval = \"500ms\"");
+        .replace("timeout = \"200ms\"", "timeout = \"500ms\"")
+        .replace("interval = \"200ms\"", "interval = \"500ms\"");
     let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     wait_serving(&daemon, "web", 3)?;
     let connections = connections(&network)?;

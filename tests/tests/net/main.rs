@@ -25,6 +25,7 @@ mod faults_interfaces;
 mod faults_process;
 mod fragments;
 mod fullnat;
+mod mss;
 mod nat;
 mod page;
 mod quic;

@@ -37,10 +37,12 @@ pub struct Service<'a> {
 }
 
 impl<'a> Service<'a> {
-    /// A TCP service at `vip:port`, checked by HTTP often enough for a test not to wait.
+    /// A TCP service at `vip:port`, checked by HTTP: often enough for a test not to wait, and with so much patience that nobody is
+    /// taken for dead where the machine is busy.
     pub fn new(name: &'a str, vip: IpAddr, port: u16) -> Self {
         let head = format!("[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {port}\n");
-        let health = "type = \"http\"\npath = \"/health\"\ninterval = \"50ms\"\ntimeout = \"50ms\"\nrise = 2\nfall = 3\n".into();
+        let health =
+            "type = \"http\"\npath = \"/health\"\ninterval = \"200ms\"\ntimeout = \"200ms\"\nrise = 2\nfall = 5\n".into();
         Self { name, head, health, backends: String::new() }
     }
 

@@ -73,6 +73,7 @@ impl Kind {
             hashing: Hashing::default(),
             forward: self.forward,
             gue_port: 6080,
+            mss: None,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,

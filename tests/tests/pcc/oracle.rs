@@ -8,17 +8,15 @@ use lb_common::{BackendId, MacAddr};
 use lb_user::compile::{Layout, Region, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, Protocol, Service};
 use lb_user::tables::{RegionSlots, Tables, Write, diff};
-use xlb_tests::path::fixture::{self, OURS};
-use xlb_tests::path::host::Host;
+use xlb_tests::path::fixture::OURS;
 use xlb_tests::path::packets::{Content, Flags, frame, tcp, udp};
 
+use crate::balancer::{Balancer, Mac};
 use crate::steps::{IDLE, Setting, Step};
 
-const N_SLOTS: u32 = 1 << 16;
-const INGRESS: u32 = 2;
+/// Fewer than the fixture has: making them takes longer than a sequence.
+pub const N_SLOTS: u32 = 1 << 16;
 const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
-
-type Mac = [u8; 6];
 
 #[derive(Clone, Copy)]
 struct HostState {
@@ -54,17 +52,16 @@ struct Flow {
     is_opening: bool,
 }
 
-pub struct World {
+pub struct World<'b, B> {
     setting: Setting,
     hosts: BTreeMap<u8, HostState>,
-    host: Host,
+    balancer: &'b mut B,
     layout: Layout,
     tables: Tables,
     retiring: Vec<Write>,
     /// Whose SYNs the next change meets on its way.
     meanwhile: Vec<u8>,
     flows: Vec<Flow>,
-    now: Tick,
     next_port: u16,
     pub n_flows: u64,
     pub n_packets: u64,
@@ -75,19 +72,19 @@ fn mac(host: u8) -> Mac {
     [2, 0, 0, 0, 9, host + 1]
 }
 
-impl World {
-    pub fn new(setting: &Setting) -> Self {
+impl<'b, B: Balancer> World<'b, B> {
+    /// `balancer` has no tables and no flows.
+    pub fn new(setting: &Setting, balancer: &'b mut B) -> Self {
         let hosts = (0..).zip(&setting.weights).map(|(n, &weight)| (n, HostState::new(weight)));
         let mut world = Self {
             setting: setting.clone(),
             hosts: hosts.collect(),
-            host: Host::new(fixture::keys(), N_SLOTS, Box::new(|_| lb_ebpf::Route::Local)),
+            balancer,
             layout: Layout::new(N_SLOTS),
             tables: Tables::default(),
             retiring: Vec::new(),
             meanwhile: Vec::new(),
             flows: Vec::new(),
-            now: 100_000,
             next_port: 1024,
             n_flows: 0,
             n_packets: 0,
@@ -95,14 +92,6 @@ impl World {
         };
         world.reconcile().expect("a few backends fit");
         world
-    }
-
-    pub fn are_loads_right(&self) -> bool {
-        self.host.are_loads_right()
-    }
-
-    pub fn evicted(&self) -> u64 {
-        self.host.flow_events.get().evicted
     }
 
     /// # Errors
@@ -155,28 +144,26 @@ impl World {
     }
 
     fn wait(&mut self, ticks: Tick) {
-        self.now += ticks;
-        self.host.now.set(self.now);
-        let now = self.now;
-        self.flows.retain(|flow| now - flow.last <= idle(flow.protocol));
+        self.balancer.wait(ticks);
+        let now = self.balancer.now();
+        self.flows.retain(|flow| may_be_alive::<B>(flow, now));
     }
 
     /// What the daemon does: compile, write, clear what nothing points to.
     fn reconcile(&mut self) -> Result<(), String> {
-        self.host.now.set(self.now);
         let desired = self.desired();
         let (tables, layout) =
-            compile(&desired, &self.layout, &self.tables, &self.host).map_err(|error| format!("compile: {error}"))?;
+            compile(&desired, &self.layout, &self.tables, self.balancer).map_err(|error| format!("compile: {error}"))?;
         let plan = diff(&self.tables, &tables);
         for client in std::mem::take(&mut self.meanwhile) {
             self.open_meanwhile(client);
         }
         for write in std::mem::take(&mut self.retiring) {
-            self.host.write(&write);
+            self.balancer.write(&write);
         }
         self.layout = layout;
         self.layout.recycle();
-        plan.writes.iter().for_each(|write| self.host.write(write));
+        plan.writes.iter().for_each(|write| self.balancer.write(write));
         self.retiring = plan.retire;
         self.tables = tables;
         Ok(())
@@ -185,7 +172,7 @@ impl World {
     fn desired(&self) -> Desired {
         let services = PORTS.map(|(protocol, port)| {
             let wanted = self.hosts.iter().filter(|(_, state)| state.is_wanted);
-            let backends = wanted.map(|(&host, state)| (SocketAddr::new(self.address(host), port), backend(host, state)));
+            let backends = wanted.map(|(&host, state)| (SocketAddr::new(self.address(host), port), self.backend(host, state)));
             let service = Service {
                 vip: self.vip(),
                 port,
@@ -194,6 +181,7 @@ impl World {
                 hashing: Hashing { max_load: self.setting.max_load, ..Hashing::default() },
                 forward: Forward::Dsr,
                 gue_port: 6080,
+                mss: None,
                 idle: idle(protocol),
                 on_down: self.setting.on_down,
                 is_tracked: self.setting.is_tracked,
@@ -202,7 +190,7 @@ impl World {
             };
             (protocol.to_string().into(), service)
         });
-        Desired { services: services.into(), ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
+        Desired { services: services.into(), ingress: BTreeSet::from([self.balancer.ingress()]), ..Desired::default() }
     }
 
     /// What a daemon finds that takes over: ids and members, and slots whose histories nobody knows.
@@ -216,7 +204,7 @@ impl World {
             let region = Region::of(&self.tables.services[&id]);
             layout.adopt_service(name, service.role(), id, region);
             let slots = self.tables.regions[&region.first_line].slots.clone();
-            self.tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots, self.now));
+            self.tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots, self.balancer.now()));
         }
         for (&id, service) in self.tables.services.iter().filter(|(_, service)| service.listens.protocol == 0) {
             layout.adopt_vip(service.vip.into(), id);
@@ -249,7 +237,14 @@ impl World {
     fn open(&mut self, client: u8, is_acknowledged: bool) -> Result<(), String> {
         let client = self.client(client);
         let Some(backend) = self.packet(Protocol::Tcp, client, tcp(Flags::Syn)) else { return Ok(()) };
-        self.begin(Flow { protocol: Protocol::Tcp, client, backend, last: self.now, is_excused: false, is_opening: true })?;
+        self.begin(Flow {
+            protocol: Protocol::Tcp,
+            client,
+            backend,
+            last: self.balancer.now(),
+            is_excused: false,
+            is_opening: true,
+        })?;
         if is_acknowledged {
             let newest = self.flows.len() - 1;
             return self.go_on(newest, tcp(Flags::Ack));
@@ -264,7 +259,7 @@ impl World {
             // It may have gone to one that the change takes out of service.
             let is_excused =
                 !self.hosts.iter().any(|(&host, state)| mac(host) == backend && (state.can_serve() || !state.is_wanted));
-            let flow = Flow { protocol: Protocol::Tcp, client, backend, last: self.now, is_excused, is_opening: true };
+            let flow = Flow { protocol: Protocol::Tcp, client, backend, last: self.balancer.now(), is_excused, is_opening: true };
             self.n_flows += 1;
             self.flows.push(flow);
         }
@@ -273,7 +268,8 @@ impl World {
     fn ask(&mut self, client: u8) -> Result<(), String> {
         let client = self.client(client);
         let Some(backend) = self.packet(Protocol::Udp, client, udp()) else { return Ok(()) };
-        let flow = Flow { protocol: Protocol::Udp, client, backend, last: self.now, is_excused: false, is_opening: false };
+        let flow =
+            Flow { protocol: Protocol::Udp, client, backend, last: self.balancer.now(), is_excused: false, is_opening: false };
         self.n_flows += 1;
         self.flows.push(flow);
         Ok(())
@@ -317,7 +313,7 @@ impl World {
         match self.packet(protocol, client, tcp(Flags::Syn)) {
             Some(backend) => {
                 self.flows[index].backend = backend;
-                self.flows[index].last = self.now;
+                self.flows[index].last = self.balancer.now();
             }
             None => drop(self.flows.remove(index)),
         }
@@ -325,6 +321,12 @@ impl World {
     }
 
     fn go_on(&mut self, index: usize, content: Content) -> Result<(), String> {
+        let now = self.balancer.now();
+        // A clock that goes by itself may have let it die.
+        if !may_be_alive::<B>(&self.flows[index], now) {
+            self.flows.remove(index);
+            return Ok(());
+        }
         let (protocol, client) = (self.flows[index].protocol, self.flows[index].client);
         let went_to = self.packet(protocol, client, content);
         let flow = &mut self.flows[index];
@@ -337,7 +339,7 @@ impl World {
             }
             other => return Err(format!("{protocol} flow of {client} went from {:?} to {other:?}", flow.backend)),
         }
-        flow.last = self.now;
+        flow.last = now;
         flow.is_opening = false;
         Ok(())
     }
@@ -348,12 +350,19 @@ impl World {
         let vip = SocketAddr::new(self.vip(), port);
         let frame = frame(&client.to_string(), &vip.to_string(), content).bytes();
         self.n_packets += 1;
-        let outcome = self.host.run(&frame, INGRESS);
+        let sent_to = self.balancer.send(&frame);
         if self.setting.forgets {
-            self.host.forget_flows();
+            self.balancer.forget_flows();
         }
-        let is_sent = matches!(outcome.verdict, lb_ebpf::Verdict::Tx);
-        is_sent.then(|| outcome.frame[..6].try_into().expect("six bytes"))
+        sent_to
+    }
+
+    fn backend(&self, host: u8, state: &HostState) -> Backend {
+        let (source, destination) = (MacAddr::new(OURS), MacAddr::new(mac(host)));
+        let hop = NextHop { ifindex: self.balancer.ingress(), source, destination, takes_redirects: true, ..NextHop::NOWHERE };
+        let next_hop = state.is_reached.then_some(hop);
+        let is_undecided = !state.is_known || (state.alive && !state.is_reached);
+        Backend { weight: state.weight, alive: state.alive && state.is_known, is_undecided, next_hop }
     }
 }
 
@@ -361,10 +370,7 @@ fn idle(protocol: Protocol) -> Tick {
     IDLE[usize::from(protocol == Protocol::Udp)]
 }
 
-fn backend(host: u8, state: &HostState) -> Backend {
-    let (source, destination) = (MacAddr::new(OURS), MacAddr::new(mac(host)));
-    let hop = NextHop { ifindex: INGRESS, source, destination, takes_redirects: true, ..NextHop::NOWHERE };
-    let next_hop = state.is_reached.then_some(hop);
-    let is_undecided = !state.is_known || (state.alive && !state.is_reached);
-    Backend { weight: state.weight, alive: state.alive && state.is_known, is_undecided, next_hop }
+/// Whether the packet path must take a flow for alive, however far its clock has gone meanwhile.
+fn may_be_alive<B: Balancer>(flow: &Flow, now: Tick) -> bool {
+    now.wrapping_sub(flow.last) <= idle(flow.protocol) - B::SLACK
 }

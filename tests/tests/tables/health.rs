@@ -39,6 +39,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         hashing: Hashing::default(),
         forward: Forward::Dsr,
         gue_port: 6080,
+        mss: None,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,

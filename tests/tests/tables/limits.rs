@@ -20,6 +20,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         hashing: Hashing::default(),
         forward,
         gue_port: 6080,
+        mss: None,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,

@@ -37,6 +37,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         hashing: Hashing::default(),
         forward: Forward::Nat,
         gue_port: 6080,
+        mss: None,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,

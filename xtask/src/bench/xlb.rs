@@ -156,6 +156,7 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         hashing: Hashing::default(),
         forward,
         gue_port,
+        mss: None,
         idle,
         on_down,
         is_tracked: false,

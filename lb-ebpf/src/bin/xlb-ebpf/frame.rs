@@ -39,7 +39,8 @@ impl Packet for Frame {
     #[inline(always)]
     fn get<T: Wire>(&self, offset: usize) -> Option<&T> {
         // SAFETY: `at` checked that the frame holds all of T. Any bytes make a T. No other CPU writes to this frame, and
-        // `&self` keeps this one from doing so. Headers stand at even offsets of a buffer aligned to 2, and need no more.
+        // `&self` keeps this one from doing so. Headers stand at even offsets of a buffer aligned to 2, and need no more; single
+        // bytes need nothing.
         self.at(offset).map(|header| unsafe { &*header })
     }
 

@@ -76,6 +76,8 @@ parts! {
     xlb_admit_v6() = Part::AdmitV6, Part::AdmitV6 => [];
     xlb_v4() = Part::V4, Part::V4 => [];
     xlb_v6() = Part::V6, Part::V6 => [];
+    xlb_clamp_v4() = Part::ClampV4, Part::ClampV4 => [];
+    xlb_clamp_v6() = Part::ClampV6, Part::ClampV6 => [];
     xlb_quic_v4() = Part::QuicV4, Part::QuicV4 => [];
     xlb_quic_v6() = Part::QuicV6, Part::QuicV6 => [];
     xlb_fullnat_v4() = Part::FullnatV4, Part::FullnatV4 => [];

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use toml::de::DeValue;
 
@@ -10,7 +11,6 @@ use crate::config::section::{At, Fault, Section};
 use crate::config::values;
 use crate::desired::Protocol;
 use crate::health::{Dns, DnsAnswer, Udp};
-use crate::server_ids::hexadecimal;
 
 /// What fits into one packet on any path (RFC 8085 section 3.2 names 1280 for IPv6, headers included).
 const PAYLOAD_BYTES_MAX: usize = 1200;
@@ -84,12 +84,12 @@ fn hex(value: &DeValue<'_>) -> Result<Vec<u8>, Fault> {
     let text = values::string(value, "hexadecimal digits")?;
     let mut bytes = Vec::new();
     for word in text.split_whitespace() {
-        match hexadecimal(word) {
-            Some(more) => bytes.extend(more),
-            None if word.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+        match HEXLOWER_PERMISSIVE.decode(word.as_bytes()) {
+            Ok(more) => bytes.extend(more),
+            Err(_) if word.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
                 return Err(Fault::new(format!("{word:?} has half a byte"), HELP));
             }
-            None => return Err(Fault::new(format!("{word:?} is not hexadecimal"), HELP)),
+            Err(_) => return Err(Fault::new(format!("{word:?} is not hexadecimal"), HELP)),
         }
     }
     bounded(bytes)

@@ -145,7 +145,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, quic, failback, minimum, panic, slow_start, zones, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, mss, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, quic, failback, minimum, panic, slow_start, zones, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -588,6 +588,49 @@ address = "10.0.1.1"
               = help: write a whole number from 0 to 65535, without quotes
 
             error: xlb.toml: 1 problem"#]],
+    );
+}
+
+#[test]
+fn a_segment_size_is_for_tcp_and_within_bounds() {
+    check(
+        r#"
+[xdp]
+interfaces = ["eth0"]
+[[service]]
+name = "web"
+vip = "192.0.2.1"
+port = 80
+mss = 100
+[[service.backend]]
+address = "10.0.1.1"
+[[service]]
+name = "dns"
+vip = "192.0.2.1"
+port = 53
+protocol = "udp"
+mss = 1360
+[[service.backend]]
+address = "10.0.1.1"
+"#,
+        expect![[r#"
+            error: invalid `mss` in [[service]]
+             --> xlb.toml:8:7
+              |
+            8 | mss = 100
+              |       ^^^ expected a whole number from 536 to 65495, found the number 100
+              |
+              = help: write a whole number from 536 to 65495, without quotes
+
+            error: a segment size where there are no segments
+              --> xlb.toml:16:7
+               |
+            16 | mss = 1360
+               |       ^^^^ only tcp has it
+               |
+               = help: remove `mss`, or use `protocol = "tcp"`
+
+            error: xlb.toml: 2 problems"#]],
     );
 }
 

@@ -226,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn weights_stand_to_each_other_as_parts_do(parts in prop::collection::vec(prop_oneof![Just(0u128), 1u128..100_000], 1..20), scale in 1u128..1 << 80) {
+    fn weights_stand_to_each_other_as_parts_do(parts in prop::collection::vec(0u128..600, 1..20), scale in 1u128..1 << 80) {
         let parts: Vec<u128> = parts.into_iter().map(|part| part * scale).collect();
         let weights = weights(&parts);
         let (sum_of_parts, sum): (u128, u64) = (parts.iter().sum(), weights.iter().map(|&weight| u64::from(weight)).sum());
@@ -235,6 +235,15 @@ proptest! {
             let (wanted, is) = (*part as f64 / sum_of_parts as f64, f64::from(*weight) / sum as f64);
             prop_assert!(*part == 0 || (is / wanted - 1.0).abs() < 0.0101, "{parts:?}: {weights:?}");
         }
+    }
+
+    /// Some may be a great many times others: more than weights can tell.
+    #[test]
+    fn whoever_has_a_larger_part_has_no_smaller_weight(parts in prop::collection::vec(prop_oneof![Just(0u128), 1u128..1 << 40], 1..20)) {
+        let mut both: Vec<(u128, u16)> = parts.iter().copied().zip(weights(&parts)).collect();
+        both.sort_unstable();
+        prop_assert!(both.is_sorted_by_key(|(_, weight)| weight), "{both:?}");
+        prop_assert!(both.iter().all(|&(part, weight)| (part == 0) == (weight == 0)), "{both:?}");
     }
 
     #[test]
