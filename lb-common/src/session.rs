@@ -445,7 +445,8 @@ mod tests {
                 *place = place.after_client(tcp::SYN, 1, IDLE);
                 n_taken += 1;
             }
-            println!("{n_taken} of {n_ports}"); assert!(n_taken * 5 > n_ports * 4, "{n_taken} of {n_ports}");
+            println!("{n_taken} of {n_ports}");
+            assert!(n_taken * 5 > n_ports * 4, "{n_taken} of {n_ports}");
         }
     }
 }

@@ -83,7 +83,12 @@ impl<F: Family> Ends<F> {
 
 /// Gives the network header at `l3` other ends. Yields what this changes in checksums that cover them.
 #[inline(always)]
-fn readdress<F: Family>(packet: &mut impl Packet, l3: usize, source: F::Address, destination: F::Address) -> Result<Delta, Verdict> {
+fn readdress<F: Family>(
+    packet: &mut impl Packet,
+    l3: usize,
+    source: F::Address,
+    destination: F::Address,
+) -> Result<Delta, Verdict> {
     let (old_source, old_destination) = F::ends(packet, l3)?;
     let delta = F::address_delta(old_source, source).and(F::address_delta(old_destination, destination));
     F::set_address(packet, l3, Side::Source, source, delta)?;

@@ -342,7 +342,9 @@ impl Family for V6 {
 
     #[inline(always)]
     fn address_delta(old: [u64; 2], new: [u64; 2]) -> Delta {
-        let of = |old: u64, new: u64| Delta::of_pair(old as u32, new as u32).and(Delta::of_pair((old >> 32) as u32, (new >> 32) as u32));
+        let of = |old: u64, new: u64| {
+            Delta::of_pair(old as u32, new as u32).and(Delta::of_pair((old >> 32) as u32, (new >> 32) as u32))
+        };
         of(old[0], new[0]).and(of(old[1], new[1]))
     }
 

@@ -24,8 +24,8 @@ use crate::health;
 use crate::maps::{Census, Traced};
 use crate::runtime::Admin;
 use crate::status::{
-    AdmissionStatus, BackendStatus, FailoverStatus, HANDSHAKE_UNIT_S, HandshakesStatus, PoolStatus, ServiceStatus, SourceStatus, Status,
-    ZoneStatus,
+    AdmissionStatus, BackendStatus, FailoverStatus, HANDSHAKE_UNIT_S, HandshakesStatus, PoolStatus, ServiceStatus, SourceStatus,
+    Status, ZoneStatus,
 };
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

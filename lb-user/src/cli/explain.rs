@@ -166,6 +166,11 @@ fn lines(answer: &Value) -> String {
     if !answer["way"].is_null() {
         line("forward", way_line(&answer["way"]));
     }
+    if !answer["session"].is_null() {
+        let session = &answer["session"];
+        let state = if session["on_record"] == true { "its session's" } else { "a new session's, if nobody takes it before" };
+        line("source", format!("becomes {}, {state}", text(&session["source"])));
+    }
     if !answer["reply"].is_null() {
         reply_lines(&answer["reply"], packet).into_iter().zip(["reply", ""]).for_each(|(words, title)| line(title, words));
     }

@@ -46,7 +46,8 @@ impl Draft {
             let is_it = |ip: IpAddr| ip == address.value;
             let vip = services.iter().filter_map(|service| service.listens.as_ref()).find(|vip| is_it(vip.value.vip));
             let backends = services.iter().flat_map(|service| service.backends.iter().flatten());
-            let backend = backends.map(|backend| (backend.value.endpoint, &backend.span)).find(|(endpoint, _)| is_it(endpoint.ip()));
+            let backend =
+                backends.map(|backend| (backend.value.endpoint, &backend.span)).find(|(endpoint, _)| is_it(endpoint.ip()));
             if let Some(vip) = vip {
                 let title = format!("{} is a VIP and an address of the pool", address.value);
                 problems.push(taken(title, address, &vip.span, "what comes there is for a service"));

@@ -27,13 +27,8 @@ const ALGORITHMS: [(&str, Algorithm); 7] = [
     ("least-response-time", Algorithm::LeastResponseTime),
 ];
 const ON_DOWN: [(&str, OnDown); 2] = [("remap", OnDown::Remap), ("keep", OnDown::Keep)];
-const FORWARDS: [(&str, Forward); 5] = [
-    ("dsr", Forward::Dsr),
-    ("nat", Forward::Nat),
-    ("fullnat", Forward::Fullnat),
-    ("ipip", Forward::Ipip),
-    ("gue", Forward::Gue),
-];
+const FORWARDS: [(&str, Forward); 5] =
+    [("dsr", Forward::Dsr), ("nat", Forward::Nat), ("fullnat", Forward::Fullnat), ("ipip", Forward::Ipip), ("gue", Forward::Gue)];
 const MODES: [(&str, Mode); 2] = [("all", Mode::All), ("any", Mode::Any)];
 
 /// Of `max_load`, in hundredths: less than the average cannot be had, and far more is no bound.
@@ -133,6 +128,9 @@ impl ServiceDraft {
         let has_source = discovery::KEYS.iter().any(|key| section.has(key));
         let of = quic::Of { protocol: protocol_value, backends: &backends, ids: &ids, has_source };
         let server_ids = quic::read(&mut section, &of, problems);
+        if rules.forward == Some(Forward::Fullnat) {
+            without_fullnat(&section, problems);
+        }
         let ranks = sources.as_ref().map(|sources| &sources.ranks);
         let failover = failover::read(&mut section, &backends, ranks, problems);
         let of = zones::Of { algorithm: algorithm.as_ref().map(|algorithm| algorithm.value), backends: &backends, ranks };
@@ -254,6 +252,15 @@ fn mss(section: &mut Section<'_>, protocol: Option<Protocol>, problems: &mut Pro
         return None;
     }
     Some(given.value)
+}
+
+/// What the part of the packet path does not do that full NAT has to itself.
+fn without_fullnat(section: &Section<'_>, problems: &mut Problems) {
+    let what = [("mss", "a segment size with full NAT"), ("quic", "connection IDs with full NAT")];
+    for (span, title) in what.into_iter().filter_map(|(key, title)| Some((section.span_of(key)?, title))) {
+        let help = "remove it here, or use `forward = \"nat\"`";
+        problems.push(Problem::new(title, span, "fullnat does not read this").help(help));
+    }
 }
 
 /// What a connection may be silent for before firewalls and NAT on its way forget it (RFC 5382 asks for more than most keep); of

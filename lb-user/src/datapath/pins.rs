@@ -103,7 +103,8 @@ impl Pins {
     pub fn keep_sessions_of(&self, pool: &Pool) -> Result<(), DatapathError> {
         const LEN: usize = size_of::<Pool>();
         let shapes = shape::of_pool(&pool.range);
-        let pinned = MapData::from_pin(self.directory.join(shapes[0].name)).map(Map::Array).and_then(Array::<_, [u8; LEN]>::try_from);
+        let pinned =
+            MapData::from_pin(self.directory.join(shapes[0].name)).map(Map::Array).and_then(Array::<_, [u8; LEN]>::try_from);
         let is_of_it = pinned.and_then(|pinned| pinned.get(&0, 0)).is_ok_and(|bytes| bytes == pool.as_bytes());
         if is_of_it && shapes.iter().all(|shape| self.holds(shape)) {
             return Ok(());

@@ -4,6 +4,7 @@
 //! of `assemble`, settings for NAT of the daemon's watch over the host. A second opinion would in time become another one.
 
 mod files;
+mod fullnat;
 mod interfaces;
 mod machine;
 mod ways;
@@ -70,6 +71,7 @@ pub async fn examine(config: Option<&Config>) -> Vec<Check> {
         ways::examine(config, &links, &mut checks).await;
         files::examine(config, &mut checks).await;
         checks.extend(zones::examine(config));
+        checks.extend(fullnat::examine(config));
     }
     checks
 }

@@ -32,8 +32,8 @@ use lb_common::{BackendId, Slot, limits};
 pub use counters::{Counters, Traced};
 pub use flows::{Census, FlowTable, Sweep};
 pub use loads::Loads;
-pub use sessions::Sessions;
 use mapped::Mapped;
+pub use sessions::Sessions;
 pub use shape::Sizes;
 pub use tracer::Tracer;
 

@@ -44,7 +44,8 @@ impl Sessions {
     /// Ports of each address, by its number, that nobody may take.
     pub fn n_live(&self, now: Tick) -> Vec<u32> {
         let range = self.pool().range;
-        let is_live = |index: &u32| State::from_raw(self.sessions.load_long(index * word::N as u32 + word::STATE as u32)).is_live(now);
+        let is_live =
+            |index: &u32| State::from_raw(self.sessions.load_long(index * word::N as u32 + word::STATE as u32)).is_live(now);
         let of = |number: u32| (number * range.n_ports..(number + 1) * range.n_ports).filter(is_live).count() as u32;
         (0..range.n_v4 + range.n_v6).map(of).collect()
     }

@@ -116,13 +116,7 @@ fn about(sender: &str, addressee: &str, content: Content, len: usize) -> Content
     Content::Error { kind, word: 1280, quoted }
 }
 
-fn check_errors(
-    run: Run<'_>,
-    name: &str,
-    (vip, backend, client): (&str, &str, &str),
-    source: &str,
-    content: fn() -> Content,
-) {
+fn check_errors(run: Run<'_>, name: &str, (vip, backend, client): (&str, &str, &str), source: &str, content: fn() -> Content) {
     let host = |endpoint: &str| endpoint.parse::<SocketAddr>().expect("an endpoint").ip().to_string();
     let is_v4 = !vip.starts_with('[');
     let router = if is_v4 { ROUTER } else { ROUTER_V6 };
@@ -130,8 +124,7 @@ fn check_errors(
         let len = len.min(if matches!(content(), Content::Udp { .. }) { 16 } else { 25 });
         // From the clients' side, about a reply.
         let came = frame(router, &host(vip), about(vip, client, content(), len));
-        let left =
-            frame(&host(source), &host(backend), about(backend, source, content(), len)).macs(OURS_INSIDE, FAR).ttl(63);
+        let left = frame(&host(source), &host(backend), about(backend, source, content(), len)).macs(OURS_INSIDE, FAR).ttl(63);
         expect(run, &format!("{name}: an error about a reply, {len}"), &came.bytes(), Verdict::Redirect, &left.bytes());
         // From a router before a backend, about a packet to that.
         let came = frame(router, &host(source), about(source, backend, content(), len)).macs(FAR, OURS_INSIDE);

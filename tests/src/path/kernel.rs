@@ -89,7 +89,12 @@ impl Kernel {
         if !names_ingress {
             interfaces.outside = LOOPBACK;
         }
-        let sizes = Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS, pool: super::fullnat::pool().record(), ..Sizes::default() };
+        let sizes = Sizes {
+            n_slots: fixture::N_SLOTS,
+            n_flows: fixture::N_FLOWS,
+            pool: super::fullnat::pool().record(),
+            ..Sizes::default()
+        };
         let Loaded { mut ebpf, mut maps, counters, tracer } = maps::load_as_for(kernel, &object()?, sizes, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);

@@ -9,7 +9,8 @@ use xlb_tests::wrk::Wrk;
 use xlb_tests::{Backend, Connections, Daemon, Network, http, udp, until};
 
 use super::support::{
-    LIMIT, Service, both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6, wait_serving,
+    LIMIT, Service, both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6,
+    wait_serving,
 };
 
 const POOL: &str = "[fullnat]\naddresses = [\"10.2.0.200\", \"fd02::200\"]\n";
@@ -153,7 +154,9 @@ fn another_pool_takes_a_restart() -> Result<()> {
     wait_serving(&daemon, "web", 1)?;
     let other = web(&network).replace("[fullnat]\n", "[fullnat]\nports = \"20000-29999\"\n");
     daemon.reload(other)?;
-    until(LIMIT, "the reload to be refused", || Ok((daemon.metric("xlb_reloads_total{result=\"refused\"}")? == 1.0).then_some(())))?;
+    until(LIMIT, "the reload to be refused", || {
+        Ok((daemon.metric("xlb_reloads_total{result=\"refused\"}")? == 1.0).then_some(()))
+    })?;
     ensure!(daemon.log().contains("fullnat cannot change while running; restart the daemon for it"), "{}", daemon.log());
     let builder = daemon.builder();
     daemon.kill();
@@ -178,7 +181,8 @@ fn who_sends_too_much_at_once_is_told_whoever_it_is() -> Result<()> {
         let body = http::get(&network.client.netns, &format!("{}bytes/200000", url(address, 80)))?.body;
         ensure!(body.len() == 200_000, "{address}: {} bytes", body.len());
     }
-    let routes = network.backends[0].netns.run("ip route get 10.2.0.200")? + &network.backends[0].netns.run("ip route get fd02::200")?;
+    let routes =
+        network.backends[0].netns.run("ip route get 10.2.0.200")? + &network.backends[0].netns.run("ip route get fd02::200")?;
     ensure!(routes.matches("mtu 1400").count() == 2, "{routes}");
     daemon.stop()
 }
@@ -197,7 +201,10 @@ fn xlb_explain_tells_what_stands_for_a_client() -> Result<()> {
         Ok(serde_json::from_slice(&process.args(command.split(' ')).output()?.stdout)?)
     };
     let before = explain()?["session"].clone();
-    ensure!(before["on_record"] == false && before["source"].as_str().is_some_and(|source| source.starts_with("10.2.0.200:")), "{before}");
+    ensure!(
+        before["on_record"] == false && before["source"].as_str().is_some_and(|source| source.starts_with("10.2.0.200:")),
+        "{before}"
+    );
     http::get_from(&network.client.netns, from, &url(vip(), 80))?;
     let after = explain()?["session"].clone();
     ensure!(after["on_record"] == true && after["source"] == before["source"], "{before} {after}");
