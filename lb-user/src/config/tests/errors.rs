@@ -113,7 +113,7 @@ ttl = 5
             2 | colour = 1
               | ^^^^^^ not a key that xlb knows
               |
-              = help: known here are xdp, api, limits, steering, watchdog, node, admission, service
+              = help: known here are xdp, api, limits, steering, watchdog, node, admission, fullnat, service
 
             error: unknown key `mod` in [xdp]
              --> xlb.toml:5:1
@@ -671,9 +671,9 @@ address = "10.0.1.1"
               --> xlb.toml:10:11
                |
             10 | forward = true
-               |           ^^^^ expected one of dsr, nat, ipip, gue, found true
+               |           ^^^^ expected one of dsr, nat, fullnat, ipip, gue, found true
                |
-               = help: write "dsr" or "nat" or "ipip" or "gue"
+               = help: write "dsr" or "nat" or "fullnat" or "ipip" or "gue"
 
             error: xlb.toml: 3 problems"#]],
     );
@@ -1151,7 +1151,7 @@ port = 8080
             10 | port = 8080
                |        ^^^^ not port 8080
                |
-               = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
+               = help: only nat and fullnat change packets: remove `port` here, or use `forward = "nat"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -1181,7 +1181,7 @@ port = 8080
             10 | port = 8080
                |        ^^^^ not port 8080
                |
-               = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
+               = help: only nat and fullnat change packets: remove `port` here, or use `forward = "nat"`
 
             error: xlb.toml: 1 problem"#]],
     );
@@ -2162,7 +2162,7 @@ file.path = \"backends.json\"
             9 | port = 8080
               |        ^^^^ not port 8080
               |
-              = help: only nat changes packets: remove `port` here, or use `forward = "nat"`
+              = help: only nat and fullnat change packets: remove `port` here, or use `forward = "nat"`
 
             error: invalid `interval` in [service.file]
               --> xlb.toml:10:12

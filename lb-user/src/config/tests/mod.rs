@@ -3,6 +3,7 @@
 mod admission;
 mod errors;
 mod failover;
+mod fullnat;
 mod health;
 mod quic;
 mod zones;
@@ -103,6 +104,10 @@ fn the_minimal_file_takes_every_default() {
                 services: {},
             },
             watchdog: None,
+            pool: Pool {
+                addresses: [],
+                ports: 10240..=65535,
+            },
             services: [
                 Service {
                     name: "web",
@@ -328,6 +333,13 @@ fn the_full_file_says_what_it_shows() {
                     absence: Pass,
                 },
             ),
+            pool: Pool {
+                addresses: [
+                    10.0.1.250,
+                    fd01::250,
+                ],
+                ports: 10240..=65535,
+            },
             services: [
                 Service {
                     name: "web",
