@@ -52,7 +52,7 @@ impl Kind {
     fn backend(self, host: u8) -> SocketAddr {
         let port = match (self.every_port, self.forward) {
             (true, _) => 0,
-            (false, Forward::Nat) => NAT_PORT,
+            (false, Forward::Nat | Forward::Fullnat) => NAT_PORT,
             (false, Forward::Dsr | Forward::Ipip | Forward::Gue) => 80,
         };
         SocketAddr::new(self.address(0, host), port)
