@@ -107,15 +107,15 @@ impl Records for InMemory<'_> {
     }
 
     fn pool(&self) -> lb_common::session::Pool {
-        lb_common::session::Pool::EMPTY
+        self.0.pool
     }
 
-    fn session_tags(&self, _line: u32) -> u64 {
-        0
+    fn session_tags(&self, line: u32) -> u64 {
+        self.0.session_tags(line)
     }
 
-    fn session_at(&self, _index: u32) -> Option<lb_common::session::Session> {
-        None
+    fn session_at(&self, index: u32) -> Option<lb_common::session::Session> {
+        self.0.session_at(index)
     }
 
     fn now(&self) -> Tick {

@@ -63,7 +63,7 @@ pub struct Host {
     prefixes: Vec<Line>,
     meters: Vec<Cell<meter::Entry>>,
     known_flows: Vec<Cell<meter::Entry>>,
-    pool: Pool,
+    pub pool: Pool,
     sessions: Vec<Cell<Session>>,
     session_tags: Vec<Cell<u64>>,
     /// What the clock of meters shows.
