@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use xlb_tests::{Backend, Connections, Daemon, Network, http, until};
 
 use super::support::{LIMIT, Service, both_vips, tcp_and_udp_on_both_families, url, verdict, vip, wait_serving};
@@ -80,6 +81,30 @@ fn a_daemon_that_stays_away_leaves_the_vip_to_its_host_or_to_nobody_until_it_is_
         daemon.stop()?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_daemon_that_hangs_is_away_too_and_back_as_soon_as_it_goes_on() -> Result<()> {
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let (client, lb) = (&network.client.netns, &network.lb.netns);
+    lb.run(&format!("ip address add {}/32 dev lo", vip()))?;
+    let _host = Backend::start(lb, "host", &[("http", (vip(), 80).into())])?;
+    let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let services = format!("[watchdog]\nafter = \"10s\"\naction = \"pass\"\n{service}");
+    let mut daemon = Daemon::new(lb, &network.lb_interfaces()).services(services).start()?;
+    wait_serving(&daemon, "web", 2)?;
+    daemon.process().signal(Signal::SIGSTOP)?;
+    let is_answered_by = |who: &str| http::get(client, &url(vip(), 80)).is_ok_and(|answer| answer.body.starts_with(who));
+    until(2 * LIMIT, "the host to answer", || Ok(is_answered_by("host").then_some(())))?;
+    daemon.process().signal(Signal::SIGCONT)?;
+    until(LIMIT, "backends to answer again", || Ok(is_answered_by("backend").then_some(())))?;
+    wait_serving(&daemon, "web", 2)?;
+    let names = http::names(client, &url(vip(), 80), 20)?;
+    ensure!(names.iter().all(|name| name.starts_with("backend")), "{names:?}");
+    ensure!(verdict(&daemon, "unattended")? > 0, "{:#}", daemon.status()?["verdicts"]);
+    daemon.stop()
 }
 
 #[test]
