@@ -301,7 +301,6 @@ fn steer_quic<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Ver
 
 #[inline(always)]
 fn steer_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
-    clamp_apart::<F>(packet, env);
     let parsed = match parse::headers::<F, false>(packet) {
         Ok(parsed) => parsed,
         Err(verdict) => return Some(verdict),

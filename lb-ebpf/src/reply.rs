@@ -15,6 +15,7 @@ use crate::family::{Family, Side};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::service::look_up;
+use crate::transport::tcp_flags;
 use crate::{ethernet, transport};
 
 /// Rewrites and routes what comes from a NAT backend.
@@ -26,6 +27,9 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, id: BackendI
     let way = way_back::<F>(packet, env, service, parsed);
     if let Some(fault) = way.fault {
         return fault;
+    }
+    if service.flags & service_flags::CLAMP != 0 && parsed.tcp_flags & tcp_flags::SYN != 0 {
+        packet.take_apart(env, F::CLAMP_PART);
     }
     let is_tracked = service.flags & service_flags::HANDSHAKES != 0;
     if is_tracked && transport::is_refusal(packet, parsed.l4, parsed.tcp_flags) {
