@@ -17,7 +17,7 @@ pub struct Metric {
     pub bound: Bound,
 }
 
-/// `fixed + services * S + backends * B + tracked * T + interfaces * I + zones * Z`
+/// `fixed + services * S + backends * B + tracked * T + interfaces * I + zones * Z + pool * A`
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Bound {
     pub fixed: usize,
@@ -26,6 +26,7 @@ pub struct Bound {
     pub tracked: usize,
     pub interfaces: usize,
     pub zones: usize,
+    pub pool: usize,
 }
 
 /// All of them, by name.
@@ -78,6 +79,7 @@ fn bound(cell: &str) -> Result<Bound> {
         "T" => Bound { tracked: n, ..Bound::default() },
         "I" => Bound { interfaces: n, ..Bound::default() },
         "Z" => Bound { zones: n, ..Bound::default() },
+        "A" => Bound { pool: n, ..Bound::default() },
         _ => bail!("{cell:?} is no number of series"),
     })
 }
@@ -96,12 +98,13 @@ fn the_sum_of_all_series_is_what_the_page_says() -> Result<()> {
         sum.tracked += metric.bound.tracked;
         sum.interfaces += metric.bound.interfaces;
         sum.zones += metric.bound.zones;
+        sum.pool += metric.bound.pool;
     }
     ensure!(sum.interfaces == 1, "{sum:?}");
-    let Bound { fixed, services, backends, tracked, zones, .. } = sum;
+    let Bound { fixed, services, backends, tracked, zones, pool, .. } = sum;
     let said = format!(
         "{fixed} + I + {services} S + {backends} B + {tracked} T, and {of_sources} for each source of a service, \
-         and {zones} for each zone of one with `[service.zones]`"
+         and {zones} for each zone of one with `[service.zones]`, and {pool} for each address of `[fullnat]`"
     );
     // However its lines are broken.
     let page = read("docs/metrics.md")?.replace('\n', " ");

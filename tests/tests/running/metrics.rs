@@ -32,7 +32,8 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
         n += 1;
         format!("{line}\nzone = \"z{}\"\n", n - 1)
     };
-    let services = web(&network).lines().map(in_zone).collect::<String>() + zones + &found + rules;
+    let pool = "[fullnat]\naddresses = [\"10.2.0.200\"]\n".to_owned();
+    let services = pool + &web(&network).lines().map(in_zone).collect::<String>() + zones + &found + rules;
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     // Each has series, once each backend of both services has been checked.
     let exported = until(LIMIT, "series of every metric", || {
@@ -62,7 +63,8 @@ fn the_page_lists_what_is_exported_and_nothing_else() -> Result<()> {
         let bound = metric.bound;
         let of_services = if name.starts_with("xlb_discovery_") { 1 } else { N_SERVICES };
         let of_backends = bound.backends * N_SERVICES * N_BACKENDS + bound.tracked * N_BACKENDS;
-        let most = bound.fixed + bound.services * of_services + of_backends + bound.interfaces + bound.zones * N_ZONES;
+        let most =
+            bound.fixed + bound.services * of_services + of_backends + bound.interfaces + bound.zones * N_ZONES + bound.pool;
         ensure!(family.series.len() <= most, "{name}: {} series, and docs/metrics.md allows {most}", family.series.len());
     }
     daemon.stop()
