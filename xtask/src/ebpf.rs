@@ -16,6 +16,8 @@ pub enum Object {
     BenchWrapper,
     /// What the benchmark measures against.
     BenchReference,
+    /// What it measures from.
+    BenchDrop,
 }
 
 impl Object {
@@ -24,6 +26,7 @@ impl Object {
             Self::Xlb => "xlb-ebpf",
             Self::BenchWrapper => "bench-wrapper",
             Self::BenchReference => "bench-reference",
+            Self::BenchDrop => "bench-drop",
         }
     }
 
@@ -35,7 +38,7 @@ impl Object {
     fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Xlb => &["-Ctarget-cpu=v3", "-Clink-arg=--cpu-features=+alu32,+allows-misaligned-mem-access"],
-            Self::BenchWrapper | Self::BenchReference => &[],
+            Self::BenchWrapper | Self::BenchReference | Self::BenchDrop => &[],
         }
     }
 }

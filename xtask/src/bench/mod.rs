@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: nanoseconds a packet of the packet path, over an empty program, beside the usual design's.
 
+mod ipvs;
 mod measure;
 mod packets;
 mod peers;
@@ -31,6 +32,9 @@ pub struct Options {
     /// End to end in network namespaces instead, beside nftables, HAProxy and nginx; takes some minutes
     #[arg(long, conflicts_with_all = ["runs", "only", "json"])]
     peers: bool,
+    /// Instructions a packet instead, beside IPVS, in emulated machines; takes some minutes
+    #[arg(long, conflicts_with_all = ["runs", "only", "json", "peers"])]
+    ipvs: bool,
 }
 
 /// One line of the table: what a program costs with packets of one kind.
@@ -49,6 +53,9 @@ struct Path<'a> {
 /// # Errors
 /// Not root, a program does not load or cannot be measured, or a path costs more than its budget.
 pub fn run(options: &Options) -> Result<()> {
+    if options.ipvs {
+        return ipvs::run();
+    }
     if !command::is_root() {
         anyhow::bail!("loading BPF programs needs root");
     }

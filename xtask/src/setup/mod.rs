@@ -22,6 +22,8 @@ pub enum For {
     Building,
     /// That, and booting other kernels.
     Machines,
+    /// That, and what balances there.
+    MachinePeers,
     /// What building needs, and making a Debian package.
     Packaging,
     /// That, and the tests' needs, and other balancers.
@@ -40,6 +42,10 @@ pub fn run(purpose: For) -> Result<()> {
         For::Building => Ok(()),
         For::Packaging => install_missing_tools(tools::PACKAGING_TOOLS),
         For::Machines => install_missing_tools(tools::MACHINE_TOOLS),
+        For::MachinePeers => {
+            install_missing_tools(tools::MACHINE_TOOLS)?;
+            install_missing_tools(tools::MACHINE_PEERS)
+        }
         For::Everything | For::Peers => {
             install_missing_tools(tools::TOOLS)?;
             if purpose == For::Peers {

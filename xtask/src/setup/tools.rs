@@ -69,3 +69,6 @@ pub const MACHINE_TOOLS: &[Tool] = &[
     Tool { package: "procps", binary: "sysctl", what_for: "forwarding settings" },
     Tool { package: "ethtool", binary: "ethtool", what_for: "turning off partial checksums on veth" },
 ];
+
+/// What `cargo xtask bench --ipvs` sets up there.
+pub const MACHINE_PEERS: &[Tool] = &[Tool { package: "ipvsadm", binary: "ipvsadm", what_for: "IPVS" }];

@@ -18,16 +18,24 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 const TRIES: usize = 3;
 const POLL: Duration = Duration::from_millis(100);
 
+/// By what a machine's clock goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clock {
+    Wall,
+    /// A nanosecond is an instruction.
+    Instructions,
+}
+
 /// Boots a kernel, and yields all that the machine printed until it powered itself off. A machine whose kernel panics or hangs
 /// is given other tries, and this is said.
 ///
 /// # Errors
 /// qemu is missing or fails, or no try ends in time; then with what the last one printed.
-pub fn boot(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<String> {
+pub fn boot(kernel: &Kernel, ram_disk: &Path, clock: Clock, verbose: bool) -> Result<String> {
     let mut log = String::new();
     for n in 1..=TRIES {
         let ended;
-        (log, ended) = boot_once(kernel, ram_disk, verbose)?;
+        (log, ended) = boot_once(kernel, ram_disk, clock, verbose)?;
         if ended && !log.contains("Kernel panic") {
             return Ok(log);
         }
@@ -37,7 +45,7 @@ pub fn boot(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<String> {
 }
 
 /// What the machine printed, and whether it ended by itself.
-fn boot_once(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<(String, bool)> {
+fn boot_once(kernel: &Kernel, ram_disk: &Path, clock: Clock, verbose: bool) -> Result<(String, bool)> {
     let qemu = command::find("qemu-system-x86_64").context("no qemu-system-x86_64; it comes with qemu-system-x86")?;
     eprintln!("booting Linux {}", kernel.release);
     let mut child = Command::new(qemu)
@@ -48,6 +56,10 @@ fn boot_once(kernel: &Kernel, ram_disk: &Path, verbose: bool) -> Result<(String,
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(ram_disk)
+        .args(match clock {
+            Clock::Wall => &[][..],
+            Clock::Instructions => &["-icount", "shift=0,sleep=off"],
+        })
         .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -2,7 +2,7 @@
 
 mod balancers;
 mod load;
-mod plot;
+pub mod plot;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
