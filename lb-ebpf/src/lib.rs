@@ -254,17 +254,8 @@ fn clamp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict>
     None
 }
 
-/// The same, where any service wants it.
-#[inline(always)]
-fn clamp_apart<F: Family>(packet: &mut impl Packet, env: &impl Env) {
-    if env.settings().flags & settings_flags::CLAMP != 0 {
-        packet.take_apart(env, F::CLAMP_PART);
-    }
-}
-
 #[inline(always)]
 fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
-    clamp_apart::<F>(packet, env);
     let parsed = match parse::headers::<F, false>(packet) {
         Ok(parsed) => parsed,
         Err(verdict) => return Some(verdict),
@@ -443,8 +434,11 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
         {
             return Some(refused);
         }
-        if PLAIN && service.flags & service_flags::CLAMP != 0 && parsed.tcp_flags & tcp_flags::SYN != 0 {
-            return packet.take_apart(env, F::PART).or(Some(Verdict::NotService));
+        if service.flags & service_flags::CLAMP != 0 && parsed.tcp_flags & tcp_flags::SYN != 0 {
+            if PLAIN {
+                return packet.take_apart(env, F::PART).or(Some(Verdict::NotService));
+            }
+            packet.take_apart(env, F::CLAMP_PART);
         }
         if service.flags & service_flags::QUIC != 0 {
             // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.
