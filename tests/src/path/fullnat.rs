@@ -13,6 +13,13 @@ use super::packets::{self, Content, Flags, Frame, frame, patched, tcp, udp};
 /// One machine with the fixture's tables: what becomes of a packet.
 pub type Run<'r> = &'r mut dyn FnMut(&[u8]) -> Outcome;
 
+/// Whether a frame may be for one of these services. Which port it gets, and whether any, depends on those before it and on the clock.
+pub fn may_be_for_one(frame: &[u8]) -> bool {
+    const V4: [u8; 3] = [10, 200, 5];
+    const V6: [u8; 8] = [0xfd, 0, 0, 0, 0, 0, 0, 5];
+    frame.windows(V4.len()).any(|bytes| bytes == V4) || frame.windows(V6.len()).any(|bytes| bytes == V6)
+}
+
 /// Two addresses of either family. Ports are no power of two: the verifier is content with less of one.
 pub fn pool() -> Pool {
     let addresses = ["10.0.2.200", "fd02::200", "10.0.2.201", "fd02::201"];

@@ -51,6 +51,8 @@ fn a_trace_tells_exactly_the_packets_that_pass_and_nothing_is_left_of_it() -> Re
     let _backends = Backend::start_all(&network, 80, &[])?;
     let services = tcp_and_udp_on_both_families(&network, "nat");
     let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    // Those who came up one after the other have moved slots.
+    until(LIMIT, "all slots to rest", || Ok((service(&daemon.status()?, "web")?["slots_not_at_rest"] == 0).then_some(())))?;
     let before = web_packets(&daemon)?;
     let mut all = trace(&network, &mut daemon, &["--client", CLIENT, "--json", "--count", "1000000"])?;
     http::names(&network.client.netns, &url(vip(), 80), 5)?;
