@@ -56,8 +56,6 @@ pub mod settings_flags {
     pub const QUIC: u32 = 4;
     /// Some service forwards by full NAT: packets to addresses of the pool may be replies.
     pub const FULLNAT: u32 = 8;
-    /// Some service clamps segment sizes.
-    pub const CLAMP: u32 = 16;
     /// Some service is not open to everybody, or not at any rate, or not at all times.
     pub const ADMISSION: u32 = 1 << 16;
     /// Once the daemon has been away for too long, the host gets what is for VIPs.

@@ -52,6 +52,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         Some(at) => (&arguments[..at], &arguments[at + 1..]),
         None => (arguments, &[][..]),
     };
+    let seed = seed();
+    println!("property tests draw their cases from PROPTEST_RNG_SEED={seed}");
     let cargo_test = |programs: &[&str], harness: &[&str]| {
         let mut command = command::cargo();
         command
@@ -64,6 +66,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             .args(test_arguments)
             .env("XLB_BIN", &xlb)
             .env("XLB_OBJECT", &object)
+            .env("PROPTEST_RNG_SEED", seed.to_string())
             // Errors say what happened by themselves.
             .env("RUST_LIB_BACKTRACE", "0");
         command
@@ -123,6 +126,17 @@ pub fn run(arguments: &[String]) -> Result<()> {
         bail!("{} tests were not run; in CI that is an error: run as root", not_run.len());
     }
     Ok(())
+}
+
+/// What property tests draw their cases from: what the environment says, or the tree of the last commit, so that one commit has
+/// one outcome wherever it is tried, and the next one other cases.
+fn seed() -> u64 {
+    let given = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok());
+    let of_tree = || {
+        let tree = command::output(Command::new("git").current_dir(workspace::root()).args(["rev-parse", "HEAD^{tree}"])).ok()?;
+        u64::from_str_radix(tree.get(..16)?, 16).ok()
+    };
+    given.or_else(of_tree).unwrap_or(0)
 }
 
 fn check_format() -> Result<()> {

@@ -325,7 +325,6 @@ fn flags(desired: &Desired) -> u32 {
     let any_port = desired.services.values().any(|service| service.port == 0);
     let replies = desired.services.values().any(|service| service.forward == Forward::Nat);
     let quic = desired.services.values().any(|service| service.server_ids.is_some());
-    let clamp = desired.services.values().any(|service| service.mss.is_some());
     let watchdog = match desired.watchdog.map(|watchdog| watchdog.absence) {
         None => 0,
         Some(Absence::Pass) => settings_flags::WATCHDOG,
@@ -335,7 +334,6 @@ fn flags(desired: &Desired) -> u32 {
     when(any_port, settings_flags::ANY_PORT)
         | when(replies, settings_flags::REPLIES)
         | when(quic, settings_flags::QUIC)
-        | when(clamp, settings_flags::CLAMP)
         | when(uses_pool(desired), settings_flags::FULLNAT)
         | watchdog
 }

@@ -49,21 +49,50 @@ fn killed_and_started_again_it_moves_no_flow() -> Result<()> {
     daemon.stop()
 }
 
+/// A balancer with the VIP on itself, where something answers too.
+struct BesideItsHost {
+    network: Network,
+    _servers: Vec<Backend>,
+}
+
+impl BesideItsHost {
+    fn new() -> Result<Self> {
+        let network = Network::dsr(2, &[vip()])?;
+        let mut servers = Backend::start_all(&network, 80, &[vip()])?;
+        let lb = &network.lb.netns;
+        lb.run(&format!("ip address add {}/32 dev lo", vip()))?;
+        servers.push(Backend::start(lb, "host", &[("http", (vip(), 80).into())])?);
+        Ok(Self { network, _servers: servers })
+    }
+
+    /// With a watchdog of ten seconds, and both backends serving.
+    fn watched(&self, action: &str) -> Result<Daemon> {
+        let service = Service::new("web", vip(), 80).backends(&self.network.backends, true).toml();
+        let services = format!("[watchdog]\nafter = \"10s\"\naction = \"{action}\"\n{service}");
+        let daemon = Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces()).services(services).start()?;
+        wait_serving(&daemon, "web", 2)?;
+        Ok(daemon)
+    }
+
+    /// Backends answer, and nobody else; and before, packets had ended by this verdict.
+    fn is_back(&self, daemon: &Daemon, label: &str) -> Result<()> {
+        wait_serving(daemon, "web", 2)?;
+        let names = http::names(&self.network.client.netns, &url(vip(), 80), 20)?;
+        ensure!(names.iter().all(|name| name.starts_with("backend")), "{names:?}");
+        ensure!(verdict(daemon, label)? > 0, "{:#}", daemon.status()?["verdicts"]);
+        Ok(())
+    }
+}
+
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn a_daemon_that_stays_away_leaves_the_vip_to_its_host_or_to_nobody_until_it_is_back() -> Result<()> {
-    let network = Network::dsr(2, &[vip()])?;
-    let _backends = Backend::start_all(&network, 80, &[vip()])?;
-    let (client, lb) = (&network.client.netns, &network.lb.netns);
-    lb.run(&format!("ip address add {}/32 dev lo", vip()))?;
-    let _host = Backend::start(lb, "host", &[("http", (vip(), 80).into())])?;
-    let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let scene = BesideItsHost::new()?;
+    let client = &scene.network.client.netns;
     let answers = || Ok::<_, anyhow::Error>(http::get(client, &url(vip(), 80)).ok().map(|answer| answer.body.trim().to_owned()));
     let pings = || client.run(&format!("ping -c 1 -W 1 {}", vip())).is_ok();
     for (action, expected, label) in [("pass", Some("host"), "unattended"), ("drop", None, "unattended_drop")] {
-        let services = format!("[watchdog]\nafter = \"10s\"\naction = \"{action}\"\n{service}");
-        let mut daemon = Daemon::new(lb, &network.lb_interfaces()).services(services).start()?;
-        wait_serving(&daemon, "web", 2)?;
+        let mut daemon = scene.watched(action)?;
         let builder = daemon.builder();
         let killed = std::time::Instant::now();
         daemon.kill();
@@ -73,10 +102,7 @@ fn a_daemon_that_stays_away_leaves_the_vip_to_its_host_or_to_nobody_until_it_is_
         ensure!(took > Duration::from_secs(6) && took < Duration::from_secs(14), "{took:?}");
         ensure!(pings() == expected.is_some(), "pings go the same way");
         let daemon = builder.start()?;
-        wait_serving(&daemon, "web", 2)?;
-        let names = http::names(client, &url(vip(), 80), 20)?;
-        ensure!(names.iter().all(|name| name.starts_with("backend")), "{names:?}");
-        ensure!(verdict(&daemon, label)? > 0, "{:#}", daemon.status()?["verdicts"]);
+        scene.is_back(&daemon, label)?;
         ensure!(daemon.log().contains("was away for longer than"), "{}", daemon.log());
         daemon.stop()?;
     }
@@ -86,24 +112,15 @@ fn a_daemon_that_stays_away_leaves_the_vip_to_its_host_or_to_nobody_until_it_is_
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn a_daemon_that_hangs_is_away_too_and_back_as_soon_as_it_goes_on() -> Result<()> {
-    let network = Network::dsr(2, &[vip()])?;
-    let _backends = Backend::start_all(&network, 80, &[vip()])?;
-    let (client, lb) = (&network.client.netns, &network.lb.netns);
-    lb.run(&format!("ip address add {}/32 dev lo", vip()))?;
-    let _host = Backend::start(lb, "host", &[("http", (vip(), 80).into())])?;
-    let service = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
-    let services = format!("[watchdog]\nafter = \"10s\"\naction = \"pass\"\n{service}");
-    let mut daemon = Daemon::new(lb, &network.lb_interfaces()).services(services).start()?;
-    wait_serving(&daemon, "web", 2)?;
+    let scene = BesideItsHost::new()?;
+    let client = &scene.network.client.netns;
+    let mut daemon = scene.watched("pass")?;
     daemon.process().signal(Signal::SIGSTOP)?;
     let is_answered_by = |who: &str| http::get(client, &url(vip(), 80)).is_ok_and(|answer| answer.body.starts_with(who));
     until(2 * LIMIT, "the host to answer", || Ok(is_answered_by("host").then_some(())))?;
     daemon.process().signal(Signal::SIGCONT)?;
     until(LIMIT, "backends to answer again", || Ok(is_answered_by("backend").then_some(())))?;
-    wait_serving(&daemon, "web", 2)?;
-    let names = http::names(client, &url(vip(), 80), 20)?;
-    ensure!(names.iter().all(|name| name.starts_with("backend")), "{names:?}");
-    ensure!(verdict(&daemon, "unattended")? > 0, "{:#}", daemon.status()?["verdicts"]);
+    scene.is_back(&daemon, "unattended")?;
     daemon.stop()
 }
 

@@ -268,8 +268,10 @@ impl<'b, B: Balancer> World<'b, B> {
     fn ask(&mut self, client: u8) -> Result<(), String> {
         let client = self.client(client);
         let Some(backend) = self.packet(Protocol::Udp, client, udp()) else { return Ok(()) };
-        let flow =
-            Flow { protocol: Protocol::Udp, client, backend, last: self.balancer.now(), is_excused: false, is_opening: false };
+        // Nobody knows that it is new: in a slot that moves it goes where older flows of the slot are, who may be kept on one that
+        // is down.
+        let is_excused = !self.hosts.iter().any(|(&host, state)| mac(host) == backend && state.alive);
+        let flow = Flow { protocol: Protocol::Udp, client, backend, last: self.balancer.now(), is_excused, is_opening: false };
         self.n_flows += 1;
         self.flows.push(flow);
         Ok(())
