@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod counters;
 pub mod decap;
 pub mod directory;
+pub mod features;
 pub mod flow;
 pub mod handshake;
 pub mod hash;

@@ -21,6 +21,12 @@ use crate::{admit, choose, fragments, quic, session};
 /// A record that nobody wrote is all zeros. What has a body here is the packet path's own: a machine may take another way to it, as the
 /// kernel does by global functions.
 pub trait Env: Sized {
+    /// Whether the program is to know of this, one of [`features`](lb_common::features). It is the same for all packets, and no service
+    /// asks for what it does not know of.
+    fn has(&self, _feature: u32) -> bool {
+        true
+    }
+
     fn settings(&self) -> &Settings;
     fn service_bucket(&self, index: u32) -> &Bucket;
     fn reply_bucket(&self, index: u32) -> &Bucket;

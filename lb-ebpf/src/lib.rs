@@ -49,6 +49,7 @@ mod tunnel;
 pub use env::{Env, FlowEvent, Route, RouteQuery};
 use lb_common::BackendId;
 pub use lb_common::Verdict;
+use lb_common::features;
 use lb_common::records::{Backend, service_flags, settings_flags};
 use lb_common::trace::{Choice, How};
 pub use packet::{Packet, Wire};
@@ -177,12 +178,36 @@ pub enum Part {
     TooBig(TooBig),
 }
 
+impl Part {
+    /// What it is for, if not for packets of any service: one of [`features`].
+    #[inline(always)]
+    pub const fn feature(self) -> Option<u32> {
+        match self {
+            Self::AdmitV4 | Self::AdmitV6 => Some(features::ADMISSION),
+            Self::ClampV4 | Self::ClampV6 => Some(features::CLAMP),
+            Self::QuicV4 | Self::QuicV6 => Some(features::QUIC),
+            Self::IcmpNatV4 | Self::IcmpNatV6 | Self::IcmpReplyV4 | Self::IcmpReplyV6 => Some(features::NAT),
+            Self::ReplyV4 | Self::ReplyV6 | Self::FragmentReplyV4 | Self::FragmentReplyV6 => Some(features::NAT),
+            Self::Tunnel(_) | Self::TooBig(_) => Some(features::TUNNELS),
+            Self::V4 | Self::V6 | Self::IcmpV4 | Self::IcmpV6 => None,
+            Self::FirstFragmentV4 | Self::FirstFragmentV6 | Self::FragmentV4 | Self::FragmentV6 => None,
+            // Without a pool they have nothing to say.
+            Self::FullnatV4 | Self::FullnatV6 | Self::FullnatReplyV4 | Self::FullnatReplyV6 => None,
+            Self::FullnatIcmpV4 | Self::FullnatIcmpV6 | Self::FullnatIcmpReplyV4 | Self::FullnatIcmpReplyV6 => None,
+        }
+    }
+}
+
 /// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a later part to tell. They are,
 /// in this order: who is not admitted, TCP and UDP, QUIC, full NAT, replies of NAT backends and to the pool, ICMP, ICMP to NAT backends, to the
 /// clients of the pool and to the pool, ICMP from NAT backends, first fragments, which are only put on record there, fragments, and
 /// fragments of replies.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
+    // Here and not where it is called from, where it would take registers that are all in use.
+    if part.feature().is_some_and(|feature| !env.has(feature)) {
+        return None;
+    }
     Some(match part {
         Part::AdmitV4 => return refuse::<V4>(packet, env),
         Part::AdmitV6 => return refuse::<V6>(packet, env),

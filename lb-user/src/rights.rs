@@ -18,6 +18,9 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
 /// What it needs later too: interfaces are attached at a reload, neighbours kept in use, and a ping may take a raw socket.
 const KEPT: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::NET_ADMIN).union(CapabilitySet::NET_RAW);
 
+/// What the main thread may take up again, for a reload that asks for another program.
+const LAID_BY: CapabilitySet = CapabilitySet::PERFMON;
+
 /// Why a daemon does not start.
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
@@ -43,33 +46,50 @@ fn lacks_nothing(effective: CapabilitySet) -> Result<(), Missing> {
     if missing.is_empty() { Ok(()) } else { Err(Missing { missing: missing.join(", ") }) }
 }
 
-/// This thread gives up, for good, all but what the daemon needs while it runs; yields what it keeps.
+/// This thread gives up, for good, all but what the daemon needs while it runs, and what is laid by; yields what it keeps.
 ///
 /// # Errors
 /// The kernel refuses, and the thread keeps what it has.
-fn give_up_the_rest() -> Result<CapabilitySet, Errno> {
-    let kept = what_is_kept(capabilities(None)?);
+fn give_up_the_rest(laid_by: CapabilitySet) -> Result<CapabilitySet, Errno> {
+    let kept = what_is_kept(capabilities(None)?, laid_by);
     set_capabilities(None, kept)?;
     Ok(kept.effective)
 }
 
-fn what_is_kept(now: CapabilitySets) -> CapabilitySets {
+fn what_is_kept(now: CapabilitySets, laid_by: CapabilitySet) -> CapabilitySets {
     let CapabilitySets { effective, permitted, inheritable } = now;
-    CapabilitySets { effective: effective & KEPT, permitted: permitted & KEPT, inheritable: inheritable & KEPT }
+    CapabilitySets { effective: effective & KEPT, permitted: permitted & (KEPT | laid_by), inheritable: inheritable & KEPT }
 }
 
 /// For each of the runtime's threads as it starts.
 pub fn give_up_in_worker() {
     // What stops it here stops the main thread too, which says so.
-    let _ = give_up_the_rest();
+    let _ = give_up_the_rest(CapabilitySet::empty());
 }
 
 /// For the main thread, once the program runs.
 pub fn give_up_in_main() {
-    match give_up_the_rest() {
+    match give_up_the_rest(LAID_BY) {
         Ok(kept) => debug!(kept = names(kept), "capabilities given up, but for what is kept"),
         Err(error) => warn!(%error, "capabilities that are not needed cannot be given up"),
     }
+}
+
+/// Does what takes all rights that a start takes, and gives them up again. For the main thread.
+pub fn with_all<T>(act: impl FnOnce() -> T) -> T {
+    let before = capabilities(None).ok();
+    if let Some(sets) = before {
+        // What is not permitted, the kernel refuses to whoever asks for it next, and says so.
+        let effective = sets.effective | (sets.permitted & LAID_BY);
+        let _ = set_capabilities(None, CapabilitySets { effective, ..sets });
+    }
+    let done = act();
+    if let Some(sets) = before
+        && let Err(error) = set_capabilities(None, sets)
+    {
+        warn!(%error, "capabilities that are not needed any more cannot be laid by");
+    }
+    done
 }
 
 /// `CAP_BPF CAP_NET_ADMIN`
@@ -93,11 +113,12 @@ mod tests {
     #[test]
     fn only_what_is_needed_later_is_kept_and_nothing_is_gained() {
         let all = CapabilitySet::all();
-        let kept = what_is_kept(CapabilitySets { effective: all, permitted: all, inheritable: CapabilitySet::empty() });
-        assert_eq!(kept, CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: CapabilitySet::empty() });
+        let before = CapabilitySets { effective: all, permitted: all, inheritable: CapabilitySet::empty() };
+        let kept = what_is_kept(before, LAID_BY);
+        assert_eq!(kept, CapabilitySets { effective: KEPT, permitted: KEPT | LAID_BY, inheritable: CapabilitySet::empty() });
         assert_eq!(names(KEPT), "CAP_NET_ADMIN CAP_NET_RAW CAP_BPF");
         let little = CapabilitySet::NET_ADMIN;
-        let kept = what_is_kept(CapabilitySets { effective: little, permitted: little, inheritable: little });
+        let kept = what_is_kept(CapabilitySets { effective: little, permitted: little, inheritable: little }, LAID_BY);
         assert_eq!(kept, CapabilitySets { effective: little, permitted: little, inheritable: little });
     }
 }

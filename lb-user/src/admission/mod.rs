@@ -33,6 +33,13 @@ pub struct Admission {
     pub services: BTreeMap<ServiceName, Rules>,
 }
 
+impl Admission {
+    /// Nobody is refused.
+    pub fn is_empty(&self) -> bool {
+        self.all_vips.is_empty() && self.services.is_empty()
+    }
+}
+
 /// The rules of one scope.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rules {

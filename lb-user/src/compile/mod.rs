@@ -19,7 +19,7 @@ use lb_common::checksum::{self, Delta};
 use lb_common::directory::{self, Filled};
 use lb_common::quic::{SERVER, ServerKey};
 use lb_common::records::{self, backend_flags, choice, forward, service_flags, settings_flags};
-use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, hash, limits, session};
+use lb_common::{Addr, BackendId, Be16, LinkAddresses, PortProtocol, features, hash, limits, session};
 
 pub use amend::{Amended, amend};
 pub use layout::{Layout, Region, Role};
@@ -336,6 +336,17 @@ fn flags(desired: &Desired) -> u32 {
         | when(quic, settings_flags::QUIC)
         | when(uses_pool(desired), settings_flags::FULLNAT)
         | watchdog
+}
+
+/// What a program has to know of for these services, whoever serves them: of [`features`](lb_common::features).
+pub fn features(desired: &Desired) -> u32 {
+    let any = |is_so: fn(&Service) -> bool, feature| if desired.services.values().any(is_so) { feature } else { 0 };
+    let is_guarded = desired.watchdog.is_some() || !desired.admission.is_empty();
+    any(|service| service.forward == Forward::Nat, features::NAT)
+        | any(|service| matches!(service.forward, Forward::Ipip | Forward::Gue), features::TUNNELS)
+        | any(|service| service.server_ids.is_some(), features::QUIC)
+        | any(|service| service.mss.is_some(), features::CLAMP)
+        | if is_guarded { features::ADMISSION } else { 0 }
 }
 
 /// Whether packets to addresses of the pool may be replies.

@@ -99,7 +99,10 @@ pub fn slots(
         let standing = match earlier {
             Some(earlier) => {
                 let line = region_before.first_line + number_before / SLOTS_PER_LINE;
-                stand(**earlier, before, current, sightings.elsewhere(line), idle, now)
+                let standing = stand(**earlier, before, current, sightings.elsewhere(line), idle, now);
+                // Of what was seen by the lines that it had, those that it has now know nothing.
+                standing
+                    .map(|standing| Restless { moved: if region == region_before { standing.moved } else { now }, ..standing })
             }
             None if before.is_none() => None,
             // Who is not on record has ended.
@@ -266,6 +269,24 @@ mod tests {
         let (after, restless) = slots([A, C, B, A].into_iter(), grown, false, Some((&before, small)), IDLE, &seen);
         assert_eq!(after[..], [Slot::at_rest(A), Slot::new(C, A), Slot::at_rest(B), Slot::new(A, B)]);
         assert_eq!(restless.iter().map(|slot| (slot.number, slot.settled)).collect::<Vec<_>>(), [(1, A), (3, B)]);
+    }
+
+    #[test]
+    fn in_a_region_that_grows_silence_begins_anew() {
+        let (small, grown) = (Region { first_line: 0, bits: 0 }, Region { first_line: 1, bits: 1 });
+        let empty = |slots, restless, bits| RegionSlots { slots, restless, ..RegionSlots::empty(bits) };
+        let seen = |now, elsewhere| Seen { now, elsewhere };
+        let (before, restless) = slots([A].into_iter(), small, false, None, IDLE, &seen(0, 0));
+        let before = empty(before, restless, 0);
+        let (moved, restless) = slots([B].into_iter(), small, false, Some((&before, small)), IDLE, &seen(500, 0));
+        let moved = empty(moved, restless, 0);
+        // A flow of A's was seen by the old lines just before, and by the new ones never.
+        let (after, restless) = slots([B, B].into_iter(), grown, false, Some((&moved, small)), IDLE, &seen(601, 601));
+        let after = empty(after, restless, 1);
+        assert_eq!(after.slots[..], [Slot::new(B, NONE); 2]);
+        let at = |now| slots([B, B].into_iter(), grown, false, Some((&after, grown)), IDLE, &seen(now, 0)).0;
+        assert_eq!(at(701)[..], [Slot::new(B, NONE); 2]);
+        assert_eq!(at(702)[..], [Slot::at_rest(B); 2]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use desk::{Answer, Order, Trouble};
 pub use ledger::{ServiceSums, Sums};
 
 use crate::api;
-use crate::compile::Layout;
+use crate::compile::{self, Layout};
 use crate::config::{self, Config, Mode, OnExit};
 use crate::datapath::{Attached, Attachment, Datapath, Handles, Pins, Wanted};
 use crate::discovery::Discovered;
@@ -87,7 +87,8 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let identity = doors.identity.clone();
     let pins = Pins::open(&config.xdp.pin)?;
     let secret = config.xdp.secret_file.as_deref().map(secret::read).transpose()?;
-    let (mut datapath, handles) = Datapath::load(object, pins, (&config).into(), secret)?;
+    let features = features(&config);
+    let (mut datapath, handles) = Datapath::load(object, pins, (&config).into(), features, secret)?;
     bpf_log::follow(datapath.ebpf_mut());
     let adopted = datapath.adopted;
     // With the lock on the pins: a daemon that was killed here is the one whose rules are found.
@@ -106,7 +107,7 @@ pub async fn run(object: &[u8], config_path: PathBuf) -> Result<()> {
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready(&control.in_words());
     tokio::spawn(pulse::watch());
-    let mut file = File { datapath: &mut datapath, path: &config_path, identity };
+    let mut file = File { object, datapath: &mut datapath, path: &config_path, identity };
     serve(&mut control, &mut inbox, &mut desk, &mut signals, &mut file, &mut supervisor).await;
     supervisor.stopping();
     desk.finish(&mut control).await;
@@ -125,6 +126,11 @@ struct Started {
     desk: Desk,
     /// Removed at the end.
     socket: Option<api::SocketFile>,
+}
+
+/// What the program has to know of for this configuration.
+fn features(config: &Config) -> u32 {
+    compile::features(&assemble::assemble(config, &assemble::Findings::default()))
 }
 
 /// Everything up to the first packet.
@@ -301,6 +307,8 @@ fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
 
 /// What a reload is about.
 struct File<'f> {
+    /// What programs are loaded from.
+    object: &'f [u8],
     datapath: &'f mut Datapath,
     path: &'f Path,
     /// Its files are read again too.
@@ -360,6 +368,7 @@ async fn try_reload(control: &mut Control, file: &mut File<'_>) -> Result<Reload
     let renewed = file.identity.as_ref().map(api::Identity::renew).transpose().context("the API's TLS")?;
     let diff = preview::diff(&control.running(), &new, &text);
     // First what can fail and can be undone; the tables last.
+    rights::with_all(|| datapath.provide(file.object, features(&new)))?;
     let added: Vec<&String> = new.xdp.interfaces.iter().filter(|interface| !old.xdp.interfaces.contains(interface)).collect();
     let mut done = attach_all(datapath, &added, new.xdp.mode).await.map(|()| Vec::new());
     if done.is_ok() {

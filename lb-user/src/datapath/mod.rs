@@ -5,11 +5,13 @@ mod pins;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp};
 use aya::util::KernelVersion;
+use lb_common::features;
 use lb_common::hash::HashKeys;
 use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
@@ -19,7 +21,7 @@ pub use pins::{Layout, Pins, on_bpffs};
 
 use crate::error;
 use crate::maps::substitute::{self, OLDEST, Substitute};
-use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Sizes, Tracer};
+use crate::maps::{self, Counters, KernelMaps, Loaded, MapError, Shared, Sizes, Tracer};
 
 /// The steering program's name in the object.
 pub const PROGRAM: &str = "xlb";
@@ -56,11 +58,20 @@ pub enum DatapathError {
     Map(#[from] MapError),
     #[error("no random numbers for the hash secret")]
     Random { source: std::io::Error },
+    #[error(
+        "it takes another program, which has to find the links of this one, and their pins in {} are gone; restart the daemon for it",
+        path.display()
+    )]
+    NoPins { path: PathBuf },
 }
 
 /// The loaded program with its pins.
 pub struct Datapath {
     ebpf: Ebpf,
+    /// What the program knows of, and its maps, for another one that knows of more.
+    features: u32,
+    shared: Shared,
+    sizes: Sizes,
     pins: Pins,
     attached: BTreeMap<String, Moored>,
     /// Whether the maps hold the tables of an earlier daemon.
@@ -82,13 +93,19 @@ pub struct Handles {
 }
 
 impl Datapath {
-    /// Loads the program from `object`. Maps that an earlier daemon left pinned are used again if their shape is the same,
+    /// Loads the program from `object`, with these [`features`]. Maps that an earlier daemon left pinned are used again if their shape is the same,
     /// and replaced where `[limits]` ask for another.
     ///
     /// # Errors
     /// If the kernel refuses, with what can be done about it, or an xlb of another layout left its program running; nothing is
     /// attached then, and what ran goes on.
-    pub fn load(object: &[u8], pins: Pins, sizes: Sizes, secret: Option<HashKeys>) -> Result<(Self, Handles), DatapathError> {
+    pub fn load(
+        object: &[u8],
+        pins: Pins,
+        sizes: Sizes,
+        features: u32,
+        secret: Option<HashKeys>,
+    ) -> Result<(Self, Handles), DatapathError> {
         raise_memlock_limit();
         let kernel = maps::kernel()?;
         let sizes = on_this_kernel(kernel, sizes)?;
@@ -103,16 +120,41 @@ impl Datapath {
             pins.clear()?;
         }
         pins.keep_sessions_of(&sizes.pool)?;
-        let Loaded { mut ebpf, mut maps, counters, tracer } = load_maps(object, &pins, sizes)?;
+        let Loaded { mut ebpf, mut maps, counters, tracer, shared } =
+            maps::load(object, sizes, features, Some(pins.directory())).map_err(not_loaded)?;
         let adopted = maps.settings().layout_version == LAYOUT_VERSION;
         if let Some(keys) = secret {
             maps.set_hash_keys(keys);
         } else if !adopted {
             maps.set_hash_keys(random_keys()?);
         }
-        let program: &mut Xdp = program(&mut ebpf)?;
-        load(program).map_err(|source| DatapathError::Verifier { hint: verifier_hint(&source), source: Box::new(source) })?;
-        Ok((Self { ebpf, pins, attached: BTreeMap::new(), adopted }, Handles { maps, counters, tracer }))
+        verify(&mut ebpf, features)?;
+        let attached = BTreeMap::new();
+        Ok((Self { ebpf, features, shared, sizes, pins, attached, adopted }, Handles { maps, counters, tracer }))
+    }
+
+    /// Sees to it that the program knows of these features: if it does not, one that does takes its place on all interfaces, with its
+    /// maps, between two packets.
+    ///
+    /// # Errors
+    /// If the kernel refuses it. What ran goes on then, at worst beside the new one: all goes by the same tables.
+    pub fn provide(&mut self, object: &[u8], features: u32) -> Result<(), DatapathError> {
+        if features & !self.features == 0 {
+            return Ok(());
+        }
+        if !self.is_pinned() {
+            return Err(DatapathError::NoPins { path: self.pins.directory().to_owned() });
+        }
+        let features = features | self.features;
+        let mut ebpf = maps::load_again(object, self.sizes, features, &self.shared).map_err(not_loaded)?;
+        verify(&mut ebpf, features)?;
+        for Moored { attached: Attached { interface, ifindex, native }, _link } in self.attached.values_mut() {
+            let mode = if *native { Wanted::Native } else { Wanted::Generic { reason: None } };
+            let attachment = Attachment { interface: interface.clone(), ifindex: *ifindex, mode };
+            *_link = attach::attach(program(&mut ebpf)?, &attachment, &self.pins)?.1;
+        }
+        (self.ebpf, self.features) = (ebpf, features);
+        Ok(())
     }
 
     /// The aya object, for the BPF side's log.
@@ -195,12 +237,21 @@ fn on_this_kernel(kernel: KernelVersion, wanted: Sizes) -> Result<Sizes, Datapat
     Ok(sizes)
 }
 
-/// The object's maps, those that are pinned among them.
-fn load_maps(object: &[u8], pins: &Pins, sizes: Sizes) -> Result<Loaded, DatapathError> {
-    maps::load(object, sizes, Some(pins.directory())).map_err(|error| match error {
+fn not_loaded(error: MapError) -> DatapathError {
+    match error {
         MapError::Load { source } => DatapathError::Load { hint: load_hint(&source), source },
         error => error.into(),
-    })
+    }
+}
+
+/// Has the kernel look at the steering program, and says how that went.
+fn verify(ebpf: &mut Ebpf, features: u32) -> Result<(), DatapathError> {
+    let start = Instant::now();
+    load(program(ebpf)?).map_err(|source| DatapathError::Verifier { hint: verifier_hint(&source), source: Box::new(source) })?;
+    let names = features::NAMES.iter().filter(|(feature, _)| features & feature != 0).map(|(_, name)| *name);
+    let features = names.collect::<Vec<_>>().join(" ");
+    tracing::info!(features, took_ms = start.elapsed().as_millis() as u64, "the program is verified");
+    Ok(())
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {

@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -75,7 +75,7 @@ impl<T: Record> Mapped<T> {
         if info.value_size() != shape.len || info.max_entries() != 1 {
             return Err(MapError::Shape { name, found: info.value_size(), wanted: shape.len });
         }
-        replace(&map, &table).map_err(|error| MapError::Mmap { name, source: error.into() })?;
+        replace(map.fd().as_fd(), table.fd().as_fd()).map_err(|error| MapError::Mmap { name, source: error.into() })?;
         // SAFETY: a fresh mapping at an address that the kernel chooses; nothing of ours is there.
         let memory = unsafe {
             let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -171,10 +171,10 @@ impl<T: Record> Mapped<T> {
 
 /// Makes `place`'s descriptor stand for `table`'s map. aya has written the number of that descriptor into the program, which the
 /// kernel has not seen yet, and offers no other way to give a section a map of our own making.
-fn replace(place: &MapData, table: &MapData) -> rustix::io::Result<()> {
-    // SAFETY: `place` owns the descriptor and goes on owning it; this second owner is never dropped, and nobody else uses it meanwhile.
-    let mut descriptor = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(place.fd().as_fd().as_raw_fd()) });
-    dup3(table.fd(), &mut descriptor, DupFlags::CLOEXEC)
+pub(super) fn replace(place: BorrowedFd<'_>, table: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    // SAFETY: `place` has an owner, who goes on owning it; this second owner is never dropped, and nobody else uses it meanwhile.
+    let mut descriptor = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(place.as_raw_fd()) });
+    dup3(table, &mut descriptor, DupFlags::CLOEXEC)
 }
 
 impl<T: Record> Drop for Mapped<T> {

@@ -10,6 +10,7 @@ mod mapped;
 mod read;
 mod sessions;
 pub mod shape;
+mod shared;
 pub mod substitute;
 mod tracer;
 
@@ -35,6 +36,7 @@ pub use loads::Loads;
 use mapped::Mapped;
 pub use sessions::Sessions;
 pub use shape::Sizes;
+pub use shared::Shared;
 pub use tracer::Tracer;
 
 use crate::admission::Image;
@@ -62,6 +64,8 @@ pub enum MapError {
     Pin { name: &'static str, source: Box<aya::pin::PinError> },
     #[error("map {name} cannot be mapped into memory")]
     Mmap { name: &'static str, source: std::io::Error },
+    #[error("map {name} cannot be shared by two programs")]
+    Share { name: String, source: std::io::Error },
     #[error("map {name} has {found} bytes, this version needs {wanted}")]
     Shape { name: &'static str, found: u32, wanted: u32 },
     #[error("the number of this machine's CPUs is not to be had")]
@@ -105,6 +109,7 @@ pub struct Loaded {
     pub maps: KernelMaps,
     pub counters: Counters,
     pub tracer: Tracer,
+    pub shared: Shared,
 }
 
 /// The version of the running kernel.
@@ -115,19 +120,47 @@ pub fn kernel() -> Result<KernelVersion, MapError> {
     KernelVersion::current().map_err(|source| MapError::Kernel { source: source.into() })
 }
 
-/// Makes the maps of an object, or opens those that are pinned under their names in `pins`. New ones are pinned there.
+/// Makes the maps of an object, or opens those that are pinned under their names in `pins`. New ones are pinned there. Its program
+/// is to have these [`features`](lb_common::features).
 ///
 /// # Errors
 /// If the kernel refuses, or a pinned map has another shape.
-pub fn load(object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
-    load_as_for(kernel()?, object, sizes, pins)
+pub fn load(object: &[u8], sizes: Sizes, features: u32, pins: Option<&Path>) -> Result<Loaded, MapError> {
+    load_as_for(kernel()?, object, sizes, features, pins)
 }
 
 /// As [`load`], with programs that a kernel of this version takes, which may be older than the running one.
 ///
 /// # Errors
 /// As there.
-pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Option<&Path>) -> Result<Loaded, MapError> {
+pub fn load_as_for(
+    kernel: KernelVersion,
+    object: &[u8],
+    sizes: Sizes,
+    features: u32,
+    pins: Option<&Path>,
+) -> Result<Loaded, MapError> {
+    let mut ebpf = open(kernel, object, sizes, features)?;
+    let anchors = shared::anchors(&ebpf);
+    let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
+    let counters = Counters::take(&mut ebpf, n_cpus()?, pins)?;
+    let tracer = Tracer::take(&mut ebpf)?;
+    let shared = Shared::of(anchors)?;
+    Ok(Loaded { ebpf, maps, counters, tracer, shared })
+}
+
+/// The object once more, with other features, for a program that is to take the place of one and have its maps.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn load_again(object: &[u8], sizes: Sizes, features: u32, shared: &Shared) -> Result<Ebpf, MapError> {
+    let ebpf = open(kernel()?, object, sizes, features)?;
+    shared.give_to(&ebpf)?;
+    Ok(ebpf)
+}
+
+/// The object with what it is to know when it is verified, and with small maps in the places of those that it will have.
+fn open(kernel: KernelVersion, object: &[u8], sizes: Sizes, features: u32) -> Result<Ebpf, MapError> {
     let object = substitute::for_kernel(object, kernel);
     let n_meter_lines = sizes.n_sources / meter::ENTRIES as u32;
     let n_prefix_lines = 2 * limits::prefix_lines(sizes.n_prefixes);
@@ -140,12 +173,9 @@ pub fn load_as_for(kernel: KernelVersion, object: &[u8], sizes: Sizes, pins: Opt
         .override_global("N_PREFIX_LINES", &n_prefix_lines, true)
         .override_global("N_METER_LINES", &n_meter_lines, true)
         .override_global("N_SESSIONS", &n_sessions, true)
-        .override_global("N_CPUS", &n_cpus, true);
-    let mut ebpf = loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })?;
-    let maps = KernelMaps::take(&mut ebpf, sizes, pins)?;
-    let counters = Counters::take(&mut ebpf, n_cpus, pins)?;
-    let tracer = Tracer::take(&mut ebpf)?;
-    Ok(Loaded { ebpf, maps, counters, tracer })
+        .override_global("N_CPUS", &n_cpus, true)
+        .override_global("FEATURES", &features, true);
+    loader.load(&object).map_err(|source| MapError::Load { source: Box::new(source) })
 }
 
 /// How many CPUs this machine may have, now or later.

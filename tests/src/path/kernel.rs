@@ -11,7 +11,9 @@ use aya::util::KernelVersion;
 use lb_common::Verdict;
 use lb_common::counters::Totals;
 use lb_common::decap::{Ends, Outcome};
+use lb_common::features;
 use lb_common::flow::Tick;
+use lb_common::session::Pool;
 use lb_common::trace::{self, Record, Rules};
 use lb_user::maps::{self, Counters, KernelMaps, Loaded, Sizes, Tracer};
 use lb_user::tables::Plan;
@@ -81,6 +83,14 @@ impl Kernel {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn as_for(kernel: KernelVersion) -> Result<Self> {
+        Self::with(kernel, features::ALL, super::fullnat::pool().record())
+    }
+
+    /// The same, with a program that knows of these [`features`] only, and of this pool.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(kernel: KernelVersion, features: u32, pool: Pool) -> Result<Self> {
         own_network_namespace()?;
         let mut interfaces = set_up_network()?;
         let links = fixture::links(interfaces);
@@ -89,13 +99,8 @@ impl Kernel {
         if !names_ingress {
             interfaces.outside = LOOPBACK;
         }
-        let sizes = Sizes {
-            n_slots: fixture::N_SLOTS,
-            n_flows: fixture::N_FLOWS,
-            pool: super::fullnat::pool().record(),
-            ..Sizes::default()
-        };
-        let Loaded { mut ebpf, mut maps, counters, tracer } = maps::load_as_for(kernel, &object()?, sizes, None)?;
+        let sizes = Sizes { n_slots: fixture::N_SLOTS, n_flows: fixture::N_FLOWS, pool, ..Sizes::default() };
+        let Loaded { mut ebpf, mut maps, counters, tracer, .. } = maps::load_as_for(kernel, &object()?, sizes, features, None)?;
         maps.set_hash_keys(fixture::keys());
         let (_, _, plan) = fixture::plan(interfaces);
         for write in plan.writes.iter().chain(&plan.retire) {

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use aya::maps::{Array, Map, MapData};
 use lb_common::records::{LAYOUT_VERSION, Settings};
 use nix::sys::signal::Signal;
-use xlb_tests::{Backend, Connections, Daemon, Netns, Network, paths, udp, until};
+use xlb_tests::{Backend, Connections, Daemon, Netns, Network, http, paths, udp, until};
 
-use super::support::{LIMIT, Service, vip, wait_serving};
+use super::support::{LIMIT, Service, url, verdict, vip, wait_serving};
 
 /// Flows over UDP, each asked again and again: nobody repeats a datagram that was lost.
 struct Datagrams {
@@ -77,14 +77,17 @@ impl Scene {
         Ok(Self { network, _backends, files: tempfile::tempdir()? })
     }
 
-    fn daemon(&self) -> Result<Daemon> {
+    fn services(&self) -> String {
         let service = |name, protocol| {
             let service = Service::new(name, vip(), 80).with("protocol", protocol);
             service.backends(&self.network.backends, true).toml()
         };
-        let services = service("web", "tcp") + &service("echo", "udp");
-        let daemon =
-            Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces()).on_exit("keep").services(services).start()?;
+        service("web", "tcp") + &service("echo", "udp")
+    }
+
+    fn daemon(&self) -> Result<Daemon> {
+        let builder = Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces());
+        let daemon = builder.on_exit("keep").services(self.services()).start()?;
         wait_serving(&daemon, "web", 4)?;
         wait_serving(&daemon, "echo", 4)?;
         Ok(daemon)
@@ -136,6 +139,60 @@ fn a_new_binary_takes_over_under_load_without_losing_a_packet_or_moving_a_flow()
     println!("{n_asked} datagrams over two upgrades, {} lost or led astray", faults.len());
     ensure!(faults.is_empty() && broken.is_empty(), "{faults:?} {broken:?}\n{}", daemon.log());
     Ok(())
+}
+
+/// Lines of the log that say what a program was verified with.
+fn verified(daemon: &Daemon) -> Vec<String> {
+    let log = daemon.log();
+    log.lines().filter(|line| line.contains("the program is verified")).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_reload_that_asks_for_more_exchanges_the_program_under_load_and_without_pins_it_is_refused() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut daemon = scene.daemon()?;
+    let (datagrams, connections) = (scene.datagrams()?, scene.connections()?);
+    datagrams.wait_for(500)?;
+    let reloaded = |daemon: &Daemon| daemon.log().matches("reloaded config=").count();
+    let program = || Ok::<_, anyhow::Error>(prog_id(&scene.network.lb.netns.run("ip -details link show eth0")?));
+    let first = program()?;
+
+    let guarded = |mss: &str| {
+        let service = Service::new("guarded", vip(), 81).backends(&scene.network.backends, true).toml();
+        let service = service.replace("port = 81\n", &format!("port = 81\n{mss}"));
+        format!("{}{service}[service.admission]\ndeny = [\"10.0.0.0/8\"]\n", scene.services())
+    };
+    daemon.reload(guarded(""))?;
+    until(LIMIT, "the reload", || Ok((reloaded(&daemon) == 1).then_some(())))?;
+    ensure!(program()? != first, "the interface has the program that it had");
+    let lines = verified(&daemon);
+    ensure!(lines.len() == 2 && !lines[0].contains("admission") && lines[1].contains("admission"), "{lines:?}");
+    // It does what it was exchanged for.
+    ensure!(http::get(&scene.network.client.netns, &url(vip(), 81)).is_err(), "who is denied was answered");
+    ensure!(verdict(&daemon, "denied")? > 0, "{:#}", daemon.status()?["verdicts"]);
+    datagrams.wait_for(500)?;
+
+    // What is off again costs a look at a flag, and no other program.
+    let second = program()?;
+    daemon.reload(scene.services())?;
+    until(LIMIT, "the reload back", || Ok((reloaded(&daemon) == 2).then_some(())))?;
+    ensure!(program()? == second && verified(&daemon).len() == 2, "{}", daemon.log());
+
+    std::fs::remove_dir_all(daemon.pin()).context("the pins")?;
+    daemon.reload(guarded("mss = 1200\n"))?;
+    daemon.process().wait_for_log("not reloaded, everything stays as it is", LIMIT)?;
+    ensure!(daemon.log().contains("restart the daemon for it"), "{}", daemon.log());
+    datagrams.wait_for(500)?;
+    let ((n_asked, faults), broken) = (datagrams.end()?, connections.close()?);
+    println!("{n_asked} datagrams over an exchange of programs, {} lost or led astray", faults.len());
+    ensure!(faults.is_empty() && broken.is_empty(), "{faults:?} {broken:?}\n{}", daemon.log());
+    Ok(())
+}
+
+/// `prog/xdp id 42` of `ip -details link`.
+fn prog_id(link: &str) -> Option<String> {
+    link.split("prog/xdp id ").nth(1).and_then(|rest| rest.split(' ').next()).map(ToOwned::to_owned)
 }
 
 #[test]

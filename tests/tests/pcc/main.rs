@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use balancer::{Balancer, InKernel, on_host};
+use lb_user::desired::{Algorithm, OnDown};
 use oracle::World;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
@@ -111,4 +112,36 @@ fn forgetting_what_was_learnt_breaks_flows() {
     let outcome = TestRunner::new(without_shrinking(2_000))
         .run(&(setting(), steps(60)), |(setting, steps)| is_sound_if_flows_are_forgotten(&mut on_host(), setting, &steps));
     assert!(matches!(outcome, Err(TestError::Fail(..))), "a packet path without a flow table passes the oracle");
+}
+
+/// What random sequences have found, and was mended.
+#[test]
+fn sequences_that_once_broke_a_flow_do_so_no_more() {
+    use Step::{Add, Open, Remove, Send, Wait};
+    let setting = Setting {
+        is_v4: false,
+        algorithm: Algorithm::Maglev,
+        max_load: None,
+        on_down: OnDown::Remap,
+        is_tracked: false,
+        weights: vec![1],
+        forgets: false,
+    };
+    // A region that grew took its slots for silent, whatever they had seen in the smaller one.
+    let steps = [
+        Open { client: 0, is_acknowledged: false },
+        Remove(0),
+        Add(2, 2),
+        Wait(10),
+        Send(0),
+        Wait(91),
+        Add(4, 2),
+        Add(0, 2),
+        Add(5, 1),
+        Send(0),
+        Add(1, 2),
+        Wait(0),
+        Send(0),
+    ];
+    check(&mut on_host(), &setting, &steps).expect("a flow goes on");
 }

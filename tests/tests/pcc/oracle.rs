@@ -122,9 +122,9 @@ impl<'b, B: Balancer> World<'b, B> {
                 self.meanwhile.push(client);
                 return Ok(());
             }
-            Step::Send(index) => return self.send(index, false),
-            Step::Close(index) => return self.send(index, true),
-            Step::Resend(index) => return self.resend(index),
+            Step::Send(nth) => return self.send(nth, false),
+            Step::Close(nth) => return self.send(nth, true),
+            Step::Resend(nth) => return self.resend(nth),
         }
         self.n_changes += 1;
         self.reconcile()
@@ -290,11 +290,11 @@ impl<'b, B: Balancer> World<'b, B> {
         Ok(())
     }
 
-    fn send(&mut self, index: proptest::sample::Index, is_last: bool) -> Result<(), String> {
+    fn send(&mut self, nth: u16, is_last: bool) -> Result<(), String> {
         if self.flows.is_empty() {
             return Ok(());
         }
-        let index = index.index(self.flows.len());
+        let index = usize::from(nth) % self.flows.len();
         let content = match self.flows[index].protocol {
             Protocol::Tcp if is_last => tcp(Flags::Fin),
             Protocol::Tcp => tcp(Flags::Ack),
@@ -303,12 +303,12 @@ impl<'b, B: Balancer> World<'b, B> {
         self.go_on(index, content)
     }
 
-    fn resend(&mut self, index: proptest::sample::Index) -> Result<(), String> {
+    fn resend(&mut self, nth: u16) -> Result<(), String> {
         let opening: Vec<usize> = (0..self.flows.len()).filter(|&n| self.flows[n].is_opening).collect();
         if opening.is_empty() {
             return Ok(());
         }
-        let index = opening[index.index(opening.len())];
+        let index = opening[usize::from(nth) % opening.len()];
         // In a slot at rest nobody remembers a SYN: it may begin elsewhere if the slot has moved since.
         let flow = &self.flows[index];
         let (client, protocol) = (flow.client, flow.protocol);

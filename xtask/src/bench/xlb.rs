@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use lb_common::MacAddr;
+use lb_common::features;
 use lb_common::hash::HashKeys;
 use lb_user::compile::{Layout, Quiet, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
@@ -56,7 +57,8 @@ pub enum Options {
 pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     let object = std::fs::read(object).with_context(|| object.display().to_string())?;
     // The counters must live until the program is loaded.
-    let maps::Loaded { ebpf, mut maps, counters: _counters, tracer: _tracer } = maps::load(&object, Sizes::default(), None)?;
+    let maps::Loaded { ebpf, mut maps, counters: _counters, tracer: _tracer, .. } =
+        maps::load(&object, Sizes::default(), features::ALL, None)?;
     maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
     let mut desired = desired(options);
     if options == Options::Moved {

@@ -90,6 +90,11 @@ impl Kernel {
 
 impl Env for Kernel {
     #[inline(always)]
+    fn has(&self, feature: u32) -> bool {
+        maps::features() & feature != 0
+    }
+
+    #[inline(always)]
     fn settings(&self) -> &Settings {
         maps::SETTINGS.at::<1>(0)
     }

@@ -8,6 +8,7 @@ use lb_common::admission::{Line, Rules as AdmissionRules};
 use lb_common::counters::{ConnectionsByBackend, DropsByRule, DropsByService, FlowEvents, Suspects, Totals, TrafficByBackend};
 use lb_common::decap::{Counts, Ends};
 use lb_common::directory::Bucket;
+use lb_common::features;
 use lb_common::flow::{self, Tick};
 use lb_common::handshake::Handshakes;
 use lb_common::limits;
@@ -152,6 +153,10 @@ static N_METER_LINES: u32 = limits::SOURCES_DEFAULT / meter::ENTRIES as u32;
 #[unsafe(no_mangle)]
 static N_SESSIONS: u32 = 0;
 
+/// What the program knows of. All else is not even looked at by the verifier.
+#[unsafe(no_mangle)]
+static FEATURES: u32 = features::ALL;
+
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
 static N_CPUS: u32 = 1;
@@ -163,6 +168,11 @@ macro_rules! constant {
         // SAFETY: points to a static of that type.
         unsafe { *constant }
     }};
+}
+
+#[inline(always)]
+pub fn features() -> u32 {
+    constant!(FEATURES)
 }
 
 #[inline(always)]
