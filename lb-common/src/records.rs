@@ -106,10 +106,12 @@ pub mod service_flags {
     pub const QUIC: u32 = crate::quic::Reading::MASK;
     /// Not everybody may send to it, or not at any rate: of a service by rules of its own or those of all VIPs, of a VIP by the latter.
     pub const ADMISSION: u32 = 1 << 16;
-    /// It forwards by full NAT.
-    pub const FULLNAT: u32 = 1 << 18;
     /// The maximum segment size that connections are opened with is not above the service's.
     pub const CLAMP: u32 = 1 << 17;
+    /// It forwards by full NAT.
+    pub const FULLNAT: u32 = 1 << 18;
+    /// And tells its backends by a TCP option who their clients are.
+    pub const TOA: u32 = 1 << 19;
 }
 
 /// The bits of the fraction in a service's `bound`.

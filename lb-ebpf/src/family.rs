@@ -15,12 +15,17 @@ pub trait Family: Sized {
 
     /// The header of a tunnel.
     type Header: Outer;
+    /// A network header without options, and a TCP header without them.
+    type Start: Wire + Copy;
+    /// The TCP option that names a client.
+    type Toa: Wire + Copy + AsRef<[u16]>;
     /// The error that a packet is too big, with the header that it travels in.
     type TooBig: Wire;
 
     /// The parts of the packet path for packets of this family.
     const ADMIT_PART: Part;
     const PART: Part;
+    const TOA_PART: Part;
     const CLAMP_PART: Part;
     const QUIC_PART: Part;
     const FULLNAT_PART: Part;
@@ -38,6 +43,8 @@ pub trait Family: Sized {
     const FRAGMENT_REPLY_PART: Part;
     /// IANA protocol number of a packet of this family in another IP packet.
     const IN_IP: u8;
+    /// Length of a network header without options.
+    const LEN: usize;
     /// Offset of the transport header of a plain packet.
     const PLAIN_L4: usize;
 
@@ -74,6 +81,10 @@ pub trait Family: Sized {
     fn set_address(packet: &mut impl Packet, l3: usize, side: Side, address: Self::Address, delta: Delta) -> Result<(), Verdict>;
     /// What exchanging an address changes in checksums that cover it.
     fn address_delta(old: Self::Address, new: Self::Address) -> Delta;
+    /// Adds to the length of the packet.
+    fn lengthen(packet: &mut impl Packet, l3: usize, by: u16) -> Option<()>;
+    /// The TCP option that names a client.
+    fn toa(client: Self::Address, port: Be16) -> Self::Toa;
     /// Counts a hop down.
     ///
     /// # Errors

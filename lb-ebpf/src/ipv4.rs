@@ -13,7 +13,7 @@ use crate::icmp::TooBig;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
 use crate::tunnel::{Inner, Outer};
-use crate::{ethernet, icmp, transport};
+use crate::{ethernet, icmp, toa, transport};
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -107,10 +107,13 @@ pub struct V4;
 impl Family for V4 {
     type Address = Be32;
     type Header = Header;
+    type Start = [u8; LEN_MIN + transport::TCP_LEN];
+    type Toa = [u16; 4];
     type TooBig = TooBigV4;
 
     const ADMIT_PART: Part = Part::AdmitV4;
     const PART: Part = Part::V4;
+    const TOA_PART: Part = Part::ToaV4;
     const CLAMP_PART: Part = Part::ClampV4;
     const QUIC_PART: Part = Part::QuicV4;
     const FULLNAT_PART: Part = Part::FullnatV4;
@@ -131,6 +134,7 @@ impl Family for V4 {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
 
+    const LEN: usize = LEN_MIN;
     const PLAIN_L4: usize = ethernet::UNTAGGED + LEN_MIN;
 
     #[inline(always)]
@@ -296,6 +300,21 @@ impl Family for V4 {
     #[inline(always)]
     fn address_delta(old: Be32, new: Be32) -> Delta {
         Delta::of_pair(old.raw(), new.raw())
+    }
+
+    #[inline(always)]
+    fn lengthen(packet: &mut impl Packet, l3: usize, by: u16) -> Option<()> {
+        let header: &mut Header = packet.get_mut(l3)?;
+        let before = header.total_len;
+        header.total_len = Be16::new(before.get() + by);
+        header.checksum = Delta::of_word(before.raw(), header.total_len.raw()).apply(header.checksum);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn toa(client: Be32, port: Be16) -> [u16; 4] {
+        let (start, client) = (u16::from_ne_bytes([toa::KIND, size_of::<Self::Toa>() as u8]), client.raw());
+        [start, port.raw(), client as u16, (client >> 16) as u16]
     }
 
     #[inline(always)]

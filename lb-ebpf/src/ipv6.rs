@@ -14,7 +14,7 @@ use crate::icmp::TooBig;
 use crate::packet::Packet;
 use crate::parse::{self, Flow, Parsed};
 use crate::tunnel::{Inner, Outer};
-use crate::{ethernet, icmp, transport};
+use crate::{ethernet, icmp, toa, transport};
 
 #[repr(C, packed(2))]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -145,10 +145,13 @@ fn skip_extensions(packet: &impl Packet, l3: usize, next_header: u8) -> Chain {
 impl Family for V6 {
     type Address = [u64; 2];
     type Header = Header;
+    type Start = [u8; LEN + transport::TCP_LEN];
+    type Toa = [u16; 10];
     type TooBig = TooBigV6;
 
     const ADMIT_PART: Part = Part::AdmitV6;
     const PART: Part = Part::V6;
+    const TOA_PART: Part = Part::ToaV6;
     const CLAMP_PART: Part = Part::ClampV6;
     const QUIC_PART: Part = Part::QuicV6;
     const FULLNAT_PART: Part = Part::FullnatV6;
@@ -169,6 +172,7 @@ impl Family for V6 {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
 
+    const LEN: usize = LEN;
     const PLAIN_L4: usize = ethernet::UNTAGGED + LEN;
 
     #[inline(always)]
@@ -346,6 +350,20 @@ impl Family for V6 {
             Delta::of_pair(old as u32, new as u32).and(Delta::of_pair((old >> 32) as u32, (new >> 32) as u32))
         };
         of(old[0], new[0]).and(of(old[1], new[1]))
+    }
+
+    #[inline(always)]
+    fn lengthen(packet: &mut impl Packet, l3: usize, by: u16) -> Option<()> {
+        let header: &mut Header = packet.get_mut(l3)?;
+        header.payload_len = Be16::new(header.payload_len.get() + by);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn toa(client: Self::Address, port: Be16) -> [u16; 10] {
+        let start = u16::from_ne_bytes([toa::KIND, size_of::<Self::Toa>() as u8]);
+        let word = |n: usize| (client[n / 4] >> (n % 4 * 16)) as u16;
+        [start, port.raw(), word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)]
     }
 
     #[inline(always)]

@@ -41,6 +41,7 @@ mod reply;
 mod select;
 mod service;
 pub mod session;
+mod toa;
 mod too_big;
 pub mod trace;
 mod transport;
@@ -150,6 +151,8 @@ pub enum Part {
     V6,
     ClampV4,
     ClampV6,
+    ToaV4,
+    ToaV6,
     QuicV4,
     QuicV6,
     FullnatV4,
@@ -192,6 +195,7 @@ impl Part {
             Self::V4 | Self::V6 | Self::IcmpV4 | Self::IcmpV6 => None,
             Self::FirstFragmentV4 | Self::FirstFragmentV6 | Self::FragmentV4 | Self::FragmentV6 => None,
             // Without a pool they have nothing to say.
+            Self::ToaV4 | Self::ToaV6 => None,
             Self::FullnatV4 | Self::FullnatV6 | Self::FullnatReplyV4 | Self::FullnatReplyV6 => None,
             Self::FullnatIcmpV4 | Self::FullnatIcmpV6 | Self::FullnatIcmpReplyV4 | Self::FullnatIcmpReplyV6 => None,
         }
@@ -215,6 +219,8 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::V6 => return steer::<V6>(packet, env),
         Part::ClampV4 => return clamp::<V4>(packet, env),
         Part::ClampV6 => return clamp::<V6>(packet, env),
+        Part::ToaV4 => return name_client::<V4>(packet, env),
+        Part::ToaV6 => return name_client::<V6>(packet, env),
         Part::QuicV4 => return steer_quic::<V4>(packet, env),
         Part::QuicV6 => return steer_quic::<V6>(packet, env),
         Part::FullnatV4 => return steer_fullnat::<V4>(packet, env),
@@ -276,6 +282,15 @@ fn refuse<F: Family>(packet: &impl Packet, env: &impl Env) -> Option<Verdict> {
 #[inline(always)]
 fn clamp<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
     mss::clamp::<F>(packet, env);
+    None
+}
+
+/// Who a backend's client is, before those parts that send the packet. It never tells what becomes of it either.
+#[inline(always)]
+fn name_client<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if env.has_pool() {
+        toa::tell::<F>(packet, env);
+    }
     None
 }
 
@@ -470,6 +485,9 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
             return if PLAIN { packet.take_apart(env, F::QUIC_PART).or(Some(Verdict::NotService)) } else { None };
         }
         if service.flags & service_flags::FULLNAT != 0 {
+            if service.flags & service_flags::TOA != 0 {
+                packet.take_apart(env, F::TOA_PART);
+            }
             return if PLAIN { packet.take_apart(env, F::FULLNAT_PART).or(Some(Verdict::NotService)) } else { None };
         }
     }

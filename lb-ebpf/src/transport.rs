@@ -15,6 +15,10 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
+/// Length of a TCP header without options, and of the longest one with them.
+pub const TCP_LEN: usize = size_of::<Tcp>();
+pub const TCP_LEN_MAX: usize = 60;
+
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
@@ -129,6 +133,23 @@ pub fn options(packet: &impl Packet, l4: usize) -> Option<core::ops::Range<usize
     let tcp: &Tcp = packet.get(l4)?;
     let len = usize::from(tcp.data_offset >> 4) * 4;
     (len > size_of::<Tcp>()).then_some(l4 + size_of::<Tcp>()..l4 + len)
+}
+
+/// Length of the TCP header at `l4`, with its options.
+#[inline(always)]
+pub fn tcp_len(packet: &impl Packet, l4: usize) -> Option<usize> {
+    packet.get::<Tcp>(l4).map(|tcp| usize::from(tcp.data_offset >> 4) * 4)
+}
+
+/// Makes the TCP header at `l4` longer, and adapts its checksum to that, and to what else has changed.
+#[inline(always)]
+pub fn lengthen(packet: &mut impl Packet, l4: usize, by: usize, delta: Delta) {
+    if let Some(tcp) = packet.get_mut::<Tcp>(l4) {
+        let before = u16::from_ne_bytes([tcp.data_offset, tcp.flags]);
+        tcp.data_offset += (by / 4) as u8 * 0x10;
+        let after = u16::from_ne_bytes([tcp.data_offset, tcp.flags]);
+        tcp.checksum = delta.and(Delta::of_word(before, after)).apply(tcp.checksum);
+    }
 }
 
 /// Adapts the checksum of the TCP header at `l4`.

@@ -70,6 +70,8 @@ pub struct Service {
     pub gue_port: u16,
     /// The largest TCP segment that either end may be told of, in bytes.
     pub mss: Option<u16>,
+    /// Backends are told by a TCP option who their clients are.
+    pub toa: bool,
     /// How long a silent flow is taken for alive.
     pub idle: Tick,
     pub on_down: OnDown,

@@ -159,10 +159,11 @@ fn add_service(
     let quic = service.server_ids.as_ref().map_or(0, |ids| ids.reading().flags());
     let clamp = u32::from(service.mss.is_some()) * service_flags::CLAMP;
     let fullnat = u32::from(service.forward == Forward::Fullnat) * service_flags::FULLNAT;
+    let toa = u32::from(service.toa) * service_flags::TOA;
     let record = records::Service {
         vip: service.vip.into(),
         listens: PortProtocol::new(Be16::new(service.port), service.protocol.number()),
-        flags: by_client | keep | learning | handshakes | quic | clamp | fullnat,
+        flags: by_client | keep | learning | handshakes | quic | clamp | fullnat | toa,
         region: region.in_record(),
         idle: service.idle,
         choice: choice(service),

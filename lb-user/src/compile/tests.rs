@@ -20,6 +20,7 @@ fn service(vip: IpAddr, port: u16, forward: Forward, backend: (SocketAddr, Backe
         forward,
         gue_port,
         mss: None,
+        toa: false,
         idle,
         on_down,
         is_tracked: false,

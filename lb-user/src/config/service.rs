@@ -56,6 +56,7 @@ pub(super) struct ServiceDraft {
     pub(super) forward: Option<Forward>,
     gue_port: Option<u16>,
     mss: Option<Option<u16>>,
+    toa: Option<bool>,
     algorithm: Option<Algorithm>,
     hashing: Option<Hashing>,
     idle: Option<Duration>,
@@ -95,6 +96,7 @@ impl ServiceDraft {
         let forward = section.or("forward", Forward::default(), problems, |value| values::one_of(value, &FORWARDS));
         let gue_port = gue_port(&mut section, forward.as_ref().map(|forward| forward.value), problems);
         let mss = mss(&mut section, protocol.as_ref().map(|protocol| protocol.value), problems);
+        let toa = toa(&mut section, protocol.as_ref().zip(forward.as_ref()).map(|(a, b)| (a.value, b.value)), problems);
         let idle_default = protocol.as_ref().map_or(IDLE_TCP, |protocol| idle_default(protocol.value));
         let idle = section.or("idle", idle_default, problems, idle);
         let on_down = section.or("on_down", OnDown::default(), problems, |value| values::one_of(value, &ON_DOWN));
@@ -159,6 +161,7 @@ impl ServiceDraft {
             forward: rules.forward,
             gue_port,
             mss,
+            toa,
             algorithm: algorithm.map(|algorithm| algorithm.value),
             hashing,
             idle: idle.map(|idle| idle.value),
@@ -188,6 +191,7 @@ impl ServiceDraft {
             forward: self.forward?,
             gue_port: self.gue_port?,
             mss: self.mss?,
+            toa: self.toa?,
             idle: self.idle?,
             on_down: self.on_down?,
             // Flows that are not on record show nothing.
@@ -252,6 +256,19 @@ fn mss(section: &mut Section<'_>, protocol: Option<Protocol>, problems: &mut Pro
         return None;
     }
     Some(given.value)
+}
+
+/// Whether backends are told by a TCP option who their clients are. Only full NAT hides that from them.
+fn toa(section: &mut Section<'_>, ways: Option<(Protocol, Forward)>, problems: &mut Problems) -> Option<bool> {
+    let given = section.or("toa", false, problems, values::truth)?;
+    let fault = match ways {
+        Some((Protocol::Udp, _)) if given.value => "only tcp has options",
+        Some((_, forward)) if given.value && forward != Forward::Fullnat => "only fullnat hides clients from backends",
+        _ => return Some(given.value),
+    };
+    let help = "remove `toa`, or use `protocol = \"tcp\"` and `forward = \"fullnat\"`";
+    problems.push(Problem::new("a TCP option that nobody needs", given.span, fault).help(help));
+    None
 }
 
 /// What the part of the packet path does not do that full NAT has to itself.

@@ -229,6 +229,7 @@ fn assemble_service(service: &config::Service, weights: discovery::Backends, fin
         forward: service.forward,
         gue_port: service.gue_port,
         mss: service.mss,
+        toa: service.toa,
         idle: ticks(service.idle),
         on_down: service.on_down,
         is_tracked: service.is_tracked,

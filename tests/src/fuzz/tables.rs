@@ -127,6 +127,7 @@ fn service(bytes: &mut Bytes<'_>) -> Service {
         forward: bytes.one_of(&[Forward::Dsr, Forward::Nat]),
         gue_port: 6080,
         mss: None,
+        toa: false,
         idle: fixture::IDLE,
         on_down: bytes.one_of(&[OnDown::Remap, OnDown::Keep]),
         is_tracked: bytes.one_of(&[false, true]),

@@ -85,6 +85,7 @@ pub fn desired(interfaces: Interfaces) -> Desired {
             forward,
             gue_port: 6080,
             mss: None,
+            toa: false,
             idle: IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,
@@ -144,6 +145,11 @@ pub fn desired(interfaces: Interfaces) -> Desired {
     ] {
         let service = service(vip, Tcp, forward, &[(backend, Some(way))]);
         services.insert(name.into(), Service { mss: Some(mss::MSS), ..service });
+    }
+    for (name, vip, backend) in [("toa", "10.200.5.4:80", "10.0.2.43:8080"), ("toa-v6", "[fd00:0:0:5::4]:80", "[fd02::43]:8080")]
+    {
+        let service = service(vip, Tcp, Fullnat, &[(backend, Some(far))]);
+        services.insert(name.into(), Service { toa: true, ..service });
     }
     let many: Vec<String> = (1..=5).map(|i| format!("10.0.4.{i}:80")).collect();
     let many: Vec<_> = many.iter().map(|endpoint| (endpoint.as_str(), Some(near))).collect();

@@ -1,13 +1,13 @@
 //! Conversations by full NAT. What stands for a client is not known before its first packet has left, so these are no single cases.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::Verdict;
 use lb_user::pool::Pool;
 
 use super::Outcome;
 use super::cases::to_vip;
-use super::fixture::{CLIENT, CLIENT_V6, FAR, GATEWAY, OURS, OURS_INSIDE};
+use super::fixture::{FAR, GATEWAY, OURS, OURS_INSIDE};
 use super::packets::{self, Content, Flags, Frame, frame, patched, tcp, udp};
 
 /// One machine with the fixture's tables: what becomes of a packet.
@@ -107,6 +107,59 @@ pub fn check(run: Run<'_>) {
     assert!(addresses[0] == addresses[2] && addresses[1] == addresses[3], "a client has one source address: {addresses:?}");
     assert_ne!(sources[0], sources[2], "each session has a port of its own");
     check_edges(run, tcp4, &sources[0]);
+    check_toa(run);
+}
+
+/// The option that names a client, of either family.
+fn toa(client: &str) -> Vec<u8> {
+    let client: SocketAddr = client.parse().expect("an address and a port");
+    let address = match client.ip() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    [&[254, 4 + address.len() as u8], &client.port().to_be_bytes()[..], &address].concat()
+}
+
+/// Segments without data to a backend that is told who its clients are.
+fn check_toa(run: Run<'_>) {
+    let linux = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
+    let (timestamps, padded) = ([1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8], |len: usize| vec![1; len]);
+    for (vip, backend, client) in
+        [("10.200.5.4:80", "10.0.2.43:8080", "10.9.0.100:40000"), ("[fd00:0:0:5::4]:80", "[fd02::43]:8080", "[fd09::100]:40000")]
+    {
+        let option = toa(client);
+        let room = 40 - option.len();
+        let content = |flags, payload: &[u8]| Content::Tcp { flags, payload: payload.to_vec() };
+        // What came, what leaves in front of that, and how.
+        let told = [
+            ("a SYN without options", content(Flags::Syn, b""), vec![]),
+            ("a SYN as Linux sends it", content(Flags::Syn, b""), linux.to_vec()),
+            ("an acknowledgement", content(Flags::Ack, b""), timestamps.to_vec()),
+            ("an end", content(Flags::Fin, b""), timestamps.to_vec()),
+            ("one with just enough room", content(Flags::Ack, b""), padded(room)),
+        ];
+        let left_alone = [
+            ("a segment with data", content(Flags::Ack, b"GET /"), timestamps.to_vec()),
+            ("a SYN with data", content(Flags::Syn, b"GET /"), linux.to_vec()),
+            ("a reset", content(Flags::Rst, b""), vec![]),
+            ("one without room", content(Flags::Ack, b""), padded(room + 4)),
+        ];
+        let told = told.into_iter().map(|(name, content, options)| (name, content, [&option, &*options].concat(), options));
+        let left_alone = left_alone.into_iter().map(|(name, content, options)| (name, content, options.clone(), options));
+        for (name, content, leaves, came) in told.chain(left_alone) {
+            for vlans in [&[][..], &[10], &[10, 20]] {
+                let name = format!("TOA from {client} in {} tags: {name}", vlans.len());
+                let packet = to_vip(vip, content.clone()).vlans(vlans);
+                let outcome = run(&packet.clone().tcp_options(&came).bytes());
+                assert_eq!(outcome.verdict, Verdict::Redirect, "{name}");
+                let left = packet.macs(OURS_INSIDE, FAR).from(&source(&outcome.frame).to_string()).to(backend).ttl(63);
+                let left = left.tcp_options(&leaves).bytes();
+                assert!(outcome.frame == left, "{name}:\n  got      {:02x?}\n  expected {left:02x?}", outcome.frame);
+            }
+        }
+    }
+    let behind_options = to_vip("10.200.5.4:80", tcp(Flags::Ack)).options(&[1; 8]);
+    sends(run, "TOA: IPv4 options are left alone", &behind_options, "10.0.2.43:8080");
 }
 
 fn answers_unusual(run: Run<'_>, content: Content, backend: &str, source: &str, vip: &str, client: &str) {
@@ -171,7 +224,6 @@ fn check_edges(run: Run<'_>, (vip, backend, _): (&str, &str, &str), source: &str
     untouched(run, "the host would take it for forged", &bridged, Verdict::NoBackend);
     let unknown = frame(ROUTER, "10.200.5.1", about(vip, "10.9.0.100:1", tcp(Flags::Ack), 8));
     untouched(run, "an error about a connection that is over", &unknown, Verdict::NoBackend);
-    let _ = (CLIENT, CLIENT_V6);
 }
 
 /// Opens connections from one client until one is refused; how many there were.

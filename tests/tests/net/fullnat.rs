@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use xlb_tests::frames::Capture;
 use xlb_tests::wrk::Wrk;
 use xlb_tests::{Backend, Connections, Daemon, Network, http, udp, until};
 
@@ -85,6 +86,53 @@ fn a_backend_may_be_a_client_of_its_own_service() -> Result<()> {
             ensure!(udp.len() == 2, "UDP by way of {address} reached {udp:?}");
         }
     }
+    daemon.stop()
+}
+
+/// The client that a segment's TOA option names, and what the segment is for.
+fn told(frame: &[u8]) -> Result<(Option<SocketAddr>, bool, usize)> {
+    let packet = etherparse::SlicedPacket::from_ethernet(frame)?;
+    let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else { anyhow::bail!("no TCP: {frame:02x?}") };
+    // It comes first, or not at all.
+    let named = match *tcp.options() {
+        [254, 8, p0, p1, a0, a1, a2, a3, ..] => Some(([a0, a1, a2, a3].into(), [p0, p1])),
+        [254, 20, p0, p1, ref rest @ ..] => rest.first_chunk::<16>().map(|address| (IpAddr::from(*address), [p0, p1])),
+        _ => None,
+    };
+    let named = named.map(|(address, port)| SocketAddr::new(address, u16::from_be_bytes(port)));
+    Ok((named, tcp.syn(), tcp.payload().len()))
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_backend_is_told_by_a_tcp_option_who_its_client_is() -> Result<()> {
+    let network = network(1)?;
+    let _backends = Backend::start_all(&network, 80, &[])?;
+    let services = tcp_and_udp_on_both_families(&network, "fullnat");
+    let services = POOL.to_owned() + &services.replace("protocol = \"tcp\"\n", "protocol = \"tcp\"\ntoa = true\n");
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    let backend = &network.backends[0].netns;
+    for (name, address, pool) in [("web", vip(), "10.2.0.200"), ("web6", vip_v6(), "fd02::200")] {
+        wait_serving(&daemon, name, 1)?;
+        let capture = Capture::start(backend, "eth0", &format!("tcp and src host {pool}"))?;
+        let source = SocketAddr::new(if address.is_ipv4() { network.client.v4.into() } else { network.client.v6.into() }, 40_404);
+        let answer = http::get_from(&network.client.netns, source, &url(address, 80))?;
+        ensure!(answer.status == 200, "{answer:?}");
+        // A SYN, the acknowledgement of the answer to it, and the request.
+        let frames = capture.wait_for(3, LIMIT)?;
+        let told = frames.iter().map(|frame| told(frame)).collect::<Result<Vec<_>>>()?;
+        let (syn, acknowledged) = (told[0], told[1]);
+        ensure!(syn == (Some(source), true, 0), "{told:?}");
+        ensure!(acknowledged == (Some(source), false, 0), "{told:?}");
+        let with_data: Vec<_> = told.iter().filter(|(_, _, len)| *len > 0).collect();
+        ensure!(!with_data.is_empty() && with_data.iter().all(|(named, ..)| named.is_none()), "{told:?}");
+    }
+    // Long transfers, whose acknowledgements all have it.
+    let connections =
+        Connections::open(&network.client.netns, (vip(), 80).into(), 50, Duration::from_millis(10), Duration::from_secs(2))?;
+    until(LIMIT, "connections to go on", || Ok((connections.exchanges() > 1_000).then_some(())))?;
+    let broken = connections.close()?;
+    ensure!(broken.is_empty(), "{broken:?}");
     daemon.stop()
 }
 

@@ -74,6 +74,7 @@ impl Kind {
             forward: self.forward,
             gue_port: 6080,
             mss: None,
+            toa: false,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,

@@ -182,6 +182,7 @@ impl<'b, B: Balancer> World<'b, B> {
                 forward: Forward::Dsr,
                 gue_port: 6080,
                 mss: None,
+                toa: false,
                 idle: idle(protocol),
                 on_down: self.setting.on_down,
                 is_tracked: self.setting.is_tracked,

@@ -40,6 +40,7 @@ fn desired(weights: &[u16], alive: &[bool]) -> Desired {
         forward: Forward::Dsr,
         gue_port: 6080,
         mss: None,
+        toa: false,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,

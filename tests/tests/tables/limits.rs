@@ -21,6 +21,7 @@ fn service(vip: Ipv4Addr, forward: Forward, backends: impl IntoIterator<Item = S
         forward,
         gue_port: 6080,
         mss: None,
+        toa: false,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,

@@ -38,6 +38,7 @@ fn desired(port: u16, backends: impl IntoIterator<Item = (SocketAddr, Backend)>)
         forward: Forward::Nat,
         gue_port: 6080,
         mss: None,
+        toa: false,
         idle: fixture::IDLE,
         on_down: OnDown::Remap,
         is_tracked: false,

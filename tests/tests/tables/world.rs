@@ -205,6 +205,7 @@ impl Spec {
             forward: self.forward,
             gue_port: 6080,
             mss: None,
+            toa: false,
             idle: fixture::IDLE,
             on_down: OnDown::Remap,
             is_tracked: false,

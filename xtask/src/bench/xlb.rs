@@ -159,6 +159,7 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
         forward,
         gue_port,
         mss: None,
+        toa: false,
         idle,
         on_down,
         is_tracked: false,

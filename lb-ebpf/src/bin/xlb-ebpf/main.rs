@@ -78,6 +78,8 @@ parts! {
     xlb_v6() = Part::V6, Part::V6 => [];
     xlb_clamp_v4() = Part::ClampV4, Part::ClampV4 => [];
     xlb_clamp_v6() = Part::ClampV6, Part::ClampV6 => [];
+    xlb_toa_v4() = Part::ToaV4, Part::ToaV4 => [];
+    xlb_toa_v6() = Part::ToaV6, Part::ToaV6 => [];
     xlb_quic_v4() = Part::QuicV4, Part::QuicV4 => [];
     xlb_quic_v6() = Part::QuicV6, Part::QuicV6 => [];
     xlb_fullnat_v4() = Part::FullnatV4, Part::FullnatV4 => [];

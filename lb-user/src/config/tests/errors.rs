@@ -145,7 +145,7 @@ ttl = 5
             14 | backends = []
                | ^^^^^^^^ did you mean `backend`?
                |
-               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, mss, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, quic, failback, minimum, panic, slow_start, zones, sorry
+               = help: known here are name, vip, port, protocol, algorithm, client_prefix, max_load, forward, gue_port, mss, toa, idle, on_down, track, health_mode, health, admission, backend, dns, file, docker, quic, failback, minimum, panic, slow_start, zones, sorry
 
             error: unknown key `intervall` in [service.health]
               --> xlb.toml:16:1
@@ -631,6 +631,34 @@ address = "10.0.1.1"
                = help: remove `mss`, or use `protocol = "tcp"`
 
             error: xlb.toml: 2 problems"#]],
+    );
+}
+
+#[test]
+fn who_sees_clients_needs_no_option_that_names_them() {
+    check(
+        r#"
+[xdp]
+interfaces = ["eth0"]
+[[service]]
+name = "web"
+vip = "192.0.2.1"
+port = 80
+forward = "nat"
+toa = true
+[[service.backend]]
+address = "10.0.1.1"
+"#,
+        expect![[r#"
+            error: a TCP option that nobody needs
+             --> xlb.toml:9:7
+              |
+            9 | toa = true
+              |       ^^^^ only fullnat hides clients from backends
+              |
+              = help: remove `toa`, or use `protocol = "tcp"` and `forward = "fullnat"`
+
+            error: xlb.toml: 1 problem"#]],
     );
 }
 
