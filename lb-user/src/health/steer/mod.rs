@@ -13,6 +13,7 @@
 //! whatever flushes rules, or takes an interface down and up, is mended with the next probe, and no event need be followed.
 
 mod actor;
+mod kernel;
 mod messages;
 
 use std::io;
