@@ -5,21 +5,22 @@ use std::net::IpAddr;
 
 use tokio::sync::mpsc;
 
-use super::kernel::{Kernel, Leads};
-use super::{Mark, N_TABLES, Order, Range, Trouble};
+use super::kernel::{Exit, Kernel, Leads, Link};
+use super::tunnel::Tunnel;
+use super::{Goal, Mark, N_TABLES, Order, Range, Trouble, Way, frame};
 
 pub async fn run(range: Range, mut asked: mpsc::UnboundedReceiver<Order>) {
-    let mut steerer = Steerer { range, kernel: None, seats: BTreeMap::new() };
+    let mut steerer = Steerer { range, kernel: None, tunnel: None, seats: BTreeMap::new() };
     // A killed daemon's; and if they cannot be claimed, they are another's who lives.
-    if let Ok(kernel) = steerer.kernel().await {
+    if let Ok(kernel) = steerer.kernel() {
         kernel.sweep(range).await;
     }
     while let Some(order) = asked.recv().await {
         match order {
             // Who asked may have gone.
-            Order::Aim { vip, backend, answer } => drop(answer.send(steerer.aim(vip, backend).await)),
-            Order::Lease { backend } => steerer.lease(backend),
-            Order::Release { backend } => steerer.release(backend).await,
+            Order::Aim { vip, goal, answer } => drop(answer.send(steerer.aim(vip, goal).await)),
+            Order::Lease { goal } => steerer.lease(goal),
+            Order::Release { goal } => steerer.release(goal).await,
             Order::End { answer } => {
                 steerer.end().await;
                 let _ = answer.send(());
@@ -32,82 +33,154 @@ pub async fn run(range: Range, mut asked: mpsc::UnboundedReceiver<Order>) {
 struct Steerer {
     range: Range,
     kernel: Option<Kernel>,
-    seats: BTreeMap<IpAddr, Seat>,
+    /// While a backend behind a tunnel has a seat.
+    tunnel: Option<Tunnel>,
+    seats: BTreeMap<Goal, Seat>,
 }
 
-/// What a backend's address has.
+/// What a backend has, by one of the ways.
+#[derive(Default)]
 struct Seat {
     /// `None` where all were taken.
     table: Option<u32>,
-    is_made: bool,
+    /// For which families of VIPs there may be a rule and routes: `true` is IPv4. Through a tunnel, that need not be the backend's.
+    made: BTreeSet<bool>,
     n_leases: usize,
 }
 
 impl Steerer {
-    async fn kernel(&mut self) -> Result<&mut Kernel, Trouble> {
+    fn kernel(&mut self) -> Result<&mut Kernel, Trouble> {
         match &mut self.kernel {
             Some(kernel) => Ok(kernel),
             none => Ok(none.insert(Kernel::claim(self.range)?)),
         }
     }
 
-    fn lease(&mut self, backend: IpAddr) {
+    fn lease(&mut self, goal: Goal) {
         let free = || {
             let taken: BTreeSet<u32> = self.seats.values().filter_map(|seat| seat.table).collect();
             let mut tables = (0..N_TABLES).map(|n| self.range.first_table.saturating_add(n));
             tables.find(|table| !taken.contains(table))
         };
-        let table = match self.seats.get(&backend).and_then(|seat| seat.table) {
+        let table = match self.seats.get(&goal).and_then(|seat| seat.table) {
             Some(table) => Some(table),
             None => free(),
         };
-        let seat = self.seats.entry(backend).or_insert(Seat { table: None, is_made: false, n_leases: 0 });
+        let seat = self.seats.entry(goal).or_default();
         seat.table = table;
         seat.n_leases += 1;
     }
 
-    async fn release(&mut self, backend: IpAddr) {
-        let Some(seat) = self.seats.get_mut(&backend) else { return };
+    async fn release(&mut self, goal: Goal) {
+        let Some(seat) = self.seats.get_mut(&goal) else { return };
         seat.n_leases -= 1;
         if seat.n_leases > 0 {
             return;
         }
-        let seat = self.seats.remove(&backend);
-        let made = seat.filter(|seat| seat.is_made).and_then(|seat| seat.table);
-        if let (Some(table), Some(kernel)) = (made, &mut self.kernel) {
-            kernel.remove(backend.is_ipv4(), table, self.range.priority).await;
+        if let Some(seat) = self.seats.remove(&goal) {
+            self.clear(goal, &seat).await;
+        }
+        let is_needed = self.seats.keys().any(|goal| goal.way != Way::Direct);
+        if let Some(tunnel) = self.tunnel.take_if(|_| !is_needed) {
+            tunnel.close().await;
         }
     }
 
-    async fn aim(&mut self, vip: IpAddr, backend: IpAddr) -> Result<Mark, Trouble> {
+    /// Where the seat's table has to lead packets of this family. `None` while the device for that is not there.
+    fn exit(&self, goal: Goal, table: u32, is_v4: bool) -> Option<Exit> {
+        if goal.way == Way::Direct {
+            return Some(Exit { gateway: goal.backend, link: None });
+        }
+        let number = self.range.number(table);
+        let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_open())?;
+        let link = Link { ifindex: tunnel.ifindex(), mac: frame::mac(number) };
+        Some(Exit { gateway: frame::gateway(number, is_v4), link: Some(link) })
+    }
+
+    async fn aim(&mut self, vip: IpAddr, goal: Goal) -> Result<Mark, Trouble> {
         let priority = self.range.priority;
-        let seat = self.seats.get(&backend).ok_or(Trouble::Ending)?;
-        let (table, is_made) = (seat.table.ok_or(Trouble::NoTableLeft)?, seat.is_made);
-        let kernel = self.kernel().await?;
-        if is_made && kernel.leads_to(vip, backend, table).await? == Leads::There {
+        let seat = self.seats.get(&goal).ok_or(Trouble::Ending)?;
+        let table = seat.table.ok_or(Trouble::NoTableLeft)?;
+        if seat.made.contains(&vip.is_ipv4()) && self.leads(vip, goal, table).await? == Leads::There {
             return Ok(Mark(table));
         }
-        let made = kernel.make(backend, table, priority).await;
-        if let Some(seat) = self.seats.get_mut(&backend) {
-            // Half of it may be there.
-            seat.is_made = true;
-        }
-        made?;
-        match self.kernel().await?.leads_to(vip, backend, table).await? {
+        self.make(vip, goal, table).await?;
+        match self.leads(vip, goal, table).await? {
             Leads::There => Ok(Mark(table)),
             Leads::Here => Err(Trouble::VipIsLocal { vip }),
             Leads::Elsewhere => Err(Trouble::TakenByOthers { vip, mark: table, priority }),
         }
     }
 
-    async fn end(&mut self) {
-        let priority = self.range.priority;
-        let seats = std::mem::take(&mut self.seats);
-        let Some(kernel) = &mut self.kernel else { return };
-        for (backend, seat) in seats.into_iter().filter(|(_, seat)| seat.is_made) {
-            if let Some(table) = seat.table {
-                kernel.remove(backend.is_ipv4(), table, priority).await;
+    async fn leads(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<Leads, Trouble> {
+        match self.exit(goal, table, vip.is_ipv4()) {
+            Some(exit) => self.kernel()?.leads_to(vip, exit, table).await,
+            None => Ok(Leads::Elsewhere),
+        }
+    }
+
+    async fn make(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<(), Trouble> {
+        let (is_v4, priority) = (vip.is_ipv4(), self.range.priority);
+        self.kernel()?;
+        let mut source = None;
+        if goal.way != Way::Direct {
+            self.open_tunnel(goal, self.range.number(table), is_v4).await?;
+            // Of the other family, the kernel chooses among all that this machine has.
+            if goal.backend.is_ipv4() == is_v4 {
+                source = self.kernel()?.source_towards(goal.backend).await?;
             }
+        }
+        let exit = self.exit(goal, table, is_v4).ok_or(Trouble::DeviceLost)?;
+        if let Some(seat) = self.seats.get_mut(&goal) {
+            // Half of it may be there if that fails.
+            seat.made.insert(is_v4);
+        }
+        self.kernel()?.make(exit, source, table, priority).await
+    }
+
+    /// Has packets with this number go to the backend, by a device that is made if it is not there.
+    async fn open_tunnel(&mut self, goal: Goal, number: u16, is_v4: bool) -> Result<(), Trouble> {
+        if !self.has_device().await? {
+            let tunnel = self.tunnel.insert(Tunnel::open()?);
+            let ifindex = tunnel.ifindex();
+            self.kernel()?.bring_up(ifindex).await?;
+        }
+        self.tunnel.as_mut().ok_or(Trouble::DeviceLost)?.lead(number, is_v4, goal)
+    }
+
+    /// Whether there is a device; one that was taken down is up again then.
+    async fn has_device(&mut self) -> Result<bool, Trouble> {
+        // Of a device that is deleted, the task that reads from it hears nothing.
+        let Some(ifindex) = self.tunnel.as_ref().filter(|tunnel| tunnel.is_open()).map(Tunnel::ifindex) else { return Ok(false) };
+        match self.kernel()?.bring_up(ifindex).await {
+            Err(Trouble::DeviceLost) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Removes what a seat has.
+    async fn clear(&mut self, goal: Goal, seat: &Seat) {
+        let Some(table) = seat.table else { return };
+        let (number, priority) = (self.range.number(table), self.range.priority);
+        for &is_v4 in &seat.made {
+            let exit = self.exit(goal, table, is_v4);
+            let Some(kernel) = &mut self.kernel else { return };
+            kernel.remove(is_v4, table, priority).await;
+            if let Some(Exit { gateway, link: Some(link) }) = exit {
+                kernel.remove_neighbour(link, gateway).await;
+            }
+        }
+        if let Some(tunnel) = self.tunnel.as_ref().filter(|_| goal.way != Way::Direct) {
+            tunnel.forget(number);
+        }
+    }
+
+    async fn end(&mut self) {
+        for (goal, seat) in std::mem::take(&mut self.seats) {
+            self.clear(goal, &seat).await;
+        }
+        if let Some(tunnel) = self.tunnel.take() {
+            tunnel.close().await;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
 use netlink_packet_route::rule::RuleMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
@@ -14,6 +15,22 @@ use tracing::{debug, warn};
 use super::{Range, Trouble, messages};
 use crate::error::chain;
 use crate::nexthop::{NextHopError, Requests, Route, route_in, route_refused};
+
+/// The one way out of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exit {
+    /// Of the VIP's family. The backend itself, or a tunnel's gateway, which is nowhere.
+    pub gateway: IpAddr,
+    /// Where a tunnel's gateway is. `None` where the gateway's own network says it.
+    pub link: Option<Link>,
+}
+
+/// The device for probes into tunnels, and which address on it stands for the backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+}
 
 /// Where packets for a VIP would go.
 #[derive(PartialEq, Eq)]
@@ -42,26 +59,84 @@ impl Kernel {
         Ok(Self { requests: Requests::open(NETLINK_ROUTE)?, _claim: claim })
     }
 
-    pub async fn leads_to(&mut self, vip: IpAddr, backend: IpAddr, mark: u32) -> Result<Leads, Trouble> {
-        let answer = self.requests.get("look up a route", messages::question(vip, mark)).await;
-        let route = match answer {
-            Ok(answer) => answer.and_then(|answer| route_in(vip, &answer)),
-            Err(NextHopError::Refused { request, source }) => match route_refused(&source) {
-                Some(route) => Some(route),
-                None => return Err(NextHopError::Refused { request, source }.into()),
-            },
-            Err(error) => return Err(error.into()),
+    /// Where packets for a VIP with this mark would go, of the exit and of everywhere else.
+    ///
+    /// # Errors
+    /// Into a tunnel they would go from an address that cannot be answered.
+    pub async fn leads_to(&mut self, vip: IpAddr, exit: Exit, mark: u32) -> Result<Leads, Trouble> {
+        let route = self.route(vip, mark).await?;
+        let is_there = match (route, exit.link) {
+            (Some(Route::Local), _) => return Ok(Leads::Here),
+            (Some(Route::Via { neighbour, .. }), None) => neighbour == exit.gateway,
+            (Some(Route::Via { neighbour, ifindex, source, .. }), Some(link))
+                if neighbour == exit.gateway && ifindex == link.ifindex =>
+            {
+                if !source.is_some_and(can_be_answered) {
+                    return Err(Trouble::NoSource { vip });
+                }
+                self.has_neighbour(link, exit.gateway).await?
+            }
+            _ => false,
         };
-        Ok(match route {
-            Some(Route::Via { neighbour, .. }) if neighbour == backend => Leads::There,
-            Some(Route::Local) => Leads::Here,
-            _ => Leads::Elsewhere,
+        Ok(if is_there { Leads::There } else { Leads::Elsewhere })
+    }
+
+    /// `None` where the answer makes no sense.
+    async fn route(&mut self, address: IpAddr, mark: u32) -> Result<Option<Route>, Trouble> {
+        match self.requests.get("look up a route", messages::question(address, mark)).await {
+            Ok(answer) => Ok(answer.and_then(|answer| route_in(address, &answer))),
+            Err(NextHopError::Refused { request, source }) => match route_refused(&source) {
+                Some(route) => Ok(Some(route)),
+                None => Err(NextHopError::Refused { request, source }.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn has_neighbour(&mut self, link: Link, gateway: IpAddr) -> Result<bool, Trouble> {
+        match self.requests.get("look up a neighbour", messages::neighbour_question(link, gateway)).await {
+            Ok(Some(RouteNetlinkMessage::NewNeighbour(found))) => {
+                let mac = NeighbourAttribute::LinkLayerAddress(link.mac.to_vec());
+                Ok(found.header.state == NeighbourState::Permanent && found.attributes.contains(&mac))
+            }
+            Ok(_) => Ok(false),
+            Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// This machine's address that packets to a backend are from, by which it can answer.
+    pub async fn source_towards(&mut self, backend: IpAddr) -> Result<Option<IpAddr>, Trouble> {
+        Ok(match self.route(backend, 0).await? {
+            Some(Route::Via { source, .. }) => source,
+            _ => None,
         })
     }
 
+    /// Brings the device for probes into tunnels up, as it has to be.
+    ///
+    /// # Errors
+    /// [`Trouble::DeviceLost`] if it is gone.
+    pub async fn bring_up(&mut self, ifindex: u32) -> Result<(), Trouble> {
+        match self.requests.act("set a device's MTU", 0, RouteNetlinkMessage::SetLink(messages::size(ifindex))).await {
+            Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NODEV) => {
+                return Err(Trouble::DeviceLost);
+            }
+            done => done?,
+        }
+        let quiet = RouteNetlinkMessage::SetLink(messages::without_addresses(ifindex));
+        // Refused where there is no IPv6, and so no addresses either.
+        if let Err(error) = self.requests.act("keep a device without addresses", 0, quiet).await {
+            debug!(error = chain(&error), "steering: the device for probes into tunnels may have addresses");
+        }
+        Ok(self.requests.act("bring a device up", 0, RouteNetlinkMessage::SetLink(messages::up(ifindex))).await?)
+    }
+
+    /// Everything with this mark, of the exit's family, goes by the exit, or nowhere.
+    ///
     /// The rule first: a daemon that is killed here leaves nothing that the next one would not find by its rule.
-    pub async fn make(&mut self, backend: IpAddr, table: u32, priority: u32) -> Result<(), Trouble> {
-        let is_v4 = backend.is_ipv4();
+    pub async fn make(&mut self, exit: Exit, source: Option<IpAddr>, table: u32, priority: u32) -> Result<(), Trouble> {
+        let is_v4 = exit.gateway.is_ipv4();
         let rule = RouteNetlinkMessage::NewRule(messages::rule(is_v4, table, priority));
         match self.requests.act("add a rule", NLM_F_CREATE | NLM_F_EXCL, rule).await {
             Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::EXIST) => {}
@@ -69,17 +144,30 @@ impl Kernel {
         }
         let route = RouteNetlinkMessage::NewRoute(messages::no_way(is_v4, table));
         self.requests.act("add a route", NLM_F_CREATE | NLM_F_REPLACE, route).await?;
-        let route = RouteNetlinkMessage::NewRoute(messages::way(table, backend));
+        if let Some(link) = exit.link {
+            let neighbour = RouteNetlinkMessage::NewNeighbour(messages::neighbour(link, exit.gateway));
+            self.requests.act("add a neighbour", NLM_F_CREATE | NLM_F_REPLACE, neighbour).await?;
+        }
+        let route = RouteNetlinkMessage::NewRoute(messages::way(table, exit, source));
         match self.requests.act("add a route", NLM_F_CREATE | NLM_F_REPLACE, route).await {
             // IPv4 and IPv6 say each in its own way that the gateway is not beside us; and so they do when its interface is down.
             Err(NextHopError::Refused { source, .. })
-                if [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::NETDOWN]
-                    .map(Some)
-                    .contains(&Errno::from_io_error(&source)) =>
+                if exit.link.is_none()
+                    && [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::NETDOWN]
+                        .map(Some)
+                        .contains(&Errno::from_io_error(&source)) =>
             {
-                Err(Trouble::NotOnLink { backend })
+                Err(Trouble::NotOnLink { backend: exit.gateway })
             }
             done => Ok(done?),
+        }
+    }
+
+    /// The gateway's address on the device, if the device is still there.
+    pub async fn remove_neighbour(&mut self, link: Link, gateway: IpAddr) {
+        let neighbour = RouteNetlinkMessage::DelNeighbour(messages::neighbour(link, gateway));
+        if let Err(error) = self.requests.act("remove a neighbour", 0, neighbour).await {
+            debug!(error = chain(&error), "steering: a neighbour was gone");
         }
     }
 
@@ -136,5 +224,13 @@ impl Kernel {
                 }
             }
         }
+    }
+}
+
+/// Where IPv6 has no other, the kernel takes an address that holds on another link only.
+fn can_be_answered(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(source) => !source.is_unspecified(),
+        IpAddr::V6(source) => !source.is_unspecified() && !source.is_unicast_link_local(),
     }
 }
