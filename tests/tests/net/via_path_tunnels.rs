@@ -116,6 +116,12 @@ fn one_backend_is_asked_by_every_way_that_leads_to_it() -> Result<()> {
     for name in ["dsr", "ipip", "gue"] {
         wait_serving(&daemon, name, 1)?;
     }
+    // The backend answers the address that it is reached from, whichever that is now.
+    lb.ip(&["addr add 10.2.0.3/24 dev eth0", "route change 10.2.0.0/24 dev eth0 proto kernel scope link src 10.2.0.3"])?;
+    until(LIMIT, "all ways to be from the other address", || {
+        Ok((routing(lb)?.matches("src 10.2.0.3 onlink").count() == 3).then_some(()))
+    })
+    .with_context(|| routing(lb).unwrap_or_default())?;
     daemon.stop()
 }
 

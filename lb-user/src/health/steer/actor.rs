@@ -86,15 +86,25 @@ impl Steerer {
         }
     }
 
-    /// Where the seat's table has to lead packets of this family. `None` while the device for that is not there.
-    fn exit(&self, goal: Goal, table: u32, is_v4: bool) -> Option<Exit> {
-        if goal.way == Way::Direct {
-            return Some(Exit { gateway: goal.backend, link: None });
-        }
-        let number = self.range.number(table);
+    /// The device, and what stands for the seat on it. `None` while it is not there.
+    fn link(&self, table: u32) -> Option<Link> {
         let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_open())?;
-        let link = Link { ifindex: tunnel.ifindex(), mac: frame::mac(number) };
-        Some(Exit { gateway: frame::gateway(number, is_v4), link: Some(link) })
+        Some(Link { ifindex: tunnel.ifindex(), mac: frame::mac(self.range.number(table)) })
+    }
+
+    /// Where the seat's table has to lead packets for the VIP. `None` while the device for that is not there.
+    async fn exit(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<Option<Exit>, Trouble> {
+        if goal.way == Way::Direct {
+            return Ok(Some(Exit { gateway: goal.backend, link: None, source: None }));
+        }
+        let Some(link) = self.link(table) else { return Ok(None) };
+        // Of the other family, the kernel chooses among all that this machine has.
+        let source = match goal.backend.is_ipv4() == vip.is_ipv4() {
+            true => self.kernel()?.source_towards(goal.backend).await?,
+            false => None,
+        };
+        let gateway = frame::gateway(self.range.number(table), vip.is_ipv4());
+        Ok(Some(Exit { gateway, link: Some(link), source }))
     }
 
     async fn aim(&mut self, vip: IpAddr, goal: Goal) -> Result<Mark, Trouble> {
@@ -113,7 +123,7 @@ impl Steerer {
     }
 
     async fn leads(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<Leads, Trouble> {
-        match self.exit(goal, table, vip.is_ipv4()) {
+        match self.exit(vip, goal, table).await? {
             Some(exit) => self.kernel()?.leads_to(vip, exit, table).await,
             None => Ok(Leads::Elsewhere),
         }
@@ -122,20 +132,15 @@ impl Steerer {
     async fn make(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<(), Trouble> {
         let (is_v4, priority) = (vip.is_ipv4(), self.range.priority);
         self.kernel()?;
-        let mut source = None;
         if goal.way != Way::Direct {
             self.open_tunnel(goal, self.range.number(table), is_v4).await?;
-            // Of the other family, the kernel chooses among all that this machine has.
-            if goal.backend.is_ipv4() == is_v4 {
-                source = self.kernel()?.source_towards(goal.backend).await?;
-            }
         }
-        let exit = self.exit(goal, table, is_v4).ok_or(Trouble::DeviceLost)?;
+        let exit = self.exit(vip, goal, table).await?.ok_or(Trouble::DeviceLost)?;
         if let Some(seat) = self.seats.get_mut(&goal) {
             // Half of it may be there if that fails.
             seat.made.insert(is_v4);
         }
-        self.kernel()?.make(exit, source, table, priority).await
+        self.kernel()?.make(exit, table, priority).await
     }
 
     /// Has packets with this number go to the backend, by a device that is made if it is not there.
@@ -162,12 +167,12 @@ impl Steerer {
     async fn clear(&mut self, goal: Goal, seat: &Seat) {
         let Some(table) = seat.table else { return };
         let (number, priority) = (self.range.number(table), self.range.priority);
+        let link = self.link(table).filter(|_| goal.way != Way::Direct);
         for &is_v4 in &seat.made {
-            let exit = self.exit(goal, table, is_v4);
             let Some(kernel) = &mut self.kernel else { return };
             kernel.remove(is_v4, table, priority).await;
-            if let Some(Exit { gateway, link: Some(link) }) = exit {
-                kernel.remove_neighbour(link, gateway).await;
+            if let Some(link) = link {
+                kernel.remove_neighbour(link, frame::gateway(number, is_v4)).await;
             }
         }
         if let Some(tunnel) = self.tunnel.as_ref().filter(|_| goal.way != Way::Direct) {

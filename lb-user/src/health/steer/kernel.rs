@@ -23,6 +23,8 @@ pub struct Exit {
     pub gateway: IpAddr,
     /// Where a tunnel's gateway is. `None` where the gateway's own network says it.
     pub link: Option<Link>,
+    /// What packets are from, unless they say so themselves; `None` leaves it to the kernel.
+    pub source: Option<IpAddr>,
 }
 
 /// The device for probes into tunnels, and which address on it stands for the backend.
@@ -74,7 +76,7 @@ impl Kernel {
                 if !source.is_some_and(can_be_answered) {
                     return Err(Trouble::NoSource { vip });
                 }
-                self.has_neighbour(link, exit.gateway).await?
+                exit.source.is_none_or(|wanted| source == Some(wanted)) && self.has_neighbour(link, exit.gateway).await?
             }
             _ => false,
         };
@@ -135,7 +137,7 @@ impl Kernel {
     /// Everything with this mark, of the exit's family, goes by the exit, or nowhere.
     ///
     /// The rule first: a daemon that is killed here leaves nothing that the next one would not find by its rule.
-    pub async fn make(&mut self, exit: Exit, source: Option<IpAddr>, table: u32, priority: u32) -> Result<(), Trouble> {
+    pub async fn make(&mut self, exit: Exit, table: u32, priority: u32) -> Result<(), Trouble> {
         let is_v4 = exit.gateway.is_ipv4();
         let rule = RouteNetlinkMessage::NewRule(messages::rule(is_v4, table, priority));
         match self.requests.act("add a rule", NLM_F_CREATE | NLM_F_EXCL, rule).await {
@@ -148,7 +150,7 @@ impl Kernel {
             let neighbour = RouteNetlinkMessage::NewNeighbour(messages::neighbour(link, exit.gateway));
             self.requests.act("add a neighbour", NLM_F_CREATE | NLM_F_REPLACE, neighbour).await?;
         }
-        let route = RouteNetlinkMessage::NewRoute(messages::way(table, exit, source));
+        let route = RouteNetlinkMessage::NewRoute(messages::way(table, exit));
         match self.requests.act("add a route", NLM_F_CREATE | NLM_F_REPLACE, route).await {
             // IPv4 and IPv6 say each in its own way that the gateway is not beside us; and so they do when its interface is down.
             Err(NextHopError::Refused { source, .. })

@@ -46,8 +46,8 @@ pub fn own_table(rule: &RuleMessage, range: Range) -> Option<u32> {
     table.filter(|table| is_own && range.holds(*table))
 }
 
-/// Everything in the table goes this way. `source` is what it is from, unless it says itself; `None` leaves it to the kernel.
-pub fn way(table: u32, exit: Exit, source: Option<IpAddr>) -> RouteMessage {
+/// Everything in the table goes this way.
+pub fn way(table: u32, exit: Exit) -> RouteMessage {
     let mut route = default(exit.gateway.is_ipv4(), table);
     route.header.kind = RouteType::Unicast;
     route.attributes.push(RouteAttribute::Gateway(exit.gateway.into()));
@@ -56,7 +56,7 @@ pub fn way(table: u32, exit: Exit, source: Option<IpAddr>) -> RouteMessage {
         route.header.flags = RouteFlags::Onlink;
         route.attributes.push(RouteAttribute::Oif(link.ifindex));
     }
-    route.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+    route.attributes.extend(exit.source.map(|source| RouteAttribute::PrefSource(source.into())));
     route
 }
 
