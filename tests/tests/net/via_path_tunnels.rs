@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use xlb_tests::{Backend, Daemon, Netns, Network, until};
+use xlb_tests::{Backend, Daemon, Netns, Network, paths, until};
 
 use super::support::{LIMIT, Service, VIP, VIP_V6, both_vips, n_serving, vip, vip_v6, wait_serving};
 use super::tunnels::decap;
@@ -198,6 +198,10 @@ fn two_daemons_have_a_device_each_and_without_tun_no_verdict_is_passed() -> Resu
         .with_context(|| other.log())?;
     ensure!(n_serving(&other, NAMES[0])? == 0 && !other.log().contains("backend is down"), "{}", other.log());
     wait_serving(&other, OWN, 1)?;
+    let mut doctor = lb.command(without_tun[0]);
+    let report = doctor.args(&without_tun[1..]).arg(paths::xlb()?).args(["doctor", "--config"]).arg(other.config()).output()?;
+    let report = String::from_utf8(report.stdout)?;
+    ensure!(report.contains("problem  probes into tunnels: ") && report.contains("-> modprobe tun"), "{report}");
     daemon.stop()
 }
 
