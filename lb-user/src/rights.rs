@@ -15,7 +15,8 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
     (CapabilitySet::PERFMON, "the verifier's leave for pointers into tables"),
 ];
 
-/// What it needs later too: interfaces are attached at a reload, neighbours kept in use, and a ping may take a raw socket.
+/// What it needs later too: interfaces are attached at a reload, neighbours kept in use, and a ping may take a raw
+/// socket, as probes into tunnels do.
 const KEPT: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::NET_ADMIN).union(CapabilitySet::NET_RAW);
 
 /// What the main thread may take up again, for a reload that asks for another program.

@@ -109,6 +109,7 @@ impl ServiceDraft {
             protocol: protocol_value.unwrap_or(Protocol::Tcp),
             vip: vip.as_ref().map(|vip| vip.value),
             forward: forward.as_ref().map(|forward| forward.value),
+            gue_port,
         };
         let health = checks(&mut section, port_value, protocol_value, of, problems);
         // Even if the checks were refused, what is wrong with the rest is told.

@@ -7,6 +7,8 @@ use rustix::process::{Resource, getrlimit};
 use super::Check;
 use crate::config::Config;
 use crate::datapath::on_bpffs;
+use crate::error::chain;
+use crate::health::steer::{Trouble, Way, look_for_tun};
 use crate::maps::{Sizes, shape};
 
 /// The oldest kernel that has `bpf_xdp_get_buff_len`.
@@ -24,6 +26,9 @@ pub fn examine(config: Option<&Config>) -> Vec<Check> {
     let sizes = config.map_or_else(Sizes::default, Sizes::from);
     let mut checks = vec![kernel(release.trim()), rights(&status), bpffs(pin), memory(sizes)];
     checks.extend(config.map(descriptors));
+    if config.is_some_and(has_probes_into_tunnels) {
+        checks.push(tun(look_for_tun()));
+    }
     checks
 }
 
@@ -108,6 +113,19 @@ fn descriptors_for(needed: u64, limit: Option<u64>) -> Check {
     }
 }
 
+fn has_probes_into_tunnels(config: &Config) -> bool {
+    let paths = config.services.iter().flat_map(|service| &service.health.list).filter_map(|check| check.path);
+    paths.into_iter().any(|path| path.way != Way::Direct)
+}
+
+fn tun(looked: Result<(), Trouble>) -> Check {
+    let subject = "probes into tunnels";
+    match looked {
+        Ok(()) => Check::ok(subject, "there are TAP devices to send them by"),
+        Err(trouble) => Check::problem(subject, chain(&trouble).to_string(), "modprobe tun"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +163,14 @@ mod tests {
         assert_eq!(descriptors_for(1025, Some(1024)).level, Level::Warning);
         assert_eq!(descriptors_for(1024, Some(1024)).level, Level::Ok);
         assert_eq!(descriptors_for(1024, None).level, Level::Ok, "no limit");
+    }
+
+    #[test]
+    fn who_cannot_have_a_device_is_told_how_to() {
+        assert_eq!(tun(Ok(())).level, Level::Ok);
+        let check = tun(Err(Trouble::NoTun { source: std::io::ErrorKind::NotFound.into() }));
+        assert_eq!(check.level, Level::Problem);
+        assert!(check.finding.contains("/dev/net/tun") && check.finding.ends_with("not found"), "{}", check.finding);
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub async fn examine(config: &Config, links: &[LinkFacts], checks: &mut Vec<Chec
             checks.push(check);
         }
     }
-    let of_path = config.services.iter().flat_map(|service| &service.health.list).filter_map(|check| check.via_vip);
-    let of_path: BTreeSet<IpAddr> = of_path.collect();
+    let of_path = config.services.iter().flat_map(|service| &service.health.list).filter_map(|check| check.path);
+    let of_path: BTreeSet<IpAddr> = of_path.map(|path| path.vip).collect();
     checks.extend(vips.iter().filter_map(|vip| Some(answered_for(*vip, of_path.contains(vip), answers.get(vip)?))));
     checks.extend(settings(&desired, links));
 }

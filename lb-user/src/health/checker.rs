@@ -13,7 +13,7 @@ use super::breaker::{Breaker, Phase};
 use super::probe::{self, Outcome};
 use super::quota::{Quota, Seat};
 use super::state::State;
-use super::steer::Steering;
+use super::steer::{Goal, Steering};
 use super::suspicion::Suspicion;
 use super::vitals::{Row, Vitals};
 use super::window::Counts;
@@ -124,9 +124,9 @@ async fn keep_checking_all(record: Record, steering: Steering, flows: Arc<Flows>
     let record = tokio::sync::Mutex::new(record);
     let suspicions: Vec<Notify> = checks.iter().map(|_| Notify::new()).collect();
     let schedules = checks.iter().zip(&suspicions).enumerate().map(|(index, (check, suspicion))| {
-        let target = SocketAddr::new(check.via_vip.unwrap_or(backend.ip()), check.port.unwrap_or(backend.port()));
+        let target = SocketAddr::new(check.path.map_or(backend.ip(), |path| path.vip), check.port.unwrap_or(backend.port()));
         let service = &service;
-        let lease = Arc::new(check.via_vip.map(|_| steering.lease(backend.ip())));
+        let lease = Arc::new(check.path.map(|path| steering.lease(Goal { backend: backend.ip(), way: path.way })));
         let probe = move || {
             let lease = Arc::clone(&lease);
             async move {

@@ -16,7 +16,7 @@ pub mod suspicion;
 pub mod vitals;
 pub mod window;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ pub use checker::{Checker, Status, spawn};
 pub use parts::{Advice, Condition, Parts};
 pub use probe::{Dns, DnsAnswer, Grpc, Http, Login, Postgres, Redis, Role, Script, Tls, Trust, Udp};
 pub use state::State;
-pub use steer::Steering;
+pub use steer::{Path, Steering};
 
 /// The granularity of tokio's timers: a sleep may end this much later than asked.
 const TICK: Duration = Duration::from_millis(1);
@@ -106,8 +106,8 @@ pub struct Check {
     /// While a backend is down, the time from probe to probe grows up to this; `None` leaves it as it is.
     pub backoff_max: Option<Duration>,
     pub degraded: Option<Degraded>,
-    /// The VIP to ask, on the link to the backend, as clients' packets would come; `None` asks the backend's own address.
-    pub via_vip: Option<IpAddr>,
+    /// The VIP to ask, with packets that get to the backend as clients' do; `None` asks the backend's own address.
+    pub path: Option<Path>,
 }
 
 /// When a backend is too slow, though it answers in time.
@@ -131,7 +131,7 @@ impl Default for Check {
             fall: 2,
             backoff_max: None,
             degraded: None,
-            via_vip: None,
+            path: None,
         }
     }
 }

@@ -26,7 +26,8 @@ mount -t tmpfs none "$root/dev"
 for device in null zero full random urandom tty; do
     cp -a "/dev/$device" "$root/dev/$device"
 done
-mkdir "$root/dev/pts" "$root/dev/shm"
+mkdir "$root/dev/net" "$root/dev/pts" "$root/dev/shm"
+cp -a /dev/net/tun "$root/dev/net/tun"
 mount -t devpts -o newinstance,ptmxmode=666 none "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"

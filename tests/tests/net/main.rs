@@ -42,4 +42,5 @@ mod trace;
 mod tunnels;
 mod upgrade;
 mod via_path;
+mod via_path_tunnels;
 mod zones;

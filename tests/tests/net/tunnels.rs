@@ -12,7 +12,7 @@ use super::support::{Service, both_vips, tally, url, verdict, wait_serving};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// `xlb decap` on a backend, which takes packets of this network's balancer only.
-fn decap(host: &Host) -> Result<Process> {
+pub fn decap(host: &Host) -> Result<Process> {
     let mut command = host.netns.command(paths::xlb()?);
     command.args(["decap", "--interface", "eth0", "--from", "10.2.0.2", "--from", "fd02::2"]);
     let process = Process::start("decap", &mut command)?;

@@ -19,11 +19,14 @@ fn services(network: &Network) -> String {
     of(NAMES[0], vip()) + &of(NAMES[1], vip_v6())
 }
 
-/// All rules, and all routes of all tables.
-fn routing(netns: &Netns) -> Result<String> {
+/// All rules, all routes of all tables, and all devices.
+pub fn routing(netns: &Netns) -> Result<String> {
     let mut lines = String::new();
     for line in ["ip -4 rule", "ip -6 rule", "ip -4 route show table all", "ip -6 route show table all"] {
         lines += &netns.run(line)?;
+    }
+    for link in netns.run("ip -br link")?.lines().filter_map(|line| line.split_whitespace().next()) {
+        lines += &format!("device {link}\n");
     }
     // Counts of seconds, and what the kernel learns of neighbours.
     Ok(lines
@@ -33,11 +36,11 @@ fn routing(netns: &Netns) -> Result<String> {
         .collect())
 }
 
-fn has_ours(routing: &str) -> bool {
+pub fn has_ours(routing: &str) -> bool {
     routing.contains("fwmark 0x786c") && routing.contains("proto 120")
 }
 
-fn wait_down(daemon: &Daemon, name: &str, nth: usize) -> Result<String> {
+pub fn wait_down(daemon: &Daemon, name: &str, nth: usize) -> Result<String> {
     until(LIMIT, &format!("backend {nth} of {name} to be down"), || {
         let backend = service(&daemon.status()?, name)?["backends"][nth].clone();
         Ok((backend["state"] == "down").then(|| backend["check"].as_str().unwrap_or_default().to_owned()))
@@ -112,7 +115,7 @@ fn lost_rules_and_routes_come_back_and_a_killed_daemons_are_removed() -> Result<
     daemon.stop()
 }
 
-fn sorted(text: &str) -> Vec<&str> {
+pub fn sorted(text: &str) -> Vec<&str> {
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();
     lines

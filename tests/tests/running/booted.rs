@@ -68,6 +68,29 @@ journalctl -u xlb --no-pager
 
 #[test]
 #[ignore = "needs root: boots systemd in namespaces"]
+fn the_hardened_unit_lets_probes_into_tunnels_and_a_machine_without_tun_starts_too() -> Result<()> {
+    let script = "\
+printf 'forward = \"ipip\"\\nhealth = { via = \"path\" }\\n' | sed -i '/^port/r /dev/stdin' /etc/xlb/xlb.toml
+systemctl start xlb
+until ip link show up dev xlb-path0 | grep -q NOARP; do sleep 0.1; done
+echo with: $(show ActiveState)
+systemctl stop xlb
+echo stopped: $(ip link | grep -c xlb-path || true)
+rm /dev/net/tun
+systemctl start xlb
+until journalctl -u xlb | grep -q 'modprobe tun'; do sleep 0.1; done
+echo without: $(show ActiveState)
+journalctl -u xlb --no-pager
+";
+    let said = machine()?.run(&format!("{INSTALL}{script}"))?;
+    for wanted in ["with: active\n", "stopped: 0\n", "without: active\n"] {
+        ensure!(said.contains(wanted), "no {wanted:?} in:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: boots systemd in namespaces"]
 fn killed_it_is_started_again_and_without_a_service_it_is_not_started() -> Result<()> {
     let script = "\
 sed -i '/xdp/a on_exit = \"keep\"' /etc/xlb/xlb.toml

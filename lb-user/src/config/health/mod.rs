@@ -14,7 +14,8 @@ use super::report::{Problem, Problems};
 use super::section::{At, Section};
 use super::values;
 use crate::desired::{Forward, Protocol};
-use crate::health::{Check, Checks, Degraded, Probe, breaker};
+use crate::health::steer::Way;
+use crate::health::{Check, Checks, Degraded, Path, Probe, breaker};
 use kinds::{KINDS, Kind};
 
 /// Below this, the probes of a few thousand backends leave no time for anything else.
@@ -52,6 +53,19 @@ pub(super) struct Of {
     pub(super) protocol: Protocol,
     pub(super) vip: Option<IpAddr>,
     pub(super) forward: Option<Forward>,
+    pub(super) gue_port: Option<u16>,
+}
+
+impl Of {
+    /// How packets get to the backends with the VIP's address still on them; by NAT they do not.
+    fn way(self) -> Option<Option<Way>> {
+        Some(match self.forward? {
+            Forward::Nat | Forward::Fullnat => None,
+            Forward::Dsr => Some(Way::Direct),
+            Forward::Ipip => Some(Way::Ipip),
+            Forward::Gue => Some(Way::Gue { port: self.gue_port? }),
+        })
+    }
 }
 
 /// The check that the section asks for. `None` after reporting what is wrong with it.
@@ -60,7 +74,7 @@ pub(super) fn read(mut section: Section<'_>, of: Of, problems: &mut Problems) ->
     let default_kind = if default(protocol).probe == Probe::None { Kind::None } else { Kind::Tcp };
     let kind = section.or("type", default_kind, problems, |value| values::one_of(value, &KINDS));
     let port = port(&mut section, kind.as_ref(), problems);
-    let via = via(&mut section, of, problems);
+    let path = path(&mut section, of, problems);
     let probe = probe(&mut section, kind.as_ref(), protocol, problems);
 
     let fallback = Check::default();
@@ -90,7 +104,7 @@ pub(super) fn read(mut section: Section<'_>, of: Of, problems: &mut Problems) ->
         fall: fall?.value,
         backoff_max: backoff_max?.value,
         degraded: degraded?,
-        via_vip: via?,
+        path: path?,
     })
 }
 
@@ -183,27 +197,19 @@ fn port(section: &mut Section<'_>, kind: Option<&At<Kind>>, problems: &mut Probl
     section.or("port", None, problems, |value| values::number_u16(value, 1).map(Some)).map(|port| port.value)
 }
 
-/// The VIP, where the check goes along its path. `None` after reporting that it cannot.
-fn via(section: &mut Section<'_>, of: Of, problems: &mut Problems) -> Option<Option<IpAddr>> {
+/// The VIP's path, where the check goes along it. `None` after reporting that it cannot.
+fn path(section: &mut Section<'_>, of: Of, problems: &mut Problems) -> Option<Option<Path>> {
     let via = section.or("via", Via::Address, problems, |value| values::one_of(value, &VIAS))?;
     if via.value == Via::Address {
         return Some(None);
     }
-    let (title, label, help) = match of.forward? {
-        Forward::Dsr => return of.vip.map(Some),
-        Forward::Nat | Forward::Fullnat => (
-            "a check by a path that nat does not have",
-            "nat sends packets to the backend's own address",
-            "remove `via`: the check goes there too",
-        ),
-        Forward::Ipip | Forward::Gue => (
-            "a check through a tunnel",
-            "only the packet path encapsulates, and this machine's own packets do not pass it",
-            "remove `via`, and have the backend check its tunnel itself: `type = \"agent\"`; or use `forward = \"dsr\"`",
-        ),
+    let Some(way) = of.way()? else {
+        let label = "nat sends packets to the backend's own address";
+        let problem = Problem::new("a check by a path that nat does not have", via.span, label);
+        problems.push(problem.help("remove `via`: the check goes there too"));
+        return None;
     };
-    problems.push(Problem::new(title, via.span, label).help(help));
-    None
+    Some(Some(Path { vip: of.vip?, way }))
 }
 
 fn timeout_beyond_interval(interval: &At<Duration>, given: bool, timeout: At<Duration>) -> Problem {

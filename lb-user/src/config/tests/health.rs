@@ -6,9 +6,10 @@ use std::time::Duration;
 use expect_test::{Expect, expect};
 
 use super::super::parse;
+use crate::health::steer::Way;
 use crate::health::{
-    Check, Checks, Degraded, DnsAnswer, Grpc, Login, Mode, Postgres, Probe, Redis, Role, Script, Trust, Udp, breaker, flapping,
-    suspicion,
+    Check, Checks, Degraded, DnsAnswer, Grpc, Login, Mode, Path, Postgres, Probe, Redis, Role, Script, Trust, Udp, breaker,
+    flapping, suspicion,
 };
 
 fn file(protocol: &str, lines: &str) -> String {
@@ -936,19 +937,32 @@ fn whom_not_to_trust_is_checked() {
     );
 }
 
+fn by_path(forward: &str) -> String {
+    file("tcp", "via = \"path\"").replace("port = 80\n", &format!("port = 80\nforward = \"{forward}\"\n"))
+}
+
 #[test]
 fn a_check_by_the_path_asks_the_vip() {
-    assert_eq!(accepted("via = \"path\"").via_vip, Some("192.0.2.1".parse().unwrap()));
-    assert_eq!(accepted("via = \"address\"").via_vip, None);
-    assert_eq!(accepted("type = \"icmp\"\nvia = \"path\"").via_vip, Some("192.0.2.1".parse().unwrap()));
+    let vip = "192.0.2.1".parse().unwrap();
+    let direct = Some(Path { vip, way: Way::Direct });
+    assert_eq!(accepted("via = \"path\"").path, direct);
+    assert_eq!(accepted("via = \"address\"").path, None);
+    assert_eq!(accepted("type = \"icmp\"\nvia = \"path\"").path, direct);
+    for (forward, way) in [
+        ("dsr", Way::Direct),
+        ("ipip", Way::Ipip),
+        ("gue", Way::Gue { port: 6080 }),
+        ("gue\"\ngue_port = 5555 #\"", Way::Gue { port: 5555 }),
+    ] {
+        let mut config = parse("xlb.toml", &by_path(forward)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.services.remove(0).health.list.remove(0).path, Some(Path { vip, way }), "{forward}");
+    }
 }
 
 #[test]
 fn a_check_by_the_path_takes_one_that_it_can_go() {
-    let by =
-        |forward: &str| file("tcp", "via = \"path\"").replace("port = 80\n", &format!("port = 80\nforward = \"{forward}\"\n"));
     super::errors::check(
-        &by("nat"),
+        &by_path("nat"),
         expect![[r#"
         error: a check by a path that nat does not have
           --> xlb.toml:11:7
@@ -957,19 +971,6 @@ fn a_check_by_the_path_takes_one_that_it_can_go() {
            |       ^^^^^^ nat sends packets to the backend's own address
            |
            = help: remove `via`: the check goes there too
-
-        error: xlb.toml: 1 problem"#]],
-    );
-    super::errors::check(
-        &by("gue"),
-        expect![[r#"
-        error: a check through a tunnel
-          --> xlb.toml:11:7
-           |
-        11 | via = "path"
-           |       ^^^^^^ only the packet path encapsulates, and this machine's own packets do not pass it
-           |
-           = help: remove `via`, and have the backend check its tunnel itself: `type = "agent"`; or use `forward = "dsr"`
 
         error: xlb.toml: 1 problem"#]],
     );

@@ -2,33 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::rule::RuleMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use rustix::io::Errno;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
 
-use super::{Mark, N_TABLES, Order, Range, Trouble, messages};
-use crate::error::chain;
-use crate::nexthop::{NextHopError, Requests, Route, route_in, route_refused};
+use super::kernel::{Exit, Kernel, Leads, Link};
+use super::tunnel::Tunnel;
+use super::{Goal, Mark, N_TABLES, Order, Range, Trouble, Way, frame};
 
 pub async fn run(range: Range, mut asked: mpsc::UnboundedReceiver<Order>) {
-    let mut steerer = Steerer { range, kernel: None, seats: BTreeMap::new() };
+    let mut steerer = Steerer { range, kernel: None, tunnel: None, seats: BTreeMap::new() };
     // A killed daemon's; and if they cannot be claimed, they are another's who lives.
-    if let Ok(kernel) = steerer.kernel().await {
+    if let Ok(kernel) = steerer.kernel() {
         kernel.sweep(range).await;
     }
     while let Some(order) = asked.recv().await {
         match order {
             // Who asked may have gone.
-            Order::Aim { vip, backend, answer } => drop(answer.send(steerer.aim(vip, backend).await)),
-            Order::Lease { backend } => steerer.lease(backend),
-            Order::Release { backend } => steerer.release(backend).await,
+            Order::Aim { vip, goal, answer } => drop(answer.send(steerer.aim(vip, goal).await)),
+            Order::Lease { goal } => steerer.lease(goal),
+            Order::Release { goal } => steerer.release(goal).await,
             Order::End { answer } => {
                 steerer.end().await;
                 let _ = answer.send(());
@@ -41,206 +33,159 @@ pub async fn run(range: Range, mut asked: mpsc::UnboundedReceiver<Order>) {
 struct Steerer {
     range: Range,
     kernel: Option<Kernel>,
-    seats: BTreeMap<IpAddr, Seat>,
+    /// While a backend behind a tunnel has a seat.
+    tunnel: Option<Tunnel>,
+    seats: BTreeMap<Goal, Seat>,
 }
 
-/// What a backend's address has.
+/// What a backend has, by one of the ways.
+#[derive(Default)]
 struct Seat {
     /// `None` where all were taken.
     table: Option<u32>,
-    is_made: bool,
+    /// For which families of VIPs there may be a rule and routes: `true` is IPv4. Through a tunnel, that need not be the backend's.
+    made: BTreeSet<bool>,
     n_leases: usize,
 }
 
 impl Steerer {
-    async fn kernel(&mut self) -> Result<&mut Kernel, Trouble> {
+    fn kernel(&mut self) -> Result<&mut Kernel, Trouble> {
         match &mut self.kernel {
             Some(kernel) => Ok(kernel),
             none => Ok(none.insert(Kernel::claim(self.range)?)),
         }
     }
 
-    fn lease(&mut self, backend: IpAddr) {
+    fn lease(&mut self, goal: Goal) {
         let free = || {
             let taken: BTreeSet<u32> = self.seats.values().filter_map(|seat| seat.table).collect();
             let mut tables = (0..N_TABLES).map(|n| self.range.first_table.saturating_add(n));
             tables.find(|table| !taken.contains(table))
         };
-        let table = match self.seats.get(&backend).and_then(|seat| seat.table) {
+        let table = match self.seats.get(&goal).and_then(|seat| seat.table) {
             Some(table) => Some(table),
             None => free(),
         };
-        let seat = self.seats.entry(backend).or_insert(Seat { table: None, is_made: false, n_leases: 0 });
+        let seat = self.seats.entry(goal).or_default();
         seat.table = table;
         seat.n_leases += 1;
     }
 
-    async fn release(&mut self, backend: IpAddr) {
-        let Some(seat) = self.seats.get_mut(&backend) else { return };
+    async fn release(&mut self, goal: Goal) {
+        let Some(seat) = self.seats.get_mut(&goal) else { return };
         seat.n_leases -= 1;
         if seat.n_leases > 0 {
             return;
         }
-        let seat = self.seats.remove(&backend);
-        let made = seat.filter(|seat| seat.is_made).and_then(|seat| seat.table);
-        if let (Some(table), Some(kernel)) = (made, &mut self.kernel) {
-            kernel.remove(backend.is_ipv4(), table, self.range.priority).await;
+        if let Some(seat) = self.seats.remove(&goal) {
+            self.clear(goal, &seat).await;
+        }
+        let is_needed = self.seats.keys().any(|goal| goal.way != Way::Direct);
+        if let Some(tunnel) = self.tunnel.take_if(|_| !is_needed) {
+            tunnel.close().await;
         }
     }
 
-    async fn aim(&mut self, vip: IpAddr, backend: IpAddr) -> Result<Mark, Trouble> {
+    /// The device, and what stands for the seat on it. `None` while it is not there.
+    fn link(&self, table: u32) -> Option<Link> {
+        let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_open())?;
+        Some(Link { ifindex: tunnel.ifindex(), mac: frame::mac(self.range.number(table)) })
+    }
+
+    /// Where the seat's table has to lead packets for the VIP. `None` while the device for that is not there.
+    async fn exit(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<Option<Exit>, Trouble> {
+        if goal.way == Way::Direct {
+            return Ok(Some(Exit { gateway: goal.backend, link: None, source: None }));
+        }
+        let Some(link) = self.link(table) else { return Ok(None) };
+        // Of the other family, the kernel chooses among all that this machine has.
+        let source = match goal.backend.is_ipv4() == vip.is_ipv4() {
+            true => self.kernel()?.source_towards(goal.backend).await?,
+            false => None,
+        };
+        let gateway = frame::gateway(self.range.number(table), vip.is_ipv4());
+        Ok(Some(Exit { gateway, link: Some(link), source }))
+    }
+
+    async fn aim(&mut self, vip: IpAddr, goal: Goal) -> Result<Mark, Trouble> {
         let priority = self.range.priority;
-        let seat = self.seats.get(&backend).ok_or(Trouble::Ending)?;
-        let (table, is_made) = (seat.table.ok_or(Trouble::NoTableLeft)?, seat.is_made);
-        let kernel = self.kernel().await?;
-        if is_made && kernel.leads_to(vip, backend, table).await? == Leads::There {
+        let seat = self.seats.get(&goal).ok_or(Trouble::Ending)?;
+        let table = seat.table.ok_or(Trouble::NoTableLeft)?;
+        if seat.made.contains(&vip.is_ipv4()) && self.leads(vip, goal, table).await? == Leads::There {
             return Ok(Mark(table));
         }
-        let made = kernel.make(backend, table, priority).await;
-        if let Some(seat) = self.seats.get_mut(&backend) {
-            // Half of it may be there.
-            seat.is_made = true;
-        }
-        made?;
-        match self.kernel().await?.leads_to(vip, backend, table).await? {
+        self.make(vip, goal, table).await?;
+        match self.leads(vip, goal, table).await? {
             Leads::There => Ok(Mark(table)),
             Leads::Here => Err(Trouble::VipIsLocal { vip }),
             Leads::Elsewhere => Err(Trouble::TakenByOthers { vip, mark: table, priority }),
         }
     }
 
+    async fn leads(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<Leads, Trouble> {
+        match self.exit(vip, goal, table).await? {
+            Some(exit) => self.kernel()?.leads_to(vip, exit, table).await,
+            None => Ok(Leads::Elsewhere),
+        }
+    }
+
+    async fn make(&mut self, vip: IpAddr, goal: Goal, table: u32) -> Result<(), Trouble> {
+        let (is_v4, priority) = (vip.is_ipv4(), self.range.priority);
+        self.kernel()?;
+        if goal.way != Way::Direct {
+            self.open_tunnel(goal, self.range.number(table), is_v4).await?;
+        }
+        let exit = self.exit(vip, goal, table).await?.ok_or(Trouble::DeviceLost)?;
+        if let Some(seat) = self.seats.get_mut(&goal) {
+            // Half of it may be there if that fails.
+            seat.made.insert(is_v4);
+        }
+        self.kernel()?.make(exit, table, priority).await
+    }
+
+    /// Has packets with this number go to the backend, by a device that is made if it is not there.
+    async fn open_tunnel(&mut self, goal: Goal, number: u16, is_v4: bool) -> Result<(), Trouble> {
+        if !self.has_device().await? {
+            let tunnel = self.tunnel.insert(Tunnel::open()?);
+            let ifindex = tunnel.ifindex();
+            self.kernel()?.bring_up(ifindex).await?;
+        }
+        self.tunnel.as_mut().ok_or(Trouble::DeviceLost)?.lead(number, is_v4, goal)
+    }
+
+    /// Whether there is a device; one that was taken down is up again then.
+    async fn has_device(&mut self) -> Result<bool, Trouble> {
+        // Of a device that is deleted, the task that reads from it hears nothing.
+        let Some(ifindex) = self.tunnel.as_ref().filter(|tunnel| tunnel.is_open()).map(Tunnel::ifindex) else { return Ok(false) };
+        match self.kernel()?.bring_up(ifindex).await {
+            Err(Trouble::DeviceLost) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Removes what a seat has.
+    async fn clear(&mut self, goal: Goal, seat: &Seat) {
+        let Some(table) = seat.table else { return };
+        let (number, priority) = (self.range.number(table), self.range.priority);
+        let link = self.link(table).filter(|_| goal.way != Way::Direct);
+        for &is_v4 in &seat.made {
+            let Some(kernel) = &mut self.kernel else { return };
+            kernel.remove(is_v4, table, priority).await;
+            if let Some(link) = link {
+                kernel.remove_neighbour(link, frame::gateway(number, is_v4)).await;
+            }
+        }
+        if let Some(tunnel) = self.tunnel.as_ref().filter(|_| goal.way != Way::Direct) {
+            tunnel.forget(number);
+        }
+    }
+
     async fn end(&mut self) {
-        let priority = self.range.priority;
-        let seats = std::mem::take(&mut self.seats);
-        let Some(kernel) = &mut self.kernel else { return };
-        for (backend, seat) in seats.into_iter().filter(|(_, seat)| seat.is_made) {
-            if let Some(table) = seat.table {
-                kernel.remove(backend.is_ipv4(), table, priority).await;
-            }
+        for (goal, seat) in std::mem::take(&mut self.seats) {
+            self.clear(goal, &seat).await;
         }
-    }
-}
-
-/// Where packets for a VIP would go.
-#[derive(PartialEq, Eq)]
-enum Leads {
-    There,
-    Here,
-    Elsewhere,
-}
-
-/// A way to ask, and the right to the tables.
-struct Kernel {
-    requests: Requests,
-    /// Held, not listened to: an abstract name is free again with the process that had it, and each network namespace, which
-    /// has rules and tables of its own, has names of its own too.
-    _claim: UnixListener,
-}
-
-impl Kernel {
-    fn claim(range: Range) -> Result<Self, Trouble> {
-        let first_table = range.first_table;
-        let name = SocketAddr::from_abstract_name(format!("xlb-steering-{first_table}"));
-        let claim = name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => Trouble::TablesTaken { first_table },
-            _ => Trouble::Unclaimed { first_table, source },
-        })?;
-        Ok(Self { requests: Requests::open(NETLINK_ROUTE)?, _claim: claim })
-    }
-
-    async fn leads_to(&mut self, vip: IpAddr, backend: IpAddr, mark: u32) -> Result<Leads, Trouble> {
-        let answer = self.requests.get("look up a route", messages::question(vip, mark)).await;
-        let route = match answer {
-            Ok(answer) => answer.and_then(|answer| route_in(vip, &answer)),
-            Err(NextHopError::Refused { request, source }) => match route_refused(&source) {
-                Some(route) => Some(route),
-                None => return Err(NextHopError::Refused { request, source }.into()),
-            },
-            Err(error) => return Err(error.into()),
-        };
-        Ok(match route {
-            Some(Route::Via { neighbour, .. }) if neighbour == backend => Leads::There,
-            Some(Route::Local) => Leads::Here,
-            _ => Leads::Elsewhere,
-        })
-    }
-
-    /// The rule first: a daemon that is killed here leaves nothing that the next one would not find by its rule.
-    async fn make(&mut self, backend: IpAddr, table: u32, priority: u32) -> Result<(), Trouble> {
-        let is_v4 = backend.is_ipv4();
-        let rule = RouteNetlinkMessage::NewRule(messages::rule(is_v4, table, priority));
-        match self.requests.act("add a rule", NLM_F_CREATE | NLM_F_EXCL, rule).await {
-            Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::EXIST) => {}
-            done => done?,
-        }
-        let route = RouteNetlinkMessage::NewRoute(messages::no_way(is_v4, table));
-        self.requests.act("add a route", NLM_F_CREATE | NLM_F_REPLACE, route).await?;
-        let route = RouteNetlinkMessage::NewRoute(messages::way(table, backend));
-        match self.requests.act("add a route", NLM_F_CREATE | NLM_F_REPLACE, route).await {
-            // IPv4 and IPv6 say each in its own way that the gateway is not beside us; and so they do when its interface is down.
-            Err(NextHopError::Refused { source, .. })
-                if [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::INVAL, Errno::NETDOWN]
-                    .map(Some)
-                    .contains(&Errno::from_io_error(&source)) =>
-            {
-                Err(Trouble::NotOnLink { backend })
-            }
-            done => Ok(done?),
-        }
-    }
-
-    /// The rule last, for the same reason.
-    async fn remove(&mut self, is_v4: bool, table: u32, priority: u32) {
-        self.empty(is_v4, table).await;
-        self.remove_rule(messages::rule(is_v4, table, priority)).await;
-    }
-
-    async fn remove_rule(&mut self, rule: RuleMessage) {
-        match self.requests.act("remove a rule", 0, RouteNetlinkMessage::DelRule(rule)).await {
-            Ok(()) => {}
-            Err(NextHopError::Refused { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => {}
-            Err(error) => warn!(error = chain(&error), "steering: a rule stays; remove it: `ip rule flush protocol 120`"),
-        }
-    }
-
-    async fn empty(&mut self, is_v4: bool, table: u32) {
-        /// There are two, and no more than that can be ours.
-        const N_TRIES: usize = 4;
-        for _ in 0..N_TRIES {
-            let route = RouteNetlinkMessage::DelRoute(messages::any(is_v4, table));
-            match self.requests.act("remove a route", 0, route).await {
-                Ok(()) => {}
-                Err(NextHopError::Refused { source, .. })
-                    if [Errno::SRCH, Errno::NOENT].map(Some).contains(&Errno::from_io_error(&source)) =>
-                {
-                    return;
-                }
-                Err(error) => {
-                    warn!(table, error = chain(&error), "steering: a route stays; `ip route flush table {table}`");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Removes what a killed daemon with the same range has left.
-    async fn sweep(&mut self, range: Range) {
-        for is_v4 in [true, false] {
-            let rules = match self.requests.dump("list the rules", messages::all_rules(is_v4)).await {
-                Ok(rules) => rules.messages,
-                Err(error) => {
-                    debug!(error = chain(&error), "steering: what an earlier daemon left is not known");
-                    continue;
-                }
-            };
-            for message in rules {
-                let RouteNetlinkMessage::NewRule(rule) = message else { continue };
-                if let Some(table) = messages::own_table(&rule, range) {
-                    debug!(table, "steering: removing what an earlier daemon left");
-                    self.empty(is_v4, table).await;
-                    self.remove_rule(rule).await;
-                }
-            }
+        if let Some(tunnel) = self.tunnel.take() {
+            tunnel.close().await;
         }
     }
 }

@@ -11,9 +11,17 @@
 //!
 //! Before each probe the kernel is asked where it would go, and rule and table are made anew if that is not the backend:
 //! whatever flushes rules, or takes an interface down and up, is mended with the next probe, and no event need be followed.
+//!
+//! Where packets go to backends in tunnels, the table leads to a device of our own instead, by a gateway that stands for the backend
+//! ([`frame`]). What arrives there is sent on in the tunnel's headers ([`tunnel`], [`senders`]); the backend takes it apart and
+//! answers straight to this machine, as it answers clients. So all is asked of it that clients need: its tunnel's end, and the VIP.
 
 mod actor;
+mod frame;
+mod kernel;
 mod messages;
+mod senders;
+mod tunnel;
 
 use std::io;
 use std::net::IpAddr;
@@ -21,6 +29,7 @@ use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::nexthop::NextHopError;
+pub use tunnel::look_for_tun;
 
 /// Who made a rule or route, as `ip rule` and `ip route show table all` tell. Named in nobody's `rt_protos`.
 pub const PROTOCOL: u8 = 120;
@@ -44,9 +53,40 @@ impl Default for Range {
 }
 
 impl Range {
+    /// A table's place among ours.
+    fn number(self, table: u32) -> u16 {
+        // There are no more than 4,096.
+        table.saturating_sub(self.first_table) as u16
+    }
+
     fn holds(self, table: u32) -> bool {
         (self.first_table..=self.first_table.saturating_add(N_TABLES - 1)).contains(&table)
     }
+}
+
+/// How packets for a VIP get to a backend.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Way {
+    /// As they are, to its link-layer address.
+    Direct,
+    /// In an IP packet.
+    Ipip,
+    /// In a UDP datagram to this port.
+    Gue { port: u16 },
+}
+
+/// What clients ask, and how that gets to the backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Path {
+    pub vip: IpAddr,
+    pub way: Way,
+}
+
+/// A backend, by one of the ways: each has a mark, rules and a table of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Goal {
+    pub backend: IpAddr,
+    pub way: Way,
 }
 
 /// What is set on a probe's socket.
@@ -72,6 +112,27 @@ pub enum Trouble {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "/dev/net/tun, which probes into tunnels need, cannot be opened; `modprobe tun`, or let the container or unit have it"
+    )]
+    NoTun {
+        #[source]
+        source: io::Error,
+    },
+    #[error("no device for probes into tunnels")]
+    NoDevice {
+        #[source]
+        source: io::Error,
+    },
+    #[error("the device for probes into tunnels was taken away; there will be another")]
+    DeviceLost,
+    #[error("{vip} could not answer: this machine has no address of its family; give it one")]
+    NoSource { vip: IpAddr },
+    #[error("no socket for packets in tunnels, which takes CAP_NET_RAW")]
+    NoSender {
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Netlink(#[from] NextHopError),
     #[error("the daemon is ending")]
@@ -86,9 +147,9 @@ impl Trouble {
 }
 
 enum Order {
-    Aim { vip: IpAddr, backend: IpAddr, answer: oneshot::Sender<Result<Mark, Trouble>> },
-    Lease { backend: IpAddr },
-    Release { backend: IpAddr },
+    Aim { vip: IpAddr, goal: Goal, answer: oneshot::Sender<Result<Mark, Trouble>> },
+    Lease { goal: Goal },
+    Release { goal: Goal },
     End { answer: oneshot::Sender<()> },
 }
 
@@ -112,14 +173,14 @@ impl Steering {
         Self { orders: mpsc::unbounded_channel().0 }
     }
 
-    /// Keeps the backend's rule and table for as long as it is held.
-    pub fn lease(&self, backend: IpAddr) -> Lease {
+    /// Keeps the rules and the table of a backend, by this way, for as long as it is held.
+    pub fn lease(&self, goal: Goal) -> Lease {
         // Without the task nothing is made, and nothing need be removed.
-        drop(self.orders.send(Order::Lease { backend }));
-        Lease { steering: self.clone(), backend }
+        drop(self.orders.send(Order::Lease { goal }));
+        Lease { steering: self.clone(), goal }
     }
 
-    /// Removes every rule and route. Whoever asks afterwards is refused.
+    /// Removes every rule and route, and the device. Whoever asks afterwards is refused.
     pub async fn end(&self) {
         let (answer, done) = oneshot::channel();
         if self.orders.send(Order::End { answer }).is_ok() {
@@ -132,7 +193,7 @@ impl Steering {
 #[derive(Debug)]
 pub struct Lease {
     steering: Steering,
-    backend: IpAddr,
+    goal: Goal,
 }
 
 impl Lease {
@@ -142,7 +203,7 @@ impl Lease {
     /// They would not.
     pub async fn aim(&self, vip: IpAddr) -> Result<Mark, Trouble> {
         let (answer, answered) = oneshot::channel();
-        let order = Order::Aim { vip, backend: self.backend, answer };
+        let order = Order::Aim { vip, goal: self.goal, answer };
         self.steering.orders.send(order).map_err(|_| Trouble::Ending)?;
         answered.await.map_err(|_| Trouble::Ending)?
     }
@@ -150,6 +211,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        drop(self.steering.orders.send(Order::Release { backend: self.backend }));
+        drop(self.steering.orders.send(Order::Release { goal: self.goal }));
     }
 }
