@@ -40,6 +40,10 @@ fn versions() -> Vec<KernelVersion> {
     if n_lacking(running) == n_lacking(oldest) { vec![running] } else { vec![running, oldest] }
 }
 
+fn is_emulated() -> bool {
+    std::env::var_os("XLB_LOAD_MS_MAX").is_some()
+}
+
 fn check_all_cases(kernel: &Kernel) {
     check(kernel, cases::all());
 }
@@ -207,13 +211,16 @@ fn it_loads_with_any_features_and_those_that_are_off_are_not_looked_at() {
         kernel.verified.n_instructions
     };
     let pools = [Pool::EMPTY, fullnat::pool().record()];
+    // In an emulated machine, where each takes long: none, all, each, and all but each.
+    let is_asked = |features: u32| !is_emulated() || features.count_ones() <= 1 || (features ^ features::ALL).count_ones() <= 1;
     // Each in a thread of its own: a network namespace ends with it.
     let verified = pools.map(|pool| {
-        (0..=features::ALL).map(|features| std::thread::spawn(move || n_instructions(features, pool)).join().unwrap()).collect()
+        let asked = (0..=features::ALL).filter(|&features| is_asked(features));
+        asked.map(|features| std::thread::spawn(move || n_instructions(features, pool)).join().unwrap()).collect()
     });
     let [without, with]: [Vec<Option<u32>>; 2] = verified;
     let say = |n: Option<u32>| n.map_or("-".into(), |n| n.to_string());
-    let (none, all) = (without[0], with[features::ALL as usize]);
+    let (none, all) = (without[0], with[with.len() - 1]);
     writeln!(
         std::io::stdout(),
         "{} programs; verified instructions: {} without features, {} with all",
