@@ -211,8 +211,8 @@ fn it_loads_with_any_features_and_those_that_are_off_are_not_looked_at() {
         kernel.verified.n_instructions
     };
     let pools = [Pool::EMPTY, fullnat::pool().record()];
-    // In an emulated machine, where each takes long: none, all, each, and all but each.
-    let is_asked = |features: u32| !is_emulated() || features.count_ones() <= 1 || (features ^ features::ALL).count_ones() <= 1;
+    // In an emulated machine, where each takes long: none and all.
+    let is_asked = |features: u32| !is_emulated() || features == 0 || features == features::ALL;
     // Each in a thread of its own: a network namespace ends with it.
     let verified = pools.map(|pool| {
         let asked = (0..=features::ALL).filter(|&features| is_asked(features));

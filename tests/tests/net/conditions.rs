@@ -139,7 +139,9 @@ fn an_agent_lessens_its_backends_weight_drains_it_and_takes_it_out() -> Result<(
     scene.agents[0].say("maint # new memory");
     let found = wait_state(&daemon, 0, "maint")?;
     ensure!(found["serving"] == false && found["check"] == "agent: \"maint # new memory\"", "{found:#}");
-    scene.wait_event("web 10.2.0.10:80: maint, was up: agent: \"maint # new memory\"")?;
+    // Events come from looks at how things stand: what it was in between may have been too short for one.
+    scene.wait_event("web 10.2.0.10:80: maint, was ")?;
+    scene.wait_event("agent: \"maint # new memory\"")?;
     scene.agents[0].say("down");
     wait_state(&daemon, 0, "down")?;
     daemon.stop()
@@ -165,7 +167,8 @@ fn a_backend_that_answers_slowly_has_a_part_of_its_weight_until_it_is_quick_agai
     let found = wait_backend(&daemon, 0, "degraded", |backend| backend["state"] == "degraded" && is_share(backend, 0.2))?;
     ensure!(found["serving"] == true && found["weight_parts"]["degraded"] == 0.25, "{found:#}");
     ensure!(metric(&daemon, "xlb_backend_degraded")? == 1.0 && metric(&daemon, "xlb_backend_up")? == 1.0);
-    scene.wait_event("web 10.2.0.10:80: degraded, was up: slow, ")?;
+    scene.wait_event("web 10.2.0.10:80: degraded, was ")?;
+    scene.wait_event(": slow, ")?;
     let table = scene.told(&["status"])?;
     ensure!(table.contains("degraded, 25% of its weight for its slow answers"), "{table}");
     // Of what its agent leaves it.

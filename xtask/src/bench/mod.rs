@@ -76,9 +76,21 @@ pub fn run(options: &Options) -> Result<()> {
     let reference = reference::load(&reference)?;
     xlb::route_to_client()?;
     let load = |options| xlb::load(&xlb, options);
-    let (plain, with_nat, moved) = (load(xlb::Options::Off)?, load(xlb::Options::Nat)?, load(xlb::Options::Moved)?);
+    let [plain, with_nat, moved, with_fullnat, guarded] = {
+        use xlb::Options::{Fullnat, Guarded, Moved, Nat, Off};
+        [load(Off)?, load(Nat)?, load(Moved)?, load(Fullnat)?, load(Guarded)?]
+    };
     let scale = scale(&wrapper, reference.program()?, options.runs)?;
-    let mut paths = paths(pass.program()?, plain.program()?, with_nat.program()?, moved.program()?, reference.program()?);
+    let programs = Programs {
+        empty: pass.program()?,
+        plain: plain.program()?,
+        with_nat: with_nat.program()?,
+        moved: moved.program()?,
+        with_fullnat: with_fullnat.program()?,
+        guarded: guarded.program()?,
+        usual: reference.program()?,
+    };
+    let mut paths = programs.paths();
 
     for budget in paths.iter_mut().filter_map(|path| path.budget_ns.as_mut()) {
         *budget = std::array::from_fn(|i| budget[i] * scale[i]);
@@ -92,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!(
             "budgets: {one:.2}, {many:.2} and {most:.2} times those of a machine on which the usual design costs {USUAL_NS:?} ns\n"
         );
-        println!("{:<34} {:>10} {:>10} {:>10} {:>16}", "path", "1 flow", "64k flows", "1M flows", "budget");
+        println!("{:<36} {:>10} {:>10} {:>10} {:>16}", "path", "1 flow", "64k flows", "1M flows", "budget");
     }
     let (mut over_budget, mut over_goal) = (Vec::new(), Vec::new());
     for path in &paths {
@@ -128,45 +140,74 @@ fn scale(wrapper: &std::path::Path, usual: &Xdp, runs: usize) -> Result<[f64; FL
     Ok(scale)
 }
 
-/// The lines of the table.
-fn paths<'a>(empty: &'a Xdp, plain: &'a Xdp, with_nat: &'a Xdp, moved: &'a Xdp, reference: &'a Xdp) -> Vec<Path<'a>> {
-    use packets::{other_v4, quic_v4, reply_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4};
-    let line = |name, program, packet, budget_ns| Path { name, program, packets: vec![packet], budget_ns, is_steady: true };
-    let usual = |name, packet| line(name, reference, packet, None);
-    let ours = |name, packet, budget_ns| line(name, plain, packet, Some(budget_ns));
-    let nat = |name, packet, budget_ns| line(name, with_nat, packet, Some(budget_ns));
-    let moved = |name, packet, budget_ns| Path { is_steady: false, ..line(name, moved, packet, Some(budget_ns)) };
-    let stateful = |name, packet| Path { is_steady: false, ..line(name, plain, packet, Some([35.0, 160.0, f64::INFINITY])) };
-    let (backend, port) = xlb::nat_backend();
-    vec![
-        line("empty program (should be 0)", empty, tcp_v4(false), None),
-        ours("dsr: tcp4", tcp_v4(false), [20.0, 24.0, 24.0]),
-        ours("dsr: udp4", udp_v4(), [20.0, 24.0, 24.0]),
-        ours("dsr: tcp4 syn", tcp_v4(true), [20.0, 24.0, 24.0]),
-        ours("dsr: tcp6", tcp_v6(), [25.0, 29.0, 29.0]),
-        ours("dsr, ip-hash: tcp4", tcp_v4_to(xlb::PORT_IP_HASH, false), [20.0, 24.0, 24.0]),
-        ours("ipip: tcp4", tcp_v4_to(xlb::PORT_IPIP, false), [27.0, 32.0, 32.0]),
-        ours("ipip: tcp6", tcp_v6_to(xlb::PORT_IPIP), [32.0, 37.0, 37.0]),
-        ours("gue: tcp4", tcp_v4_to(xlb::PORT_GUE, false), [40.0, 40.0, 40.0]),
-        nat("nat: tcp4", tcp_v4_to(xlb::PORT_NAT, false), [35.0, 39.0, 39.0]),
-        nat("nat: tcp6", tcp_v6_to(xlb::PORT_NAT), [40.0, 44.0, 44.0]),
-        moved("dsr, slots that moved: tcp4", tcp_v4(false), [35.0, 160.0, f64::INFINITY]),
-        moved("dsr, slots that moved: tcp4 syn", tcp_v4(true), [35.0, 160.0, f64::INFINITY]),
-        moved("dsr, slots that moved: tcp6", tcp_v6(), [40.0, 165.0, f64::INFINITY]),
-        stateful("dsr, round-robin: tcp4", tcp_v4_to(xlb::PORT_ROUND_ROBIN, false)),
-        stateful("dsr, round-robin: tcp4 syn", tcp_v4_to(xlb::PORT_ROUND_ROBIN, true)),
-        stateful("dsr, least-connections: tcp4 syn", tcp_v4_to(xlb::PORT_LEAST_CONNECTIONS, true)),
-        line("dsr, quic: by connection id", plain, quic_v4(xlb::PORT_QUIC, xlb::SERVER), None),
-        line("dsr, quic: client moved", plain, quic_v4(xlb::PORT_QUIC_MOVED, xlb::SERVER), None),
-        // The kernel's routing table is asked for each, and costs what it costs.
-        line("nat reply: tcp4", with_nat, reply_v4(backend, port), None),
-        ours("not a vip", other_v4(), [12.0, 12.0, 12.0]),
-        usual("usual design: tcp4", tcp_v4(false)),
-        usual("usual design: udp4", udp_v4()),
-        usual("usual design: tcp4 syn", tcp_v4(true)),
-        usual("usual design: tcp6", tcp_v6()),
-        usual("usual design: not a vip", other_v4()),
-    ]
+/// What is measured: xlb's program with different tables, and what stands beside it.
+struct Programs<'a> {
+    empty: &'a Xdp,
+    plain: &'a Xdp,
+    with_nat: &'a Xdp,
+    moved: &'a Xdp,
+    with_fullnat: &'a Xdp,
+    guarded: &'a Xdp,
+    usual: &'a Xdp,
+}
+
+impl<'a> Programs<'a> {
+    /// The lines of the table.
+    fn paths(&self) -> Vec<Path<'a>> {
+        use packets::{echo_v4, other_v4, quic_v4, reply_v4, syn_v4_to, tagged_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4};
+        let line = |name, program, packet, budget_ns| Path { name, program, packets: vec![packet], budget_ns, is_steady: true };
+        let usual = |name, packet| line(name, self.usual, packet, None);
+        let ours = |name, packet, budget_ns| line(name, self.plain, packet, Some(budget_ns));
+        let shown = |name, packet| line(name, self.plain, packet, None);
+        let nat = |name, packet, budget_ns| line(name, self.with_nat, packet, Some(budget_ns));
+        let fullnat = |name, packet| line(name, self.with_fullnat, packet, None);
+        let moved = |name, packet, budget_ns| Path { is_steady: false, ..line(name, self.moved, packet, Some(budget_ns)) };
+        let stateful =
+            |name, packet| Path { is_steady: false, ..line(name, self.plain, packet, Some([35.0, 160.0, f64::INFINITY])) };
+        let (backend, port) = xlb::nat_backend();
+        vec![
+            line("empty program (should be 0)", self.empty, tcp_v4(false), None),
+            ours("dsr: tcp4", tcp_v4(false), [20.0, 24.0, 24.0]),
+            ours("dsr: udp4", udp_v4(), [20.0, 24.0, 24.0]),
+            ours("dsr: tcp4 syn", tcp_v4(true), [20.0, 24.0, 24.0]),
+            ours("dsr: tcp6", tcp_v6(), [25.0, 29.0, 29.0]),
+            ours("dsr, ip-hash: tcp4", tcp_v4_to(xlb::PORT_IP_HASH, false), [20.0, 24.0, 24.0]),
+            ours("ipip: tcp4", tcp_v4_to(xlb::PORT_IPIP, false), [27.0, 32.0, 32.0]),
+            ours("ipip: tcp6", tcp_v6_to(xlb::PORT_IPIP), [32.0, 37.0, 37.0]),
+            ours("gue: tcp4", tcp_v4_to(xlb::PORT_GUE, false), [40.0, 40.0, 40.0]),
+            nat("nat: tcp4", tcp_v4_to(xlb::PORT_NAT, false), [35.0, 39.0, 39.0]),
+            nat("nat: tcp6", tcp_v6_to(xlb::PORT_NAT), [40.0, 44.0, 44.0]),
+            fullnat("fullnat: tcp4", tcp_v4_to(xlb::PORT_FULLNAT, false)),
+            fullnat("fullnat: tcp4 syn", tcp_v4_to(xlb::PORT_FULLNAT, true)),
+            fullnat("fullnat: tcp6", tcp_v6_to(xlb::PORT_FULLNAT)),
+            fullnat("fullnat, toa: tcp4", tcp_v4_to(xlb::PORT_TOA, false)),
+            moved("dsr, slots that moved: tcp4", tcp_v4(false), [35.0, 160.0, f64::INFINITY]),
+            moved("dsr, slots that moved: tcp4 syn", tcp_v4(true), [35.0, 160.0, f64::INFINITY]),
+            moved("dsr, slots that moved: tcp6", tcp_v6(), [40.0, 165.0, f64::INFINITY]),
+            stateful("dsr, round-robin: tcp4", tcp_v4_to(xlb::PORT_ROUND_ROBIN, false)),
+            stateful("dsr, round-robin: tcp4 syn", tcp_v4_to(xlb::PORT_ROUND_ROBIN, true)),
+            stateful("dsr, weighted-round-robin: tcp4 syn", tcp_v4_to(xlb::PORT_WEIGHTED_ROUND_ROBIN, true)),
+            stateful("dsr, random: tcp4 syn", tcp_v4_to(xlb::PORT_RANDOM, true)),
+            stateful("dsr, least-connections: tcp4 syn", tcp_v4_to(xlb::PORT_LEAST_CONNECTIONS, true)),
+            stateful("dsr, least-response-time: tcp4 syn", tcp_v4_to(xlb::PORT_LEAST_RESPONSE_TIME, true)),
+            stateful("dsr, max_load: tcp4 syn", tcp_v4_to(xlb::PORT_BOUNDED, true)),
+            stateful("dsr, track: tcp4", tcp_v4_to(xlb::PORT_TRACKED, false)),
+            shown("dsr, quic: by connection id", quic_v4(xlb::PORT_QUIC, xlb::SERVER)),
+            shown("dsr, quic: client moved", quic_v4(xlb::PORT_QUIC_MOVED, xlb::SERVER)),
+            shown("dsr, mss: tcp4 syn", syn_v4_to(xlb::PORT_CLAMPED)),
+            shown("dsr: tcp4, tagged", tagged_v4()),
+            line("dsr, 100,000 prefixes denied: tcp4", self.guarded, tcp_v4(false), None),
+            shown("echo request", echo_v4()),
+            // The kernel's routing table is asked for each, and costs what it costs.
+            line("nat reply: tcp4", self.with_nat, reply_v4(backend, port), None),
+            ours("not a vip", other_v4(), [12.0, 12.0, 12.0]),
+            usual("usual design: tcp4", tcp_v4(false)),
+            usual("usual design: udp4", udp_v4()),
+            usual("usual design: tcp4 syn", tcp_v4(true)),
+            usual("usual design: tcp6", tcp_v6()),
+            usual("usual design: not a vip", other_v4()),
+        ]
+    }
 }
 
 /// How many times longer twice the work takes: what cannot tell one from two cannot measure anything now.
@@ -203,5 +244,5 @@ fn show(path: &Path<'_>, figures: &[Measured], json: bool) {
     };
     let limit = |ns: f64| if ns.is_finite() { format!("{ns:.0}") } else { "-".into() };
     let budget = path.budget_ns.map_or_else(|| "-".into(), |budget| budget.map(limit).join(" / "));
-    println!("{:<34} {:>10} {:>10} {:>10} {budget:>16}   {}", path.name, cell(0), cell(1), cell(2), figures[0].action);
+    println!("{:<36} {:>10} {:>10} {:>10} {budget:>16}   {}", path.name, cell(0), cell(1), cell(2), figures[0].action);
 }

@@ -39,6 +39,29 @@ pub fn tcp_v6_to(port: u16) -> Vec<u8> {
     padded(tcp.size(0), |frame| tcp.write(frame, &[]))
 }
 
+/// A SYN with the options that Linux sends.
+pub fn syn_v4_to(port: u16) -> Vec<u8> {
+    const OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
+    let syn = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).tcp(CLIENT_PORT, port, 1, 65_535).syn();
+    // They are well formed.
+    let Ok(syn) = syn.options_raw(&OPTIONS) else { return Vec::new() };
+    padded(syn.size(0), |frame| syn.write(frame, &[]))
+}
+
+/// In a tagged frame (802.1Q).
+pub fn tagged_v4() -> Vec<u8> {
+    let vlan = etherparse::VlanId::try_new(10).unwrap_or_default();
+    let tcp = ethernet().single_vlan(vlan).ipv4(CLIENT_V4, VIP_V4, TTL).tcp(CLIENT_PORT, PORT, 1, 65_535).ack(1);
+    padded(tcp.size(0), |frame| tcp.write(frame, &[]))
+}
+
+/// A ping to the VIP.
+pub fn echo_v4() -> Vec<u8> {
+    let echo = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).icmpv4_echo_request(7, 1);
+    let payload = [0; 18];
+    padded(echo.size(payload.len()), |frame| echo.write(frame, &payload))
+}
+
 /// A backend's answer: the sender's address and port are the backend's whatever flow it is of.
 pub fn reply_v4(backend: [u8; 4], port: u16) -> Vec<u8> {
     let tcp = ethernet().ipv4(backend, CLIENT_V4, TTL).tcp(port, CLIENT_PORT, 1, 65_535).ack(1);

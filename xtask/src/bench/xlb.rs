@@ -10,9 +10,11 @@ use anyhow::{Context, Result, ensure};
 use lb_common::MacAddr;
 use lb_common::features;
 use lb_common::hash::HashKeys;
+use lb_user::admission::{Admission, List, Lists, Rules, prefix};
 use lb_user::compile::{Layout, Quiet, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::maps::{self, Sizes};
+use lb_user::pool::Pool;
 use lb_user::server_ids::ServerIds;
 use lb_user::tables::{Tables, diff};
 
@@ -25,6 +27,14 @@ const N_BACKENDS: u16 = 100;
 pub const PORT_IP_HASH: u16 = 81;
 pub const PORT_ROUND_ROBIN: u16 = 86;
 pub const PORT_LEAST_CONNECTIONS: u16 = 87;
+pub const PORT_WEIGHTED_ROUND_ROBIN: u16 = 88;
+pub const PORT_RANDOM: u16 = 89;
+pub const PORT_LEAST_RESPONSE_TIME: u16 = 92;
+pub const PORT_BOUNDED: u16 = 93;
+pub const PORT_TRACKED: u16 = 94;
+pub const PORT_CLAMPED: u16 = 95;
+pub const PORT_FULLNAT: u16 = 96;
+pub const PORT_TOA: u16 = 97;
 pub const PORT_NAT: u16 = 82;
 pub const PORT_IPIP: u16 = 83;
 pub const PORT_GUE: u16 = 84;
@@ -48,7 +58,16 @@ pub enum Options {
     Nat,
     /// Nothing, and every slot has moved lately.
     Moved,
+    /// Services that forward by full NAT.
+    Fullnat,
+    /// A long list of who may not send to any VIP.
+    Guarded,
 }
+
+/// Prefixes that are denied, none of which a client is in.
+const N_DENIED: u32 = 100_000;
+/// Ports enough for a session of each flow.
+const POOL: std::ops::RangeInclusive<u16> = 10_240..=65_535;
 
 /// The program, with a service for each kind of packet and a hundred backends each.
 ///
@@ -57,14 +76,16 @@ pub enum Options {
 pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     let object = std::fs::read(object).with_context(|| object.display().to_string())?;
     // The counters must live until the program is loaded.
-    let maps::Loaded { ebpf, mut maps, counters: _counters, tracer: _tracer, .. } =
-        maps::load(&object, Sizes::default(), features::ALL, None)?;
-    maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
     let mut desired = desired(options);
+    let sizes = Sizes { pool: desired.pool.record(), n_prefixes: 2 * N_DENIED.next_multiple_of(16), ..Sizes::default() };
+    let maps::Loaded { ebpf, mut maps, counters: _counters, tracer: _tracer, .. } =
+        maps::load(&object, sizes, features::ALL, None)?;
+    maps.set_hash_keys(HashKeys::from_bytes([7; 32]));
     if options == Options::Moved {
         take_half(&mut desired, 0);
     }
-    let (mut tables, layout) = compile(&desired, &Layout::new(maps.n_slots()), &Tables::default(), &Quiet(0))?;
+    let (mut tables, layout) =
+        compile(&desired, &Layout::new(maps.n_slots()).with_prefixes(sizes.n_prefixes), &Tables::default(), &Quiet(0))?;
     if options == Options::Moved {
         take_half(&mut desired, 1);
         (tables, _) = compile(&desired, &layout, &tables, &Quiet(1))?;
@@ -91,8 +112,8 @@ pub fn nat_backend() -> ([u8; 4], u16) {
 }
 
 fn desired(options: Options) -> Desired {
-    use Algorithm::{IpHash, LeastConnections, Maglev, RoundRobin};
-    use Forward::{Dsr, Gue, Ipip, Nat};
+    use Algorithm::{IpHash, LeastConnections, LeastResponseTime, Maglev, Random, RoundRobin, WeightedRoundRobin};
+    use Forward::{Dsr, Fullnat, Gue, Ipip, Nat};
     use Protocol::{Tcp, Udp};
     let (v4, v6) = (IpAddr::from(VIP_V4), IpAddr::from(VIP_V6));
     let services = [
@@ -102,6 +123,21 @@ fn desired(options: Options) -> Desired {
         ("ip-hash", service(v4, PORT_IP_HASH, Tcp, IpHash, Dsr)),
         ("round-robin", service(v4, PORT_ROUND_ROBIN, Tcp, RoundRobin, Dsr)),
         ("least-connections", service(v4, PORT_LEAST_CONNECTIONS, Tcp, LeastConnections, Dsr)),
+        ("weighted-round-robin", service(v4, PORT_WEIGHTED_ROUND_ROBIN, Tcp, WeightedRoundRobin, Dsr)),
+        ("random", service(v4, PORT_RANDOM, Tcp, Random, Dsr)),
+        ("least-response-time", service(v4, PORT_LEAST_RESPONSE_TIME, Tcp, LeastResponseTime, Dsr)),
+        (
+            "bounded",
+            Service {
+                hashing: Hashing { max_load: Some(125), ..Hashing::default() },
+                ..service(v4, PORT_BOUNDED, Tcp, Maglev, Dsr)
+            },
+        ),
+        ("tracked", Service { is_tracked: true, ..service(v4, PORT_TRACKED, Tcp, Maglev, Dsr) }),
+        ("clamped", Service { mss: Some(1360), ..service(v4, PORT_CLAMPED, Tcp, Maglev, Dsr) }),
+        ("fullnat", service(v4, PORT_FULLNAT, Tcp, Maglev, Fullnat)),
+        ("fullnat-v6", service(v6, PORT_FULLNAT, Tcp, Maglev, Fullnat)),
+        ("toa", Service { toa: true, ..service(v4, PORT_TOA, Tcp, Maglev, Fullnat) }),
         ("ipip", service(v4, PORT_IPIP, Tcp, Maglev, Ipip)),
         ("ipip-v6", service(v6, PORT_IPIP, Tcp, Maglev, Ipip)),
         ("gue", service(v4, PORT_GUE, Tcp, Maglev, Gue)),
@@ -110,9 +146,32 @@ fn desired(options: Options) -> Desired {
         ("nat", service(v4, PORT_NAT, Tcp, Maglev, Nat)),
         ("nat-v6", service(v6, PORT_NAT, Tcp, Maglev, Nat)),
     ];
-    let wanted = services.into_iter().filter(|(_, service)| service.forward != Nat || options == Options::Nat);
+    let is_wanted = |service: &Service| match service.forward {
+        Nat => options == Options::Nat,
+        Fullnat => options == Options::Fullnat,
+        _ => true,
+    };
+    let wanted = services.into_iter().filter(|(_, service)| is_wanted(service));
     let services = wanted.map(|(name, service)| (name.into(), service)).collect();
-    Desired { services, ingress: BTreeSet::from([INGRESS]), ..Desired::default() }
+    let pool = if options == Options::Fullnat { pool() } else { Pool::default() };
+    let admission = if options == Options::Guarded { admission() } else { Admission::default() };
+    let ingress = BTreeSet::from([INGRESS]);
+    Desired { services, ingress, pool: pool.into(), admission: admission.into(), ..Desired::default() }
+}
+
+/// Thirty-two addresses of either family.
+fn pool() -> Pool {
+    let addresses = (1..=32).flat_map(|n| [IpAddr::from([10, 4, 0, n]), [0xfd00, 4, 0, 0, 0, 0, 0, n.into()].into()]);
+    Pool { addresses: addresses.collect(), ports: POOL }
+}
+
+/// Every other network of 256 addresses in a block that no client is in.
+fn admission() -> Admission {
+    let network = |n: u32| IpAddr::from((0x2000_0000 + n * 512).to_be_bytes());
+    let denied = (0..N_DENIED).filter_map(|n| prefix(&format!("{}/24", network(n))).ok());
+    let deny = List::new(denied.collect(), Vec::new());
+    let lists = Lists::new(deny, List::default()).into();
+    Admission { all_vips: Rules { lists, ..Rules::default() }, ..Admission::default() }
 }
 
 /// By connection IDs that hold the last four bytes of a server's address.
