@@ -14,7 +14,7 @@ const TEST_THREADS: &str = "--test-threads=2";
 
 /// Programs whose tests run daemons and servers by the clock. A machine that stands still for a second can fail one of them; a
 /// run of its own tells that from a fault.
-const BY_THE_CLOCK: [&str; 8] = ["--test", "health", "--test", "net", "--test", "package", "--test", "running"];
+const BY_THE_CLOCK: [&str; 6] = ["--test", "health", "--test", "net", "--test", "running"];
 
 /// More failures than these are not put down to the machine.
 const SECOND_RUNS_MAX: usize = 3;
