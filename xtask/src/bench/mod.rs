@@ -76,9 +76,10 @@ pub fn run(options: &Options) -> Result<()> {
     let reference = reference::load(&reference)?;
     xlb::route_to_client()?;
     let load = |options| xlb::load(&xlb, options);
-    let [plain, with_nat, moved, with_fullnat, guarded] = {
+    // Sessions of one would leave no ports to those of the other.
+    let [plain, with_nat, moved, with_fullnat, with_toa, guarded] = {
         use xlb::Options::{Fullnat, Guarded, Moved, Nat, Off};
-        [load(Off)?, load(Nat)?, load(Moved)?, load(Fullnat)?, load(Guarded)?]
+        [load(Off)?, load(Nat)?, load(Moved)?, load(Fullnat)?, load(Fullnat)?, load(Guarded)?]
     };
     let scale = scale(&wrapper, reference.program()?, options.runs)?;
     let programs = Programs {
@@ -87,6 +88,7 @@ pub fn run(options: &Options) -> Result<()> {
         with_nat: with_nat.program()?,
         moved: moved.program()?,
         with_fullnat: with_fullnat.program()?,
+        with_toa: with_toa.program()?,
         guarded: guarded.program()?,
         usual: reference.program()?,
     };
@@ -147,6 +149,7 @@ struct Programs<'a> {
     with_nat: &'a Xdp,
     moved: &'a Xdp,
     with_fullnat: &'a Xdp,
+    with_toa: &'a Xdp,
     guarded: &'a Xdp,
     usual: &'a Xdp,
 }
@@ -180,7 +183,7 @@ impl<'a> Programs<'a> {
             fullnat("fullnat: tcp4", tcp_v4_to(xlb::PORT_FULLNAT, false)),
             fullnat("fullnat: tcp4 syn", tcp_v4_to(xlb::PORT_FULLNAT, true)),
             fullnat("fullnat: tcp6", tcp_v6_to(xlb::PORT_FULLNAT)),
-            fullnat("fullnat, toa: tcp4", tcp_v4_to(xlb::PORT_TOA, false)),
+            line("fullnat, toa: tcp4", self.with_toa, tcp_v4_to(xlb::PORT_TOA, false), None),
             moved("dsr, slots that moved: tcp4", tcp_v4(false), [35.0, 160.0, f64::INFINITY]),
             moved("dsr, slots that moved: tcp4 syn", tcp_v4(true), [35.0, 160.0, f64::INFINITY]),
             moved("dsr, slots that moved: tcp6", tcp_v6(), [40.0, 165.0, f64::INFINITY]),
