@@ -339,7 +339,7 @@ fn flags(desired: &Desired) -> u32 {
         | watchdog
 }
 
-/// What a program has to know of for these services, whoever serves them: of [`features`](lb_common::features).
+/// What a program has to know of for these services, whoever serves them: of `lb_common`'s `features`.
 pub fn features(desired: &Desired) -> u32 {
     let any = |is_so: fn(&Service) -> bool, feature| if desired.services.values().any(is_so) { feature } else { 0 };
     let is_guarded = desired.watchdog.is_some() || !desired.admission.is_empty();

@@ -13,7 +13,7 @@
 //! whatever flushes rules, or takes an interface down and up, is mended with the next probe, and no event need be followed.
 //!
 //! Where packets go to backends in tunnels, the table leads to a device of our own instead, by a gateway that stands for the backend
-//! ([`frame`]). What arrives there is sent on in the tunnel's headers ([`tunnel`], [`senders`]); the backend takes it apart and
+//! (`frame`). What arrives there is sent on in the tunnel's headers (`tunnel`, `senders`); the backend takes it apart and
 //! answers straight to this machine, as it answers clients. So all is asked of it that clients need: its tunnel's end, and the VIP.
 
 mod actor;
