@@ -323,31 +323,31 @@ fn backend_record(
 }
 
 fn flags(desired: &Desired) -> u32 {
-    let any_port = desired.services.values().any(|service| service.port == 0);
-    let replies = desired.services.values().any(|service| service.forward == Forward::Nat);
-    let quic = desired.services.values().any(|service| service.server_ids.is_some());
     let watchdog = match desired.watchdog.map(|watchdog| watchdog.absence) {
         None => 0,
         Some(Absence::Pass) => settings_flags::WATCHDOG,
         Some(Absence::Drop) => settings_flags::WATCHDOG | settings_flags::WATCHDOG_DROPS,
     };
-    let when = |is_so: bool, flag: u32| if is_so { flag } else { 0 };
-    when(any_port, settings_flags::ANY_PORT)
-        | when(replies, settings_flags::REPLIES)
-        | when(quic, settings_flags::QUIC)
-        | when(uses_pool(desired), settings_flags::FULLNAT)
+    when_any(desired, settings_flags::ANY_PORT, |service| service.port == 0)
+        | when_any(desired, settings_flags::REPLIES, |service| service.forward == Forward::Nat)
+        | when_any(desired, settings_flags::QUIC, |service| service.server_ids.is_some())
+        | if uses_pool(desired) { settings_flags::FULLNAT } else { 0 }
         | watchdog
 }
 
 /// What a program has to know of for these services, whoever serves them: of `lb_common`'s `features`.
 pub fn features(desired: &Desired) -> u32 {
-    let any = |is_so: fn(&Service) -> bool, feature| if desired.services.values().any(is_so) { feature } else { 0 };
     let is_guarded = desired.watchdog.is_some() || !desired.admission.is_empty();
-    any(|service| service.forward == Forward::Nat, features::NAT)
-        | any(|service| matches!(service.forward, Forward::Ipip | Forward::Gue), features::TUNNELS)
-        | any(|service| service.server_ids.is_some(), features::QUIC)
-        | any(|service| service.mss.is_some(), features::CLAMP)
+    when_any(desired, features::NAT, |service| service.forward == Forward::Nat)
+        | when_any(desired, features::TUNNELS, |service| matches!(service.forward, Forward::Ipip | Forward::Gue))
+        | when_any(desired, features::QUIC, |service| service.server_ids.is_some())
+        | when_any(desired, features::CLAMP, |service| service.mss.is_some())
         | if is_guarded { features::ADMISSION } else { 0 }
+}
+
+/// The bit, if any service is so.
+fn when_any(desired: &Desired, bit: u32, is_so: fn(&Service) -> bool) -> u32 {
+    if desired.services.values().any(is_so) { bit } else { 0 }
 }
 
 /// Whether packets to addresses of the pool may be replies.

@@ -93,8 +93,8 @@ pub struct Handles {
 }
 
 impl Datapath {
-    /// Loads the program from `object`, with these [`features`]. Maps that an earlier daemon left pinned are used again if their shape is the same,
-    /// and replaced where `[limits]` ask for another.
+    /// Loads the program from `object`, with these [`features`]. Maps that an earlier daemon left pinned are used again if their
+    /// shape is the same, and replaced where `[limits]` ask for another.
     ///
     /// # Errors
     /// If the kernel refuses, with what can be done about it, or an xlb of another layout left its program running; nothing is

@@ -110,6 +110,14 @@ impl Scene {
     }
 }
 
+/// Ends them, of whom none was lost or led astray.
+fn all_went_on(datagrams: Datagrams, connections: Connections, meanwhile: &str, daemon: &Daemon) -> Result<()> {
+    let ((n_asked, faults), broken) = (datagrams.end()?, connections.close()?);
+    println!("{n_asked} datagrams {meanwhile}, {} lost or led astray", faults.len());
+    ensure!(faults.is_empty() && broken.is_empty(), "{faults:?} {broken:?}\n{}", daemon.log());
+    Ok(())
+}
+
 fn pinned_settings(daemon: &Daemon) -> Result<Array<MapData, [u8; size_of::<Settings>()]>> {
     Ok(Array::try_from(Map::Array(MapData::from_pin(daemon.pin().join("SETTINGS"))?))?)
 }
@@ -135,10 +143,7 @@ fn a_new_binary_takes_over_under_load_without_losing_a_packet_or_moving_a_flow()
         ensure!(moved == 0.0, "{moved} slots moved\n{}", next.log());
         daemon = next;
     }
-    let ((n_asked, faults), broken) = (datagrams.end()?, connections.close()?);
-    println!("{n_asked} datagrams over two upgrades, {} lost or led astray", faults.len());
-    ensure!(faults.is_empty() && broken.is_empty(), "{faults:?} {broken:?}\n{}", daemon.log());
-    Ok(())
+    all_went_on(datagrams, connections, "over two upgrades", &daemon)
 }
 
 /// Lines of the log that say what a program was verified with.
@@ -184,10 +189,7 @@ fn a_reload_that_asks_for_more_exchanges_the_program_under_load_and_without_pins
     daemon.process().wait_for_log("not reloaded, everything stays as it is", LIMIT)?;
     ensure!(daemon.log().contains("restart the daemon for it"), "{}", daemon.log());
     datagrams.wait_for(500)?;
-    let ((n_asked, faults), broken) = (datagrams.end()?, connections.close()?);
-    println!("{n_asked} datagrams over an exchange of programs, {} lost or led astray", faults.len());
-    ensure!(faults.is_empty() && broken.is_empty(), "{faults:?} {broken:?}\n{}", daemon.log());
-    Ok(())
+    all_went_on(datagrams, connections, "over an exchange of programs", &daemon)
 }
 
 /// `prog/xdp id 42` of `ip -details link`.
@@ -221,9 +223,7 @@ fn tables_of_another_layout_are_refused_and_go_on_as_they_are() -> Result<()> {
     let daemon = daemon.builder().start()?;
     wait_serving(&daemon, "web", 4)?;
     datagrams.wait_for(500)?;
-    let ((n_asked, faults), broken) = (datagrams.end()?, connections.close()?);
-    println!("{n_asked} datagrams, {} lost or led astray", faults.len());
-    ensure!(faults.is_empty() && broken.is_empty(), "{faults:?} {broken:?}\n{}", daemon.log());
+    all_went_on(datagrams, connections, "before and after a refusal", &daemon)?;
 
     // What was said to help does.
     let mut daemon = daemon;

@@ -40,6 +40,14 @@ pub fn has_ours(routing: &str) -> bool {
     routing.contains("fwmark 0x786c") && routing.contains("proto 120")
 }
 
+/// Ends the daemon, after which everything is as it was before.
+pub fn stop_and_leave(daemon: Daemon, netns: &Netns, before: &str) -> Result<()> {
+    daemon.stop()?;
+    let after = routing(netns)?;
+    ensure!(after == before, "before:\n{before}\nafter:\n{after}");
+    Ok(())
+}
+
 pub fn wait_down(daemon: &Daemon, name: &str, nth: usize) -> Result<String> {
     until(LIMIT, &format!("backend {nth} of {name} to be down"), || {
         let backend = service(&daemon.status()?, name)?["backends"][nth].clone();
@@ -74,10 +82,7 @@ fn a_backend_without_the_vip_is_down_by_the_path_and_up_by_its_own_address() -> 
     for name in NAMES.concat() {
         wait_serving(&daemon, name, 3)?;
     }
-    daemon.stop()?;
-    let after = routing(lb)?;
-    ensure!(after == before, "before:\n{before}\nafter:\n{after}");
-    Ok(())
+    stop_and_leave(daemon, lb, &before)
 }
 
 #[test]

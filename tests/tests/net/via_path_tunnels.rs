@@ -7,7 +7,7 @@ use xlb_tests::{Backend, Daemon, Netns, Network, paths, until};
 
 use super::support::{LIMIT, Service, VIP, VIP_V6, both_vips, n_serving, vip, vip_v6, wait_serving};
 use super::tunnels::decap;
-use super::via_path::{has_ours, routing, sorted, wait_down};
+use super::via_path::{has_ours, routing, sorted, stop_and_leave, wait_down};
 
 const DEVICE: &str = "xlb-path0";
 /// VIP and backend of one family, and of two.
@@ -65,10 +65,7 @@ fn a_tunnels_end_and_the_vip_are_asked_for(forward: &str) -> Result<()> {
         wait_down(&daemon, name, 0)?;
     }
     ensure!(n_serving(&daemon, OWN)? == 3, "{}", daemon.log());
-    daemon.stop()?;
-    let after = routing(lb)?;
-    ensure!(after == before, "before:\n{before}\nafter:\n{after}");
-    Ok(())
+    stop_and_leave(daemon, lb, &before)
 }
 
 #[test]
@@ -167,10 +164,7 @@ fn what_was_taken_away_comes_back_and_a_killed_daemons_is_removed() -> Result<()
     for name in NAMES {
         wait_serving(&daemon, name, 2)?;
     }
-    daemon.stop()?;
-    let after = routing(lb)?;
-    ensure!(after == before, "before:\n{before}\nafter:\n{after}");
-    Ok(())
+    stop_and_leave(daemon, lb, &before)
 }
 
 #[test]
