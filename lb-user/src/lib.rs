@@ -20,6 +20,7 @@ pub mod error;
 pub mod explain;
 pub mod failover;
 pub mod health;
+pub mod journal;
 pub mod maps;
 pub mod nexthop;
 pub mod pool;

@@ -30,8 +30,8 @@ pub struct Snapshot {
     pub interfaces_lost: BTreeMap<String, String>,
     pub services: Vec<ServiceView>,
     pub sums: Sums,
-    /// The maps hold what should hold, and every backend has been heard of.
-    pub is_ready: bool,
+    /// What is still missing until the maps hold what should hold, and every backend has been heard of.
+    pub waits_for: Option<String>,
     /// Who was in the flow table lately.
     pub flows: Census,
     pub overrides: Overrides,
@@ -43,6 +43,13 @@ pub struct Snapshot {
     /// What a service's refusals stood at when it got its id.
     pub refused_bases: BTreeMap<u16, [u64; RULE_SLOTS]>,
     pub pool: Vec<PoolStatus>,
+}
+
+impl Snapshot {
+    /// The maps hold what should hold, and every backend has been heard of.
+    pub fn is_ready(&self) -> bool {
+        self.waits_for.is_none()
+    }
 }
 
 /// An interface that the program runs on.
@@ -187,6 +194,9 @@ pub struct Drain {
 pub struct Status {
     pub version: &'static str,
     pub ready: bool,
+    /// What is still missing for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     pub interfaces: Vec<Interface>,
     /// Those that the program should run on and does not, with the reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -500,7 +510,8 @@ impl Status {
         let suspects = suspects.iter().filter_map(|suspect| SuspectStatus::new(suspect, &snapshot.services));
         Ok(Self {
             version: env!("CARGO_PKG_VERSION"),
-            ready: snapshot.is_ready,
+            ready: snapshot.is_ready(),
+            waits_for: snapshot.waits_for.clone(),
             interfaces: snapshot.interfaces.clone(),
             interfaces_lost: snapshot.interfaces_lost.clone(),
             services: services?,

@@ -35,6 +35,7 @@ pub(crate) use tls::{VALID_MIN, days, others_may_read, valid_for};
 
 use crate::daemon::{Inquiry, Order};
 use crate::error::chain;
+use crate::journal;
 use crate::maps::{Counters, Tracer};
 use crate::status::{Snapshot, Status};
 
@@ -68,6 +69,7 @@ pub fn serve(
     orders: mpsc::Sender<Order>,
     counters: Arc<Counters>,
     tracer: Tracer,
+    journal: journal::Reader,
     changed: Arc<Notify>,
 ) -> Option<SocketFile> {
     let (newcomers, admitted) = mpsc::channel(N_NEWCOMERS);
@@ -76,7 +78,7 @@ pub fn serve(
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let booth = trace::Booth::new(tracer);
     let source = Source { inquiries, counters, changed, newcomers, orders, policy, audit, checks, booth, started };
-    tokio::spawn(events::Herald::new(source.clone(), admitted).run());
+    tokio::spawn(events::Herald::new(source.clone(), journal, admitted).run());
     doors.serve(&router(source))
 }
 
@@ -184,7 +186,7 @@ async fn health(State(source): State<Source>) -> Result<impl IntoResponse, Unava
     let down: Vec<&str> = snapshot.services.iter().filter(is_down).map(|service| &*service.name).collect();
     let lost: Vec<&String> = snapshot.interfaces_lost.keys().collect();
     let status = if down.is_empty() && lost.is_empty() { "ok" } else { "degraded" };
-    Ok(Json(json!({ "status": status, "ready": snapshot.is_ready, "services_down": down, "interfaces_lost": lost })))
+    Ok(Json(json!({ "status": status, "ready": snapshot.is_ready(), "services_down": down, "interfaces_lost": lost })))
 }
 
 /// 200 if the control loop answers.
@@ -196,8 +198,8 @@ async fn live(State(source): State<Source>) -> Result<impl IntoResponse, Unavail
 /// 200 once the program steers packets by complete tables.
 async fn ready(State(source): State<Source>) -> Result<impl IntoResponse, Unavailable> {
     let snapshot = source.snapshot().await?;
-    let code = if snapshot.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok((code, Json(json!({ "ready": snapshot.is_ready }))))
+    let code = if snapshot.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((code, Json(json!({ "ready": snapshot.is_ready(), "waits_for": snapshot.waits_for }))))
 }
 
 #[cfg(test)]

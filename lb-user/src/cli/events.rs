@@ -73,29 +73,47 @@ pub fn time(at_ms: &Value) -> String {
 fn in_words(event: &Value) -> String {
     let whom = [text(&event["service"]), text(&event["backend"])].join(" ");
     let whom = whom.trim();
+    // Such as `: why`. What an earlier version tells has none.
+    let why = ["cause", "failing", "waits_for"].iter().find_map(|key| event[key].as_str());
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
     match text(&event["kind"]) {
         "started" => format!("xlb {} started", text(&event["version"])),
+        "missing" => format!("{} events more, which only the log has", event["n_events"]),
         "ready" if event["ready"] == true => "ready".to_owned(),
-        "ready" => "no longer ready".to_owned(),
+        "ready" => {
+            event["waits_for"].as_str().map_or("no longer ready".to_owned(), |what| format!("not ready, waits for {what}"))
+        }
         "reload" if event["accepted"] == true => "reloaded".to_owned(),
-        "reload" => "a reload was refused, and changed nothing".to_owned(),
-        "service_added" | "backend_added" => format!("{whom}: added"),
-        "service_removed" | "backend_removed" => format!("{whom}: removed"),
-        "service_state" if event["up"] == true => format!("{whom}: up"),
-        "service_state" => format!("{whom}: down, nobody serves"),
-        "slots_moved" => format!("{whom}: {} slots moved", event["n_slots"]),
+        "reload" => format!("a reload was refused, and changed nothing{why}"),
+        "tables" if event["failing"].is_null() => "the tables are what they should be again".to_owned(),
+        "tables" => format!("the tables are not what they should be{why}"),
+        "interface_attached" => format!("on {}, in {} mode", text(&event["interface"]), text(&event["mode"])),
+        "interface_detached" => format!("off {}", text(&event["interface"])),
+        "discovery" => match (event["cause"].as_str(), &event["stale"]) {
+            (None, _) => format!("{whom}: {} answers again", text(&event["source"])),
+            (_, Value::Bool(true)) => format!("{whom}: {} fails, its earlier answer holds{why}", text(&event["source"])),
+            (..) => format!("{whom}: {} fails{why}", text(&event["source"])),
+        },
+        "service_added" | "backend_added" => format!("{whom}: added{why}"),
+        "service_removed" | "backend_removed" => format!("{whom}: removed{why}"),
+        "service_state" if event["up"] == true => format!("{whom}: up{why}"),
+        "service_state" => format!("{whom}: down, nobody serves{why}"),
+        "slots_moved" => format!("{whom}: {} slots moved{why}", event["n_slots"]),
         "backend_state" => {
             format!("{whom}: {}, was {}: {}", text(&event["to"]), text(&event["from"]), text(&event["cause"]))
         }
         "weight_part" => format!("{whom}: {}: {}", parts(&event["parts"]), text(&event["cause"])),
-        "suspected" => format!("{whom}: suspected, for its handshakes fail; probed at once"),
+        "suspected" => format!("{whom}: suspected, probed at once{why}"),
         "flapping" if event["flapping"] == true => format!("{whom}: comes and goes too often"),
         "flapping" => format!("{whom}: no longer comes and goes"),
         "backend_reach" => match event["unreachable"].as_str() {
             Some(reason) => format!("{whom}: not reachable: {reason}"),
             None => format!("{whom}: reachable"),
         },
-        "backend_weight" => format!("{whom}: weight {}, was {}", event["to"], event["from"]),
+        "backend_weight" => {
+            let by = event["by"].as_str().map_or_else(String::new, |by| format!(", set by {by}"));
+            format!("{whom}: weight {}, was {}{by}", event["to"], event["from"])
+        }
         "backend_admin" => match &event["set"] {
             Value::Null => format!("{whom}: enabled"),
             set => format!("{whom}: {}", admin(set)),
@@ -198,6 +216,36 @@ mod tests {
             ),
             (json!({ "kind": "service_state", "service": "web", "up": false }), "web: down, nobody serves".into()),
             (
+                json!({ "kind": "service_state", "service": "web", "up": false, "cause": "why" }),
+                "web: down, nobody serves: why".into(),
+            ),
+            (json!({ "kind": "slots_moved", "service": "web", "n_slots": 7, "cause": "why" }), "web: 7 slots moved: why".into()),
+            (
+                json!({ "kind": "discovery", "service": "web", "source": "dns", "stale": true, "cause": "why" }),
+                "web: dns fails, its earlier answer holds: why".into(),
+            ),
+            (
+                json!({ "kind": "discovery", "service": "web", "source": "dns", "stale": false, "cause": "why" }),
+                "web: dns fails: why".into(),
+            ),
+            (json!({ "kind": "discovery", "service": "web", "source": "dns", "stale": false }), "web: dns answers again".into()),
+            (json!({ "kind": "tables", "failing": "why" }), "the tables are not what they should be: why".into()),
+            (json!({ "kind": "tables", "failing": null }), "the tables are what they should be again".into()),
+            (json!({ "kind": "interface_attached", "interface": "eth0", "mode": "native" }), "on eth0, in native mode".into()),
+            (
+                json!({ "kind": "reload", "accepted": false, "cause": "why" }),
+                "a reload was refused, and changed nothing: why".into(),
+            ),
+            (json!({ "kind": "missing", "n_events": 7 }), "7 events more, which only the log has".into()),
+            (
+                json!({ "kind": "backend_weight", "service": "web", "backend": "10.0.0.1:80", "from": 1, "to": 3, "by": "root" }),
+                "web 10.0.0.1:80: weight 3, was 1, set by root".into(),
+            ),
+            (
+                json!({ "kind": "ready", "ready": false, "waits_for": "web 10.0.0.1:80: the end of its first check" }),
+                "not ready, waits for web 10.0.0.1:80: the end of its first check".into(),
+            ),
+            (
                 json!({ "kind": "maintenance", "service": "web", "set": { "by": "root", "at_ms": 1 } }),
                 "web: in maintenance, by root".into(),
             ),
@@ -245,6 +293,14 @@ mod tests {
         }
         assert_eq!(time(&json!(1_767_323_045_000_u64)), at);
         assert_eq!(time(&json!(u64::MAX)), "?");
+    }
+
+    #[test]
+    fn there_are_words_for_each_kind() {
+        for change in crate::journal::samples::all() {
+            let words = in_words(&serde_json::to_value(&change).unwrap());
+            assert!(!words.starts_with('{'), "{words}");
+        }
     }
 
     #[test]

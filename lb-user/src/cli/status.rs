@@ -19,6 +19,15 @@ pub async fn show(door: &Door, json: bool) -> Result<()> {
     super::print(&text)
 }
 
+/// Whether all is as it should be, and what is missing.
+pub fn readiness(status: &Value) -> String {
+    match status["waits_for"].as_str() {
+        _ if status["ready"] == true => "ready".to_owned(),
+        Some(missing) => format!("not ready yet (waits for {missing})"),
+        None => "not ready yet".to_owned(),
+    }
+}
+
 /// Of the sources that were refused most.
 const SUSPECTS_SHOWN: usize = 5;
 
@@ -28,7 +37,7 @@ fn tables(status: &Value) -> String {
         .map(|interface| format!("{} ({})", text(&interface["name"]), text(&interface["mode"])));
     let interfaces = interfaces.collect::<Vec<_>>().join(", ");
     let packets = &status["packets"];
-    let ready = if status["ready"] == true { "ready" } else { "not ready yet" };
+    let ready = readiness(status);
     let mut out = format!("xlb {}, {ready}, on {interfaces}\n", text(&status["version"]));
     out.push_str(&format!(
         "packets: {} received = {} forwarded + {} passed to the host + {} dropped\n",

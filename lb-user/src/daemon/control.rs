@@ -3,6 +3,7 @@
 mod attendance;
 mod explain;
 mod flows;
+mod record;
 mod room;
 mod runtime;
 mod sessions;
@@ -25,9 +26,10 @@ use super::{host, report};
 use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
-use crate::discovery::{self, Discovered};
+use crate::discovery::{self, What};
 use crate::failover::{Place, Standing, Standings, has_say};
-use crate::health::{Condition, State, Transition};
+use crate::health::{self, Condition, State};
+use crate::journal::{Causes, Change, Journal, Reader};
 use crate::maps::{KernelMaps, MapError, Seen};
 use crate::nexthop::{Changes, RedirectMode, Unresolved, Way};
 use crate::runtime::unix_ms;
@@ -89,6 +91,9 @@ pub struct Control {
     unproven_since: Option<Instant>,
     counted: runtime::Counted,
     ledger: Ledger,
+    journal: Journal,
+    /// What has been taken in and is not in the tables yet.
+    causes: Causes,
     interfaces: Vec<Interface>,
     /// Interfaces that the program should run on and does not, with the reason.
     lost: BTreeMap<String, String>,
@@ -152,6 +157,9 @@ impl Control {
     pub fn new(start: Start) -> Self {
         let Start { config, config_text, findings, followers, maps, layout, tables, ledger } = start;
         let held_back = room::HeldBack::new(findings.discovered.clone());
+        let (mut journal, mut causes) = (Journal::default(), Causes::default());
+        journal.note(Change::Started { version: env!("CARGO_PKG_VERSION") });
+        causes.add_for_all("xlb started");
         Self {
             config,
             config_text,
@@ -172,6 +180,8 @@ impl Control {
             counted: runtime::Counted::new(),
             sessions: sessions::Counted::default(),
             ledger,
+            journal,
+            causes,
             interfaces: Vec::new(),
             lost: BTreeMap::new(),
             host: host::Watch::default(),
@@ -189,33 +199,60 @@ impl Control {
         &self.config
     }
 
-    pub fn note_transition(&mut self, transition: &Transition) {
-        let key = (transition.service.clone(), transition.backend);
+    /// What happened, for who tells of it.
+    pub fn journal(&self) -> Reader {
+        self.journal.reader()
+    }
+
+    /// Has the journal tell what was noted since the last time.
+    pub fn publish(&mut self) {
+        self.journal.publish();
+    }
+
+    /// Takes in what a checker says. Yields when that was observed, if it is a reason to change the maps.
+    pub fn note_health(&mut self, news: health::News) -> Option<Instant> {
+        let key = news.key();
         if !self.followers.checks(&key) {
             debug!(service = %key.0, backend = %key.1, "a late word on a backend that is no more");
-            return;
+            return None;
         }
-        report::transition(transition);
+        let (service, backend) = key.clone();
+        let transition = match news {
+            health::News::Transition(transition) => transition,
+            health::News::Suspected { cause, .. } => {
+                self.journal.note(Change::Suspected { service, backend, cause });
+                return None;
+            }
+            health::News::Flapping { is_flapping, .. } => {
+                self.journal.note(Change::Flapping { service, backend, flapping: is_flapping });
+                return None;
+            }
+        };
+        report::transition(&transition);
+        record::transition(&transition, self.findings.condition(&key), &mut self.journal, &mut self.causes);
         if transition.from != transition.to {
             self.ledger.note_transition(&transition.service, transition.to);
         }
         self.findings.note_health(key, Condition { state: transition.to, parts: transition.parts });
+        Some(transition.observed)
     }
 
-    pub fn note_discovered(&mut self, discovered: Discovered) {
-        let Discovered { service, source, .. } = &discovered;
-        if !self.followers.watches(service, *source) {
+    pub fn note_discovery(&mut self, news: discovery::News) {
+        if !self.followers.watches(&news.service, news.source) {
             return;
         }
+        record::discovered(&news, &mut self.journal, &mut self.causes);
+        let discovery::News { service, source, what: What::Backends(backends) } = news else { return };
         let findings = self.findings.change();
-        self.held_back.release(service, &mut findings.discovered);
+        self.held_back.release(&service, &mut findings.discovered);
         let by_source = findings.discovered.entry(service.clone()).or_default();
-        report::discovered(&discovered, by_source.get(source));
-        by_source.insert(*source, discovered.backends);
+        report::discovered(&service, source, &backends, by_source.get(&source));
+        by_source.insert(source, backends);
         self.refused.is_known = false;
     }
 
     pub fn note_next_hops(&mut self, mut changes: Changes) {
+        record::next_hops(&changes, &mut self.causes);
         self.unwritten_links = changes.redirects.take().or(self.unwritten_links.take());
         report::next_hops(&changes, &self.findings);
         self.findings.change().note_next_hops(changes);
@@ -230,6 +267,7 @@ impl Control {
     pub fn set_interfaces(&mut self, interfaces: Vec<Interface>, mode: RedirectMode) {
         self.followers.set_redirect_mode(mode);
         self.findings.change().ingress = interfaces.iter().map(|interface| interface.ifindex).collect();
+        record::interfaces(&self.interfaces, &interfaces, &mut self.journal, &mut self.causes);
         self.interfaces = interfaces;
     }
 
@@ -247,6 +285,8 @@ impl Control {
             sums.n_reloads_refused += 1
         }
         sums.last_reload_refused = refused.map(Into::into);
+        let cause = sums.last_reload_refused.clone();
+        self.journal.note_first(Change::Reload { accepted: cause.is_none(), cause });
     }
 
     /// Another configuration, if the maps can hold it. Yields what was set at runtime and no longer means anything, in words.
@@ -256,12 +296,16 @@ impl Control {
     /// [`reconcile`](Self::reconcile).
     pub fn reload(&mut self, config: Config, text: Arc<str>) -> Result<Vec<String>, ControlError> {
         let (before, forgotten) = self.exchange(config, text);
+        self.causes.add_for_all("reload");
         self.standings.allow_parts();
         self.refused.is_known = false;
         let fits = compile::compile(&assemble(&self.config, &self.findings), &self.layout, &self.tables, &self.seen());
         let done = fits.map_err(ControlError::from).and_then(|_| self.reconcile(None));
         match done {
-            Ok(()) => Ok(forgotten),
+            Ok(()) => {
+                record::overrides(&before.overrides, &self.findings.overrides, &mut self.journal, &mut self.causes);
+                Ok(forgotten)
+            }
             Err(error) => {
                 self.give_back(before);
                 Err(error)
@@ -278,8 +322,10 @@ impl Control {
     /// # Errors
     /// If the maps cannot hold it or the kernel refuses; the next call tries again, and [`next_due`](Self::next_due) says when.
     pub fn reconcile(&mut self, since: Option<Instant>) -> Result<(), ControlError> {
-        let done = self.write_links().and(self.try_reconcile(since));
-        self.ledger.note_outcome(done.as_ref().err());
+        let done = self.write_links().and_then(|()| self.try_reconcile(since));
+        if self.ledger.note_outcome(done.as_ref().err()) {
+            self.journal.note(Change::Tables { failing: self.ledger.sums.failing.clone() });
+        }
         // Whatever the reason: what is due waits for it, or the loop would do nothing but fail.
         let is_half_done = done.is_err() || !self.doubted.is_empty() || self.unwritten_links.is_some();
         self.retry_at = is_half_done.then(|| Instant::now() + RETRY);
@@ -339,7 +385,7 @@ impl Control {
             self.is_settled = true;
         }
         self.held_back.note_done(&self.config, &self.findings.discovered);
-        self.findings.note_done();
+        self.note_done();
         Ok(())
     }
 
@@ -378,10 +424,21 @@ impl Control {
             return Err(error);
         }
         self.tables.amend(change.after);
-        self.desired.services.extend(services);
+        for (name, service) in services {
+            let Some(before) = self.desired.services.get(&name) else { continue };
+            let of = |service| (&self.desired, service);
+            record::service(&name, of(before), of(&service), |_, _| 0, &mut self.journal, &self.causes);
+            self.desired.services.insert(name, service);
+        }
         self.note_carried_out(&plan, &change.names, now, since);
-        self.findings.note_done();
+        self.note_done();
         Ok(true)
+    }
+
+    /// The tables have all that was taken in.
+    fn note_done(&mut self) {
+        self.findings.note_done();
+        self.causes.clear();
     }
 
     /// The services of these backends as their health makes them; `None` if others have a say in that.
@@ -414,6 +471,9 @@ impl Control {
     fn settle(&mut self, desired: &mut Desired) {
         for turn in self.standings.settle(&self.config, desired, &self.findings, Instant::now()) {
             report::failover(&turn, self.findings.overrides.held(&turn.service));
+            if self.standings.ruled(&turn.service).is_some() {
+                record::turn(&turn, &mut self.journal, &mut self.causes);
+            }
             if turn.held != self.findings.overrides.held(&turn.service) {
                 self.findings.change().overrides.hold(&turn.service, turn.held, unix_ms());
                 self.has_held = true;
@@ -450,6 +510,11 @@ impl Control {
         }
         self.tables = tables;
         self.doubted.clear();
+        if self.is_settled {
+            let standings = &self.standings;
+            let weight = |name: &ServiceName, endpoint| standings.own_weight(desired, name, endpoint);
+            record::desired(&self.desired, desired, weight, &mut self.journal, &self.causes);
+        }
         self.note_carried_out(&plan, &names, started, since);
         if rests_more || !plan.retire.is_empty() {
             self.retire(plan.retire, &names);
@@ -478,11 +543,14 @@ impl Control {
         let settle = if is_unproven { PROVE } else { SETTLE };
         let is_counted = !self.counted.sweep.census.is_empty() || self.counted.is_behind();
         self.settle_at = (is_restless || is_counted).then(|| Instant::now() + settle);
-        self.ledger.note_done(plan, names);
+        for (service, n_slots) in self.ledger.note_done(plan, names) {
+            let cause = self.causes.of(&service);
+            self.journal.note(Change::SlotsMoved { service, n_slots, cause });
+        }
         let n_writes = plan.writes.len();
         if n_writes > 0 {
             self.ledger.note_change(since.unwrap_or(started).elapsed());
-            report::change(&plan.moves, names, n_writes, started.elapsed(), since);
+            report::change(&plan.moves, names, n_writes, started.elapsed(), since, &self.causes);
         }
     }
 
@@ -539,18 +607,17 @@ impl Control {
             self.config.services.iter().map(|service| (&service.name, service)).collect();
         let view = |(name, service)| self.view(name, service, configured.get(name).copied());
         let services: Vec<ServiceView> = self.desired.services.iter().map(view).collect();
-        let heard_of = |backend: &BackendView| backend.check.state != State::Unknown && !self.is_pending(backend);
-        let is_ready = self.is_settled
-            && services.iter().all(|service| {
-                let found = service.discovery.iter().all(|source| source.n_queries > 0);
-                found && service.backends.iter().all(heard_of)
-            });
+        let waits_for = if self.is_settled {
+            services.iter().find_map(|service| self.waits_for(service))
+        } else {
+            Some("the tables".to_owned())
+        };
         Snapshot {
             interfaces: self.interfaces.clone(),
             interfaces_lost: self.lost.clone(),
             services,
             sums: self.ledger.sums.clone(),
-            is_ready,
+            waits_for,
             flows: self.counted.sweep.census,
             overrides: self.findings.overrides.clone(),
             state_trouble: None,
@@ -559,6 +626,19 @@ impl Control {
             refused_bases: self.ledger.refused_bases().clone(),
             pool: self.sessions.status(&self.config.pool, &self.maps.sessions),
         }
+    }
+
+    /// What of a service has not been heard of yet.
+    fn waits_for(&self, service: &ServiceView) -> Option<String> {
+        let name = &service.name;
+        if let Some(source) = service.discovery.iter().find(|source| source.n_queries == 0) {
+            return Some(format!("{name}: the first answer of {}", source.source));
+        }
+        service.backends.iter().find_map(|backend| match backend.check.state {
+            State::Unknown => Some(format!("{name} {}: the end of its first check", backend.endpoint)),
+            _ if self.is_pending(backend) => Some(format!("{name} {}: its neighbour's address", backend.endpoint)),
+            _ => None,
+        })
     }
 
     /// Whether a healthy backend only waits for its next hop.
@@ -638,7 +718,7 @@ impl Control {
     fn view_backend(&self, name: &ServiceName, service: &Service, endpoint: SocketAddr, backend: &Backend) -> BackendView {
         let id = self.layout.find_backend(name, endpoint);
         let serves = compile::serves(&self.desired, service, backend);
-        let place = self.standings.of(name).and_then(|standing| standing.backends.get(&endpoint)).cloned();
+        let place = self.standings.place(name, endpoint).cloned();
         let place = place.unwrap_or(Place { weight: backend.weight, ..Place::default() });
         let unreachable = match self.findings.answers.get(&endpoint.ip()) {
             Some(Err(reason)) if backend.next_hop.is_none() => Some(reason.to_string()),

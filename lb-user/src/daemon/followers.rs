@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use super::assemble::BackendKey;
 use crate::config::Config;
 use crate::desired::{Desired, ServiceName};
-use crate::discovery::{self, Discovered, Kind, Place, Source, Watcher};
+use crate::discovery::{self, Kind, Place, Source, Watcher};
 use crate::failover::Tier;
 use crate::health::quota::Quota;
 use crate::health::window::Counts;
-use crate::health::{self, Check, Checker, Checks, Mode, Probe, Steering, Transition};
+use crate::health::{self, Check, Checker, Checks, Mode, Probe, Steering};
 use crate::nexthop::{RedirectMode, Resolver};
 
 pub struct Followers {
@@ -24,16 +24,16 @@ pub struct Followers {
     resolver: Resolver,
     steering: Steering,
     wanted: BTreeSet<IpAddr>,
-    transitions: mpsc::Sender<Transition>,
-    discovered: mpsc::Sender<Discovered>,
+    health: mpsc::Sender<health::News>,
+    discovery: mpsc::Sender<discovery::News>,
 }
 
 impl Followers {
     pub fn new(
         resolver: Resolver,
         steering: Steering,
-        transitions: mpsc::Sender<Transition>,
-        discovered: mpsc::Sender<Discovered>,
+        health: mpsc::Sender<health::News>,
+        discovery: mpsc::Sender<discovery::News>,
     ) -> Self {
         Self {
             checkers: BTreeMap::new(),
@@ -42,8 +42,8 @@ impl Followers {
             resolver,
             steering,
             wanted: BTreeSet::new(),
-            transitions,
-            discovered,
+            health,
+            discovery,
         }
     }
 
@@ -81,8 +81,8 @@ impl Followers {
                 let Some(wanted) = wanted(name, endpoint) else { continue };
                 let quota = self.quotas.get(name).filter(|_| !last_resorts.contains(&(name, endpoint)));
                 self.checkers.entry((name.clone(), endpoint)).or_insert_with(|| {
-                    let (name, quota, transitions) = (name.clone(), quota.cloned(), self.transitions.clone());
-                    (wanted.clone(), health::spawn(name, endpoint, wanted.clone(), quota, transitions, &self.steering))
+                    let (name, quota, news) = (name.clone(), quota.cloned(), self.health.clone());
+                    (wanted.clone(), health::spawn(name, endpoint, wanted.clone(), quota, news, &self.steering))
                 });
             }
         }
@@ -97,7 +97,7 @@ impl Followers {
             for source in service.sources() {
                 let same = before.remove(&source.kind()).filter(|(followed, at, _)| *followed == source && *at == place);
                 let watcher = same.unwrap_or_else(|| {
-                    let watcher = discovery::spawn(name.clone(), source.clone(), place, self.discovered.clone());
+                    let watcher = discovery::spawn(name.clone(), source.clone(), place, self.discovery.clone());
                     (source, place, watcher)
                 });
                 self.watchers.entry(name.clone()).or_default().insert(watcher.0.kind(), watcher);

@@ -103,10 +103,11 @@ impl Ledger {
         &self.refused_bases
     }
 
-    /// Whether the maps hold what should hold now, or why they do not.
-    pub fn note_outcome(&mut self, error: Option<&ControlError>) {
+    /// Whether the maps hold what should hold now, or why they do not. Yields whether that is news.
+    pub fn note_outcome(&mut self, error: Option<&ControlError>) -> bool {
         self.sums.n_failures += u64::from(error.is_some());
-        self.sums.failing = error.map(|error| chain(error).into());
+        let before = std::mem::replace(&mut self.sums.failing, error.map(|error| chain(error).into()));
+        before != self.sums.failing
     }
 
     pub fn note_transition(&mut self, service: &ServiceName, to: State) {
@@ -138,14 +139,17 @@ impl Ledger {
         }
     }
 
-    /// Takes note of a plan that was carried out.
-    pub fn note_done(&mut self, plan: &Plan, names: &Names) {
+    /// Takes note of a plan that was carried out. Yields how many slots of each service went to another backend.
+    pub fn note_done(&mut self, plan: &Plan, names: &Names) -> BTreeMap<ServiceName, u64> {
+        let mut moved: BTreeMap<ServiceName, u64> = BTreeMap::new();
         for ((from, to), n_slots) in &plan.moves {
             if let Some((service, _)) = names.get(to).or_else(|| names.get(from)) {
-                self.sums.add(service, |sums| sums.n_slots_moved += *n_slots as u64);
+                *moved.entry(service.clone()).or_default() += *n_slots as u64;
             }
         }
+        moved.iter().for_each(|(service, n_slots)| self.sums.add(service, |sums| sums.n_slots_moved += n_slots));
         self.sums.n_writes += (plan.writes.len() + plan.retire.len()) as u64;
+        moved
     }
 
     /// Adds what a backend that leaves has counted, since the last time, to its service's.

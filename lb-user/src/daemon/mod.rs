@@ -38,10 +38,10 @@ use crate::api;
 use crate::compile::{self, Layout};
 use crate::config::{self, Config, Mode, OnExit};
 use crate::datapath::{Attached, Attachment, Datapath, Handles, Pins, Wanted};
-use crate::discovery::Discovered;
+use crate::discovery;
 use crate::error::chain;
 use crate::explain::{Explanation, Question, Senseless};
-use crate::health::{Steering, Transition};
+use crate::health::{self, Steering};
 use crate::nexthop::{self, Changes, RedirectMode, Resolver};
 use crate::rights;
 use crate::status::{Interface, Snapshot};
@@ -66,8 +66,8 @@ pub enum Inquiry {
 
 /// Where findings arrive.
 struct Inbox {
-    transitions: mpsc::Receiver<Transition>,
-    discovered: mpsc::Receiver<Discovered>,
+    health: mpsc::Receiver<health::News>,
+    discovery: mpsc::Receiver<discovery::News>,
     next_hops: mpsc::Receiver<Changes>,
     inquiries: mpsc::Receiver<Inquiry>,
     /// The way out: told whenever something may have changed.
@@ -156,12 +156,12 @@ async fn start(
         datapath.attach(&attachment)?;
     }
     datapath.detach_all_but(&config.xdp.interfaces)?;
-    let (to_transitions, transitions) = mpsc::channel(QUEUE);
-    let (to_discovered, discovered) = mpsc::channel(QUEUE);
+    let (to_health, health) = mpsc::channel(QUEUE);
+    let (to_discovery, discovery) = mpsc::channel(QUEUE);
     let (to_next_hops, next_hops) = mpsc::channel(QUEUE);
     let (to_inquiries, inquiries) = mpsc::channel(QUEUE);
     let resolver = Resolver::start(redirect_mode(datapath.attached()), to_next_hops).await?;
-    let followers = Followers::new(resolver, steering.clone(), to_transitions, to_discovered);
+    let followers = Followers::new(resolver, steering.clone(), to_health, to_discovery);
     let counters = Arc::new(counters);
     let ledger = ledger::Ledger::new(counters.clone());
     let config_text = text.into();
@@ -169,14 +169,15 @@ async fn start(
     let mut control = Control::new(start);
     set_interfaces(&mut control, datapath);
     control.reconcile(None)?;
+    control.publish();
     let (to_orders, orders) = mpsc::channel(ORDERS);
     let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.trouble);
     desk.note_reload(&remembered.forgotten);
     desk.follow(&mut control);
     desk.note_held(&mut control);
     let changed = Arc::new(Notify::new());
-    let socket = api::serve(doors, to_inquiries, to_orders, counters, tracer, changed.clone());
-    Ok(Started { control, inbox: Inbox { transitions, discovered, next_hops, inquiries, changed }, desk, socket })
+    let socket = api::serve(doors, to_inquiries, to_orders, counters, tracer, control.journal(), changed.clone());
+    Ok(Started { control, inbox: Inbox { health, discovery, next_hops, inquiries, changed }, desk, socket })
 }
 
 /// The loop.
@@ -210,10 +211,7 @@ async fn serve(
             }
             // Before what may come without end.
             () = sleep_until(beat.unwrap_or_else(Instant::now)), if beat.is_some() => continue,
-            Some(transition) = inbox.transitions.recv() => {
-                control.note_transition(&transition);
-                Some(transition.observed)
-            }
+            Some(news) = inbox.health.recv() => control.note_health(news),
             Some(changes) = inbox.next_hops.recv() => {
                 let now = Instant::now();
                 if changes.redirects.is_some() {
@@ -222,9 +220,9 @@ async fn serve(
                 control.note_next_hops(changes);
                 Some(now)
             }
-            Some(discovered) = inbox.discovered.recv() => {
+            Some(news) = inbox.discovery.recv() => {
                 let now = Instant::now();
-                control.note_discovered(discovered);
+                control.note_discovery(news);
                 Some(now)
             }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -256,6 +254,7 @@ async fn serve(
         desk.follow(control);
         complaint.note(control.reconcile(since));
         desk.note_held(control);
+        control.publish();
         inbox.changed.notify_one();
         // However much comes before: who asks how things stand is answered.
         if let Ok(inquiry) = inbox.inquiries.try_recv() {
@@ -294,14 +293,14 @@ fn answer(inquiry: Inquiry, control: &Control, desk: &Desk) {
 
 /// Takes in what else is waiting, so that a burst of findings is compiled once.
 fn take_in_the_rest(control: &mut Control, inbox: &mut Inbox) {
-    while let Ok(transition) = inbox.transitions.try_recv() {
-        control.note_transition(&transition);
+    while let Ok(news) = inbox.health.try_recv() {
+        control.note_health(news);
     }
     while let Ok(changes) = inbox.next_hops.try_recv() {
         control.note_next_hops(changes);
     }
-    while let Ok(discovered) = inbox.discovered.try_recv() {
-        control.note_discovered(discovered);
+    while let Ok(news) = inbox.discovery.try_recv() {
+        control.note_discovery(news);
     }
 }
 

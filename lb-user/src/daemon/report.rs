@@ -11,9 +11,10 @@ use tracing::{debug, info, warn};
 use super::assemble::{BackendKey, Findings, Refused};
 use super::control::Names;
 use crate::desired::ServiceName;
-use crate::discovery::{Backends, Discovered};
+use crate::discovery::{Backends, Kind};
 use crate::failover::{Shift, Turn, in_words};
 use crate::health::{Parts, State, Transition};
+use crate::journal::Causes;
 use crate::nexthop::{Changes, Unresolved};
 
 /// A backend serves, or no longer does, or with another part of its weight.
@@ -56,9 +57,9 @@ pub fn failover(turn: &Turn, held_before: Option<u8>) {
 }
 
 /// A source gave another set of backends.
-pub fn discovered(discovered: &Discovered, before: Option<&Backends>) {
+pub fn discovered(service: &ServiceName, source: Kind, now: &Backends, before: Option<&Backends>) {
     let none = Backends::new();
-    let (before, now) = (before.unwrap_or(&none), &discovered.backends);
+    let before = before.unwrap_or(&none);
     let list = |backends: Vec<String>| shortened(&backends);
     let missing = |these: &Backends, those: &Backends| {
         list(these.keys().filter(|endpoint| !those.contains_key(endpoint)).map(ToString::to_string).collect())
@@ -69,7 +70,7 @@ pub fn discovered(discovered: &Discovered, before: Option<&Backends>) {
         Some(format!("{endpoint}: {earlier} -> {weight}"))
     });
     let weights = list(changed.collect());
-    let (service, source) = (&discovered.service, discovered.source.label());
+    let source = source.label();
     info!(%service, source, n_backends = now.len(), appeared, left, weights, "discovery gave another set of backends");
 }
 
@@ -114,6 +115,7 @@ pub fn change(
     n_writes: usize,
     took: Duration,
     since: Option<Instant>,
+    causes: &Causes,
 ) {
     let took_ms = tenths_of_ms(took);
     let after_ms = since.map(|since| tenths_of_ms(since.elapsed()));
@@ -126,7 +128,8 @@ pub fn change(
         list.push(format!("{} -> {}: {n_slots}", name(from), name(to)));
     }
     for (service, (n_slots, list)) in &by_service {
-        info!(%service, n_slots, moved = shortened(list), took_ms, after_ms, "slots moved");
+        let cause = causes.of(service);
+        info!(%service, n_slots, moved = shortened(list), cause, took_ms, after_ms, "slots moved");
     }
     if by_service.is_empty() && since.is_none() {
         // Slots that come to rest, for one: nothing that anybody waits for.

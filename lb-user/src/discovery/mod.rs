@@ -61,12 +61,22 @@ impl fmt::Display for Kind {
     }
 }
 
-/// All backends that a service has by one source, present now. What is not in it has left.
+/// What one of a service's sources has to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Discovered {
+pub struct News {
     pub service: ServiceName,
     pub source: Kind,
-    pub backends: Backends,
+    pub what: What,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum What {
+    /// All backends that the service has by it, present now. What is not in it has left.
+    Backends(Backends),
+    /// It gives no usable answer any more, or none for another reason than before. What it said holds, if it is stale.
+    Failing { is_stale: bool, cause: String },
+    /// It gives usable answers again.
+    Recovered,
 }
 
 /// What is to be watched, as configured.
@@ -142,13 +152,13 @@ impl Drop for Watcher {
     }
 }
 
-/// Starts watching. The whole set is sent at the first usable answer, and whenever it changes.
+/// Starts watching. The whole set is sent at the first usable answer, and whenever it changes; and what is wrong with the source.
 ///
 /// The task ends when the receiver is gone.
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn spawn(service: ServiceName, source: Source, place: Place, out: mpsc::Sender<Discovered>) -> Watcher {
+pub fn spawn(service: ServiceName, source: Source, place: Place, out: mpsc::Sender<News>) -> Watcher {
     let teller = Teller::new(service, &source, place, out);
     let status = teller.status();
     let task = match source {
@@ -157,6 +167,21 @@ pub fn spawn(service: ServiceName, source: Source, place: Place, out: mpsc::Send
         Source::Docker(docker) => tokio::spawn(docker::watch(docker, teller)),
     };
     Watcher { task: task.abort_handle(), status }
+}
+
+/// The next set of backends; `None` if none comes any more.
+pub async fn next_set(news: &mut mpsc::Receiver<News>) -> Option<Backends> {
+    loop {
+        if let What::Backends(backends) = news.recv().await?.what {
+            return Some(backends);
+        }
+    }
+}
+
+/// Whether no set of backends waits to be taken.
+#[cfg(test)]
+fn has_told_nothing(news: &mut mpsc::Receiver<News>) -> bool {
+    !std::iter::from_fn(|| news.try_recv().ok()).any(|news| matches!(news.what, What::Backends(_)))
 }
 
 /// Which addresses a service can use: packets keep the family of its VIP.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::found::{Found, Place, Usable};
-use super::{Backends, Discovered, Kind, Source};
+use super::{Backends, Kind, News, Source, What};
 use crate::config::Trust;
 use crate::desired::ServiceName;
 
@@ -99,11 +99,11 @@ pub(super) struct Teller {
     /// When the set gets too old, should no good answer come; `None` if never, or if it has.
     deadline: Option<Instant>,
     status: Arc<Mutex<Status>>,
-    out: mpsc::Sender<Discovered>,
+    out: mpsc::Sender<News>,
 }
 
 impl Teller {
-    pub(super) fn new(service: ServiceName, source: &Source, place: Place, out: mpsc::Sender<Discovered>) -> Self {
+    pub(super) fn new(service: ServiceName, source: &Source, place: Place, out: mpsc::Sender<News>) -> Self {
         let (kind, name, trust) = (source.kind(), source.name(), source.trust());
         let status = Status {
             source: kind,
@@ -153,18 +153,15 @@ impl Teller {
     /// # Errors
     /// If the listener is gone.
     pub(super) async fn take(&mut self, answer: Result<Found, Failure>) -> Result<(), Gone> {
-        let changed = match answer.and_then(|found| self.trusted(&found)) {
+        let news = match answer.and_then(|found| self.trusted(&found)) {
             Ok(usable) => self.succeed(usable),
             Err(failure) => self.fail(failure),
         };
-        match changed {
-            Some(backends) => {
-                let discovered = Discovered { service: self.service.clone(), source: self.source, backends };
-                self.out.send(discovered).await.map_err(|_| Gone)
-            }
-            None if self.out.is_closed() => Err(Gone),
-            None => Ok(()),
+        for what in news {
+            let news = News { service: self.service.clone(), source: self.source, what };
+            self.out.send(news).await.map_err(|_| Gone)?;
         }
+        if self.out.is_closed() { Err(Gone) } else { Ok(()) }
     }
 
     /// How long to wait after a failure, the longer the more there were in a row, up to `interval`; and not past the moment when
@@ -199,10 +196,12 @@ impl Teller {
         }
     }
 
-    /// Takes a good set, and yields it if it is another one.
-    fn succeed(&mut self, usable: Usable) -> Option<Backends> {
+    /// Takes a good set, and yields what is new about it.
+    fn succeed(&mut self, usable: Usable) -> Vec<What> {
+        let mut news = Vec::new();
         if self.failing.take().is_some() {
             tracing::info!(service = %self.service, source = self.source.label(), name = self.name, "discovery works again");
+            news.push(What::Recovered);
         }
         self.n_failures_in_row = 0;
         let now = Instant::now();
@@ -215,21 +214,24 @@ impl Teller {
             status.n_standby = usable.n_standby;
             status.stale = false;
         });
-        if self.known.as_ref() == Some(&usable.backends) {
-            return None;
+        if self.known.as_ref() != Some(&usable.backends) {
+            self.known = Some(usable.backends.clone());
+            news.push(What::Backends(usable.backends));
         }
-        self.known = Some(usable.backends.clone());
-        Some(usable.backends)
+        news
     }
 
-    /// Keeps what is known, and says so once for each kind of failure. Yields the empty set when what is known is too old.
-    fn fail(&mut self, failure: Failure) -> Option<Backends> {
+    /// Keeps what is known, and says so once for each kind of failure. With the empty set when what is known is too old.
+    fn fail(&mut self, failure: Failure) -> Vec<What> {
         let n_kept = self.known.as_ref().map_or(0, Backends::len);
         let (service, source, name) = (&self.service, self.source.label(), &self.name);
+        let is_too_old = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let is_stale = n_kept > 0 && !is_too_old;
+        let mut news = Vec::new();
         if !self.failing.as_ref().is_some_and(|earlier| failure.is_known_by(earlier)) {
             tracing::warn!(%service, source, name, cause = %failure, n_kept, "discovery failed; what is known stays");
+            news.push(What::Failing { is_stale, cause: failure.to_string() });
         }
-        let is_too_old = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if is_too_old {
             tracing::warn!(%service, source, name, n_left = n_kept, "no good answer for as long as stale says: its backends leave");
         }
@@ -238,17 +240,17 @@ impl Teller {
             status.n_queries += 1;
             status.n_failures += 1;
             status.last_error = Some(failure.to_string());
-            status.stale = n_kept > 0 && !is_too_old;
+            status.stale = is_stale;
             if is_too_old {
                 (status.n_hosts, status.n_standby) = (0, 0);
             }
         });
         self.failing = Some(failure);
-        if !is_too_old {
-            return None;
+        if is_too_old {
+            (self.deadline, self.known) = (None, None);
+            news.push(What::Backends(Backends::new()));
         }
-        (self.deadline, self.known) = (None, None);
-        Some(Backends::new())
+        news
     }
 
     fn show(&self, change: impl FnOnce(&mut Status)) {

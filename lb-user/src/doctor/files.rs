@@ -165,7 +165,7 @@ async fn sources(services: &[Service], checks: &mut Vec<Check>) {
     for (service, source, watcher, mut answers) in asked {
         let subject = format!("{} {} {}", service.name, source.kind(), source.name());
         let answered = tokio::select! {
-            answer = timeout_at(deadline, answers.recv()) => answer.ok().flatten().map(|found| found.backends.len()),
+            answer = timeout_at(deadline, discovery::next_set(&mut answers)) => answer.ok().flatten().map(|backends| backends.len()),
             () = failed(&watcher) => None,
         };
         checks.push(match answered {

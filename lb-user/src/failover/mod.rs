@@ -163,6 +163,17 @@ impl Standings {
         self.services.get(service)
     }
 
+    /// What was decided about a backend, where there was anything to decide.
+    pub fn place(&self, service: &ServiceName, endpoint: SocketAddr) -> Option<&Place> {
+        self.of(service)?.backends.get(&endpoint)
+    }
+
+    /// A backend's own weight, whatever of it is in force in what was [settled](Self::settle).
+    pub fn own_weight(&self, settled: &Desired, service: &ServiceName, endpoint: SocketAddr) -> u16 {
+        let assembled = || Some(settled.services.get(service)?.backends.get(&endpoint)?.weight);
+        self.place(service, endpoint).map(|place| place.weight).or_else(assembled).unwrap_or_default()
+    }
+
     /// When a backend that starts slowly is to get more.
     pub fn next_step(&self) -> Option<Instant> {
         self.next_step

@@ -17,7 +17,7 @@ use super::steer::{Goal, Steering};
 use super::suspicion::Suspicion;
 use super::vitals::{Row, Vitals};
 use super::window::Counts;
-use super::{Check, Checks, Condition, Parts, TICK, Transition};
+use super::{Check, Checks, Condition, News, Parts, TICK, Transition};
 use crate::desired::ServiceName;
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ impl Drop for Checker {
 /// Starts checking one backend. Where no check asks anything it is up at once. `quota` is what the service's backends share;
 /// one without has no part in it.
 ///
-/// Transitions wait where the channel is full, and the probes with them: the receiver must not dawdle.
+/// News wait where the channel is full, and the probes with them: the receiver must not dawdle.
 /// The task ends when the receiver is gone.
 ///
 /// # Panics
@@ -103,12 +103,12 @@ pub fn spawn(
     backend: SocketAddr,
     checks: Checks,
     quota: Option<Arc<Quota>>,
-    transitions: mpsc::Sender<Transition>,
+    news: mpsc::Sender<News>,
     steering: &Steering,
 ) -> Checker {
     let status = Arc::new(Mutex::new(Status::default()));
     let vitals = Vitals::new(&checks, quota.map(|quota| Seat::new(quota, backend)));
-    let record = Record::new(service, backend, &checks, vitals, Arc::clone(&status), transitions);
+    let record = Record::new(service, backend, &checks, vitals, Arc::clone(&status), news);
     let flows = Arc::new(Flows::default());
     let task = match checks.is_active() {
         false => tokio::spawn(record.without_check(Arc::clone(&flows))),
@@ -244,7 +244,9 @@ struct Record {
     /// When it was last said that only the checks pass.
     warned: Option<Instant>,
     status: Arc<Mutex<Status>>,
-    transitions: mpsc::Sender<Transition>,
+    /// It was told that the backend flaps.
+    is_told_flapping: bool,
+    news: mpsc::Sender<News>,
 }
 
 impl Record {
@@ -254,10 +256,11 @@ impl Record {
         checks: &Checks,
         vitals: Vitals,
         status: Arc<Mutex<Status>>,
-        transitions: mpsc::Sender<Transition>,
+        news: mpsc::Sender<News>,
     ) -> Self {
         let unasked = vec![false; checks.list.len()];
-        Self { service, backend, vitals, checks: checks.list.clone().into(), unasked, warned: None, status, transitions }
+        let checks = checks.list.clone().into();
+        Self { service, backend, vitals, checks, unasked, warned: None, status, is_told_flapping: false, news }
     }
 
     async fn without_check(mut self, flows: Arc<Flows>) {
@@ -274,6 +277,8 @@ impl Record {
         if let Some(sums) = raised {
             let (n_failed, n_handshakes) = (sums.failed, sums.total());
             tracing::info!(service = %self.service, backend = %self.backend, n_failed, n_handshakes, "suspected; probed at once");
+            let cause = format!("{n_failed} of {n_handshakes} handshakes failed");
+            self.send(News::Suspected { service: self.service.clone(), backend: self.backend, cause }).await?;
         }
         if raised.is_some() || left.is_some() {
             let latency = self.status.lock().unwrap_or_else(PoisonError::into_inner).last_latency;
@@ -294,20 +299,31 @@ impl Record {
         Ok(next)
     }
 
-    /// Tells of another condition, if one was left.
-    async fn tell(&self, left: Option<Condition>, observed: Instant) -> Result<(), Unheard> {
-        let Some(left) = left else { return Ok(()) };
-        let condition = self.vitals.condition();
-        let transition = Transition {
-            service: self.service.clone(),
-            backend: self.backend,
-            from: left.state,
-            to: condition.state,
-            parts: condition.parts,
-            cause: self.vitals.cause().to_owned(),
-            observed,
-        };
-        self.transitions.send(transition).await.map_err(|_| Unheard)
+    /// Tells of another condition, if one was left, and whether it is so too often.
+    async fn tell(&mut self, left: Option<Condition>, observed: Instant) -> Result<(), Unheard> {
+        if let Some(left) = left {
+            let condition = self.vitals.condition();
+            let transition = Transition {
+                service: self.service.clone(),
+                backend: self.backend,
+                from: left.state,
+                to: condition.state,
+                parts: condition.parts,
+                cause: self.vitals.cause().to_owned(),
+                observed,
+            };
+            self.send(News::Transition(transition)).await?;
+        }
+        let is_flapping = self.vitals.flapping().is_flapping();
+        if is_flapping != self.is_told_flapping {
+            self.is_told_flapping = is_flapping;
+            self.send(News::Flapping { service: self.service.clone(), backend: self.backend, is_flapping }).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, news: News) -> Result<(), Unheard> {
+        self.news.send(news).await.map_err(|_| Unheard)
     }
 
     /// From probe to probe of one check. Only while it takes its backend for dead may that be long.

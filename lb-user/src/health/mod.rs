@@ -187,6 +187,35 @@ impl Probe {
     }
 }
 
+/// What a checker has to say of its backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    Transition(Transition),
+    /// Its flows have raised suspicion, for this reason, and it is probed at once.
+    Suspected {
+        service: ServiceName,
+        backend: SocketAddr,
+        cause: String,
+    },
+    /// It comes and goes too often, or no longer does.
+    Flapping {
+        service: ServiceName,
+        backend: SocketAddr,
+        is_flapping: bool,
+    },
+}
+
+impl News {
+    /// Of whom.
+    pub fn key(&self) -> (ServiceName, SocketAddr) {
+        match self {
+            Self::Transition(Transition { service, backend, .. })
+            | Self::Suspected { service, backend, .. }
+            | Self::Flapping { service, backend, .. } => (service.clone(), *backend),
+        }
+    }
+}
+
 /// A backend is in another condition than before: another state, or another part of its weight is in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transition {

@@ -134,6 +134,14 @@ impl BackendOverrides {
         self.admin.as_ref().map(|setting| setting.value)
     }
 
+    /// Who set something last, and when.
+    pub fn last(&self) -> Option<(&str, UnixMs)> {
+        let presence = self.presence.as_ref().map(|set| (&*set.by, set.at_ms));
+        let weight = self.weight.as_ref().map(|set| (&*set.by, set.at_ms));
+        let admin = self.admin.as_ref().map(|set| (&*set.by, set.at_ms));
+        [presence, weight, admin].into_iter().flatten().max_by_key(|(_, at_ms)| *at_ms)
+    }
+
     fn is_removed(&self) -> bool {
         matches!(self.presence, Some(Setting { value: Presence::Removed, .. }))
     }
@@ -235,6 +243,11 @@ impl Overrides {
             }
         }
         new
+    }
+
+    /// Every service of which, or of whose backends, something is set.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.0.keys()
     }
 
     /// Every backend of which something is set.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xlb_tests::{Backend, Daemon, Netns, Network, http};
 
-use super::support::{LIMIT, Service, vip};
+use super::support::{LIMIT, Service, vip, wait_serving};
 
 /// As many readers as the daemon admits.
 const N_READERS: usize = 64;
@@ -61,7 +61,8 @@ fn a_reader_gets_the_state_at_once_and_then_every_change() -> Result<()> {
         }
     };
     ensure!(died["backend"] == "10.2.0.11:80" && died["cause"] == "connect: refused", "{died:#}");
-    ensure!(changes.as_array().into_iter().flatten().any(|event| event["kind"] == "slots_moved"), "{changes:#}");
+    let moved = changes.as_array().into_iter().flatten().find(|event| event["kind"] == "slots_moved");
+    ensure!(moved.is_some_and(|moved| moved["cause"] == "10.2.0.11:80 is down (connect: refused)"), "{changes:#}");
     // Who comes later is told what was.
     let hello = Events::open(&network.lb.netns)?.next("hello")?;
     ensure!(hello["events"].as_array().into_iter().flatten().any(|event| *event == died), "{hello:#}");
@@ -88,5 +89,41 @@ fn readers_beyond_the_limit_are_refused_and_the_rest_of_the_api_answers() -> Res
     drop(readers);
     let admitted = || Ok((Events::open(&network.lb.netns)?.line()? == "HTTP/1.1 200 OK").then_some(()));
     xlb_tests::until(Duration::from_secs(5), "room for a reader", admitted)?;
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn what_comes_and_goes_while_nobody_reads_is_told_later_each_time_with_its_cause() -> Result<()> {
+    const N_TIMES: usize = 5;
+    let network = Network::dsr(1, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let toml = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(toml).start()?;
+    wait_serving(&daemon, "web", 1)?;
+    // Faster than anybody looks who has no reader.
+    for _ in 0..N_TIMES {
+        daemon.xlb(&["disable", "web", "10.2.0.10"])?;
+        daemon.xlb(&["enable", "web", "10.2.0.10"])?;
+    }
+    let kept = || -> Result<Vec<Value>> {
+        let hello = Events::open(&network.lb.netns)?.next("hello")?;
+        Ok(hello["events"].as_array().cloned().unwrap_or_default())
+    };
+    let of =
+        |events: &[Value], kind: &str| -> Vec<Value> { events.iter().filter(|event| event["kind"] == kind).cloned().collect() };
+    let events = xlb_tests::until(LIMIT, "the events of ten changes", || {
+        Ok(Some(kept()?).filter(|events| of(events, "backend_admin").len() == 2 * N_TIMES))
+    })?;
+    // It came up at first.
+    let states: Vec<Value> = of(&events, "service_state").drain(1..).collect();
+    let ups: Vec<&Value> = states.iter().map(|event| &event["up"]).collect();
+    ensure!(ups == [false, true].repeat(N_TIMES).iter().collect::<Vec<_>>(), "{events:#?}");
+    ensure!(
+        states[0]["cause"] == "10.2.0.10:80 was set by root" && states[1]["cause"] == "10.2.0.10:80 was reset",
+        "{events:#?}"
+    );
+    let times: Vec<Option<u64>> = events.iter().map(|event| event["at_ms"].as_u64()).collect();
+    ensure!(times.is_sorted() && times.iter().all(Option::is_some), "{events:#?}");
     daemon.stop()
 }

@@ -1,7 +1,8 @@
 //! `GET /api/v1/events`: how things stand, once a second and at every change, and what changed, as server-sent events.
 //!
-//! One task looks, for all readers: it compares each snapshot of the control loop with the one before. A queue that the loop
-//! itself fed would have to bear a reader's pace, or lose what it is for. What comes and goes between two looks is not told.
+//! One task looks, for all readers. What the control loop is told and what it decides stands in its [journal](crate::journal), at the
+//! time when it happened; what nobody decides (who can be reached, who has all of its weight, whose flows have ended) is seen by
+//! comparing how things stand with how they stood at the look before.
 //!
 //! | event | holds |
 //! |---|---|
@@ -11,12 +12,12 @@
 //! | `trouble` | why there is no status |
 //! | `end` | why this is the last word |
 
-mod changes;
+mod levels;
 mod readers;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -31,8 +32,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::Source;
+use crate::journal::{self, Event};
+use crate::runtime::unix_ms;
 use crate::status::{Snapshot, Status};
-use changes::{Change, differences};
+use levels::differences;
 use readers::{N_READERS_MAX, Readers, frame};
 
 /// How often readers are told how things stand when nothing changes. Rates are computed from it.
@@ -45,18 +48,10 @@ const N_EVENTS_KEPT: usize = 200;
 /// Who wants to read, and is answered with a queue of frames, or with none if there is no room.
 pub type Newcomer = oneshot::Sender<Option<mpsc::Receiver<Bytes>>>;
 
-/// A change, and when it was seen.
-#[derive(Clone, Debug, Serialize)]
-pub struct Event {
-    /// Milliseconds since 1970.
-    at_ms: u64,
-    #[serde(flatten)]
-    change: Change,
-}
-
 /// The task that looks and tells.
 pub struct Herald {
     source: Source,
+    journal: journal::Reader,
     newcomers: mpsc::Receiver<Newcomer>,
     readers: Readers,
     started: Instant,
@@ -68,10 +63,11 @@ pub struct Herald {
 }
 
 impl Herald {
-    pub fn new(source: Source, newcomers: mpsc::Receiver<Newcomer>) -> Self {
+    pub fn new(source: Source, journal: journal::Reader, newcomers: mpsc::Receiver<Newcomer>) -> Self {
         let now = Instant::now();
         Self {
             source,
+            journal,
             newcomers,
             readers: Readers::default(),
             started: now,
@@ -128,27 +124,33 @@ impl Herald {
         self.is_stale = false;
         let looked = self.source.snapshot().await;
         self.looked_at = Instant::now();
+        let mut events = self.journal.read();
+        if let (Ok(snapshot), Some(before)) = (&looked, &self.before) {
+            events.extend(differences(before, snapshot).into_iter().map(Event::now));
+        }
+        self.tell(events);
         let snapshot = match looked {
             Ok(snapshot) => snapshot,
             Err(unavailable) => return self.readers.tell(&frame("trouble", &json!({ "error": unavailable.in_words() }))),
         };
-        let at_ms = unix_ms();
-        let changes = differences(self.before.as_ref(), &snapshot);
-        if !changes.is_empty() {
-            let events: Vec<Event> = changes.into_iter().map(|change| Event { at_ms, change }).collect();
-            let last = &events[events.len().saturating_sub(N_EVENTS_KEPT)..];
-            self.readers.tell(&frame("changes", &last));
-            self.events.extend(last.iter().cloned());
-            self.events.drain(..self.events.len().saturating_sub(N_EVENTS_KEPT));
-        }
         if !self.readers.is_empty() {
             let frame = match Status::read(&snapshot, &self.source.counters) {
-                Ok(status) => frame("status", &Now { at_ms, uptime_ms: self.started.elapsed().as_millis() as u64, status }),
+                Ok(status) => {
+                    frame("status", &Now { at_ms: unix_ms(), uptime_ms: self.started.elapsed().as_millis() as u64, status })
+                }
                 Err(error) => frame("trouble", &json!({ "error": crate::error::chain(&error) })),
             };
             self.readers.tell(&frame);
         }
         self.before = Some(snapshot);
+    }
+
+    fn tell(&mut self, events: Vec<Event>) {
+        if !events.is_empty() {
+            self.readers.tell(&frame("changes", &events));
+            self.events.extend(events);
+            self.events.drain(..self.events.len().saturating_sub(N_EVENTS_KEPT));
+        }
     }
 }
 
@@ -160,10 +162,6 @@ struct Now {
     /// Milliseconds since the API began, which do not: for rates.
     uptime_ms: u64,
     status: Status,
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 pub async fn answer(State(source): State<Source>) -> Response {

@@ -32,7 +32,7 @@ class Board {
   show({ uptime_ms: uptime, status }) {
     this.rates.take(uptime, countersOf(status));
     const interfaces = status.interfaces.map((one) => `${one.name} (${one.mode})`).join(', ');
-    setText(byId('about'), `${status.version} on ${interfaces}${status.ready ? '' : ' · not ready yet'}`);
+    setText(byId('about'), `${status.version} on ${interfaces}${status.ready ? '' : ` · not ready yet, waits for ${status.waits_for}`}`);
     this.showTotals(status);
     this.showServices(status);
     this.showAttention(status);

@@ -61,9 +61,13 @@ function sentence(event) {
   const who = event.service + (event.backend ? ` ${event.backend}` : '');
   switch (event.kind) {
     case 'started':
-      return ['note', `xlb ${event.version} began to watch`];
+      return ['note', `xlb ${event.version} started`];
+    case 'missing':
+      return ['note', `${count(event.n_events, 'event')} more, which only the daemon’s log has`];
     case 'ready':
-      return event.ready ? ['good', 'Ready: every backend has been heard of'] : ['note', 'Waiting to hear of every backend'];
+      return event.ready
+        ? ['good', 'Ready: every backend has been heard of']
+        : ['note', `Not ready, waits for ${event.waits_for ?? 'every backend to be heard of'}`];
     case 'reload':
       return event.accepted
         ? ['good', 'The configuration was reloaded']
@@ -77,33 +81,33 @@ function sentence(event) {
     case 'interface_detached':
       return ['note', `Taken off ${event.interface}`];
     case 'discovery':
-      return event.stale
-        ? ['bad', `${who}: ${event.source} does not answer, earlier backends hold: ${event.cause ?? 'the log says why'}`]
+      return event.cause
+        ? ['bad', `${who}: ${event.source} fails${event.stale ? ', earlier backends hold' : ''}: ${event.cause}`]
         : ['good', `${who}: ${event.source} answers again`];
     case 'service_added':
-      return ['note', `${who}: added`];
+      return ['note', `${who}: added, ${event.cause}`];
     case 'service_removed':
-      return ['note', `${who}: removed`];
+      return ['note', `${who}: removed, ${event.cause}`];
     case 'service_state':
-      return event.up ? ['good', `${who}: up again`] : ['bad', `${who}: down, nobody serves`];
+      return event.up ? ['good', `${who}: up, ${event.cause}`] : ['bad', `${who}: down, nobody serves: ${event.cause}`];
     case 'slots_moved':
-      return ['note', `${who}: ${count(event.n_slots, 'slot')} moved`];
+      return ['note', `${who}: ${count(event.n_slots, 'slot')} moved, ${event.cause}`];
     case 'backend_added':
-      return ['note', `${who}: added with weight ${event.weight}`];
+      return ['note', `${who}: added with weight ${event.weight}, ${event.cause}`];
     case 'backend_removed':
-      return ['note', `${who}: removed`];
+      return ['note', `${who}: removed, ${event.cause}`];
     case 'backend_state':
       return [STATE_TONES[event.to] ?? 'warn', `${who}: ${event.from} → ${event.to}, ${event.cause}`];
     case 'weight_part':
       return ['note', `${who}: ${weightParts(event.parts)}, ${event.cause}`];
     case 'suspected':
-      return ['warn', `${who}: suspected, for its handshakes fail; probed at once`];
+      return ['warn', `${who}: suspected, probed at once: ${event.cause}`];
     case 'flapping':
       return event.flapping ? ['warn', `${who}: comes and goes too often`] : ['good', `${who}: no longer comes and goes`];
     case 'backend_reach':
       return event.unreachable ? ['bad', `${who}: ${event.unreachable}`] : ['good', `${who}: can be reached`];
     case 'backend_weight':
-      return ['note', `${who}: weight ${event.from} → ${event.to}`];
+      return ['note', `${who}: weight ${event.from} → ${event.to}${event.by ? `, set by ${event.by}` : ''}`];
     case 'backend_admin': {
       const set = event.set;
       const done = !set ? 'enabled' : set.value === 'disable' ? 'disabled' : 'drains';

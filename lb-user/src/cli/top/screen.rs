@@ -9,7 +9,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use serde_json::Value;
 
 use super::view::{Rates, View};
-use crate::cli::status::{endpoint, list, set_at_runtime, text};
+use crate::cli::status::{endpoint, list, readiness, set_at_runtime, text};
 
 const WIDTHS: [Constraint; 7] = [
     Constraint::Max(32),
@@ -41,7 +41,7 @@ fn totals(view: &View) -> Vec<Line<'static>> {
     let interfaces = list(&status["interfaces"]);
     let interfaces = interfaces.iter().map(|interface| format!("{} ({})", text(&interface["name"]), text(&interface["mode"])));
     let interfaces = interfaces.collect::<Vec<_>>().join(", ");
-    let ready = if status["ready"] == true { "ready" } else { "not ready yet" };
+    let ready = readiness(status);
     let mut first = Line::from(format!("xlb {}, {ready}, on {interfaces}", text(&status["version"]))).bold();
     if let Some(trouble) = &view.trouble {
         first = Line::from(trouble.clone()).style(Style::new().fg(Color::Red).bold());

@@ -9,7 +9,7 @@ use lb_common::flow::{IDLE_MAX, Tick};
 use lb_common::{BackendId, Slot};
 use tokio::time::Instant;
 
-use super::{Control, ControlError, SWEEP};
+use super::{Control, ControlError, SWEEP, record};
 use crate::compile;
 use crate::config::Config;
 use crate::daemon::assemble::{BackendKey, assemble};
@@ -84,10 +84,12 @@ impl Control {
     /// # Errors
     /// As [`reconcile`](Control::reconcile); those from before hold then.
     pub fn set_overrides(&mut self, overrides: Overrides) -> Result<(), ControlError> {
+        record::overrides(&self.findings.overrides, &overrides, &mut self.journal, &mut self.causes);
         let before = std::mem::replace(&mut self.findings.change().overrides, overrides);
         self.counted.follow(&self.findings.overrides);
         let done = self.reconcile(None);
         if done.is_err() {
+            record::overrides(&self.findings.overrides, &before, &mut self.journal, &mut self.causes);
             self.findings.change().overrides = before;
             self.counted.follow(&self.findings.overrides);
         }
@@ -152,7 +154,7 @@ impl Control {
 pub(super) struct Before {
     config: Config,
     text: Arc<str>,
-    overrides: Overrides,
+    pub(super) overrides: Overrides,
 }
 
 fn idle_by_backend(layout: &compile::Layout, desired: &crate::desired::Desired) -> BTreeMap<BackendId, Tick> {

@@ -14,7 +14,7 @@ use super::*;
 use crate::config::{self, DnsRecord, Trust};
 use crate::discovery::found::{Found, Host};
 use crate::discovery::teller::FailureKind;
-use crate::discovery::{AddressFamily, Backends, Discovered, Place, Source, Status, Watcher, spawn};
+use crate::discovery::{AddressFamily, Backends, News, Place, Source, Status, Watcher, next_set, spawn};
 
 /// For what should come soon, on a loaded machine.
 const PATIENT: Duration = Duration::from_secs(30);
@@ -115,7 +115,7 @@ fn watched_with(trust: Trust, script: &[Says]) -> Story {
         });
         let mut told = Vec::new();
         let listening = async {
-            while let Some(Discovered { backends, .. }) = receive.recv().await {
+            while let Some(backends) = next_set(&mut receive).await {
                 told.push((begun.elapsed().as_secs(), backends));
             }
         };
@@ -358,7 +358,7 @@ impl Dnsmasq {
     }
 
     /// A watcher that asks it.
-    fn watched(&self, family: AddressFamily) -> (Watcher, mpsc::Receiver<Discovered>) {
+    fn watched(&self, family: AddressFamily) -> (Watcher, mpsc::Receiver<News>) {
         let (send, receive) = mpsc::channel(8);
         let source = Source::Dns(dns(Some(self.address), Duration::from_secs(2)));
         (spawn("web".into(), source, place(family), send), receive)
@@ -390,8 +390,8 @@ impl Drop for Dnsmasq {
     }
 }
 
-async fn told(receive: &mut mpsc::Receiver<Discovered>) -> Backends {
-    timeout(PATIENT, receive.recv()).await.unwrap().unwrap().backends
+async fn told(receive: &mut mpsc::Receiver<News>) -> Backends {
+    timeout(PATIENT, next_set(receive)).await.unwrap().unwrap()
 }
 
 async fn until(watcher: &Watcher, holds: impl Fn(&Status) -> bool) {

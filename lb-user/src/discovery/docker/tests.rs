@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::Trust;
-use crate::discovery::{Discovered, Place, Source, Status, Watcher, spawn};
+use crate::discovery::{News, Place, Source, Status, Watcher, has_told_nothing, next_set, spawn};
 
 /// For what should come soon, on a loaded machine.
 const PATIENT: Duration = Duration::from_secs(30);
@@ -133,22 +133,22 @@ fn serve(stream: UnixStream, says: &Mutex<Says>) {
 
 struct Watched {
     watcher: Watcher,
-    told: mpsc::Receiver<Discovered>,
+    told: mpsc::Receiver<News>,
 }
 
 impl Watched {
     /// The next set, as the last bytes of its addresses.
     async fn next(&mut self) -> Vec<u8> {
-        let discovered = timeout(PATIENT, self.told.recv()).await.expect("a set in time").unwrap();
+        let backends = timeout(PATIENT, next_set(&mut self.told)).await.expect("a set in time").unwrap();
         let last = |endpoint: &std::net::SocketAddr| match endpoint.ip() {
             std::net::IpAddr::V4(v4) => v4.octets()[3],
             std::net::IpAddr::V6(v6) => v6.octets()[15],
         };
-        discovered.backends.keys().map(last).collect()
+        backends.keys().map(last).collect()
     }
 
     fn has_told_nothing(&mut self) -> bool {
-        self.told.try_recv().is_err()
+        has_told_nothing(&mut self.told)
     }
 
     async fn until(&self, holds: impl Fn(&Status) -> bool) {

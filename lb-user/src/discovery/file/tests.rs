@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::{FileFormat, Trust};
-use crate::discovery::{Discovered, Place, Source, Status, Watcher, spawn};
+use crate::discovery::{News, Place, Source, Status, Watcher, has_told_nothing, next_set, spawn};
 
 /// For what should come soon, on a loaded machine.
 const PATIENT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ impl Drop for Directory {
 /// A watched file, and what was told of it.
 struct Watched {
     watcher: Watcher,
-    told: mpsc::Receiver<Discovered>,
+    told: mpsc::Receiver<News>,
 }
 
 impl Watched {
@@ -71,16 +71,12 @@ impl Watched {
 
     /// The next set, as the last bytes of its addresses.
     async fn next(&mut self) -> Vec<u8> {
-        let discovered = timeout(PATIENT, self.told.recv()).await.expect("a set in time").unwrap();
-        discovered
-            .backends
-            .keys()
-            .map(|endpoint| endpoint.to_string().split(['.', ':']).nth(3).unwrap().parse().unwrap())
-            .collect()
+        let backends = timeout(PATIENT, next_set(&mut self.told)).await.expect("a set in time").unwrap();
+        backends.keys().map(|endpoint| endpoint.to_string().split(['.', ':']).nth(3).unwrap().parse().unwrap()).collect()
     }
 
     fn has_told_nothing(&mut self) -> bool {
-        self.told.try_recv().is_err()
+        has_told_nothing(&mut self.told)
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Status) -> bool) {

@@ -18,10 +18,19 @@ fn only(check: Check) -> Checks {
     Checks::new(Mode::All, vec![check])
 }
 
-fn record(check: &Check, transitions: mpsc::Sender<Transition>) -> Record {
+fn record(check: &Check, transitions: mpsc::Sender<News>) -> Record {
     let checks = only(check.clone());
     let vitals = Vitals::new(&checks, None);
     Record::new("web".into(), BACKEND.parse().unwrap(), &checks, vitals, Arc::default(), transitions)
+}
+
+/// The next transition; `None` if none comes any more.
+async fn next(news: &mut mpsc::Receiver<News>) -> Option<Transition> {
+    loop {
+        if let News::Transition(transition) = news.recv().await? {
+            return Some(transition);
+        }
+    }
 }
 
 /// Follows the one check of a record.
@@ -66,7 +75,7 @@ fn detection(check: &Check, n_alive: u32) -> Duration {
         };
         let down = async {
             loop {
-                let transition: Transition = receive.recv().await.unwrap();
+                let transition: Transition = next(&mut receive).await.unwrap();
                 if transition.to == State::Down {
                     return transition.observed;
                 }
@@ -188,7 +197,7 @@ fn a_probe_that_could_not_be_sent_changes_nothing() {
             async move { outcome }
         };
         let _ = timeout(Duration::from_secs(10), keep_checking(record, &check, probe)).await;
-        assert_eq!(receive.recv().await.unwrap().to, State::Up);
+        assert_eq!(next(&mut receive).await.unwrap().to, State::Up);
         // The record went with its sender; there was nothing else to tell.
         assert_eq!(receive.try_recv(), Err(TryRecvError::Disconnected));
         let status = status.lock().unwrap();
@@ -215,7 +224,7 @@ fn n_probes_until_down(late_ms: &[u64]) -> Option<usize> {
         };
         let _ = timeout(Duration::from_secs(100), keep_checking(record(&check, send), &check, probe)).await;
         // The last one never ends.
-        receive.recv().await.map(|_| n - 1)
+        next(&mut receive).await.map(|_| n - 1)
     })
 }
 
@@ -240,7 +249,7 @@ fn a_checker_that_nobody_listens_to_ends() {
 }
 
 /// A real checker of a real address, and what it tells.
-fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<Transition>) {
+fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<News>) {
     let (send, receive) = mpsc::channel(8);
     (spawn("web".into(), backend, only(check), None, send, &Steering::none()), receive)
 }
@@ -249,7 +258,7 @@ fn checking(backend: SocketAddr, check: Check) -> (Checker, mpsc::Receiver<Trans
 async fn a_backend_without_check_is_up_at_once() {
     let check = Check { probe: Probe::None, ..Check::default() };
     let (checker, mut transitions) = checking(BACKEND.parse().unwrap(), check);
-    let transition = transitions.recv().await.unwrap();
+    let transition = next(&mut transitions).await.unwrap();
     assert_eq!((transition.from, transition.to, transition.cause.as_str()), (State::Unknown, State::Up, "not checked"));
     assert_eq!(checker.status().state, State::Up);
 }
@@ -259,20 +268,20 @@ async fn a_backend_that_dies_and_returns_is_followed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = listener.local_addr().unwrap();
     let (checker, mut transitions) = checking(backend, check(50, 50, 3));
-    let up = transitions.recv().await.unwrap();
+    let up = next(&mut transitions).await.unwrap();
     assert_eq!((up.from, up.to, up.cause.as_str()), (State::Unknown, State::Up, "connected"));
     assert_eq!((up.backend, &*up.service), (backend, "web"));
 
     let died = Instant::now();
     drop(listener);
-    let down = transitions.recv().await.unwrap();
+    let down = next(&mut transitions).await.unwrap();
     assert_eq!((down.from, down.to), (State::Up, State::Down));
     assert!(down.cause.starts_with("connect: re"), "refused, or reset while it was accepted: {}", down.cause);
     assert!(down.observed - died < Duration::from_millis(300), "{:?}", down.observed - died);
     assert!(checker.status().failed_in_row >= 3);
 
     let _listener = TcpListener::bind(backend).await.unwrap();
-    let up = transitions.recv().await.unwrap();
+    let up = next(&mut transitions).await.unwrap();
     assert_eq!((up.from, up.to), (State::Down, State::Up));
     let status = checker.status();
     assert_eq!((status.failed_in_row, status.last_result.as_str()), (0, "connected"));
@@ -284,7 +293,7 @@ async fn the_configured_port_is_probed_and_the_backend_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = Some(listener.local_addr().unwrap().port());
     let (_checker, mut transitions) = checking("127.0.0.1:0".parse().unwrap(), Check { port, ..Check::default() });
-    let up = transitions.recv().await.unwrap();
+    let up = next(&mut transitions).await.unwrap();
     assert_eq!((up.to, up.backend.port()), (State::Up, 0));
 }
 
@@ -292,11 +301,11 @@ async fn the_configured_port_is_probed_and_the_backend_is_named() {
 async fn a_dropped_checker_says_nothing_more() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (checker, mut transitions) = checking(listener.local_addr().unwrap(), check(10, 10, 1));
-    assert!(transitions.recv().await.is_some());
+    assert!(next(&mut transitions).await.is_some());
     drop(checker);
     drop(listener);
     // The task's sender goes with it.
-    assert_eq!(transitions.recv().await, None);
+    assert_eq!(next(&mut transitions).await, None);
 }
 
 #[test]
@@ -335,7 +344,7 @@ fn told(mode: Mode, results: &str) -> String {
         }
         drop(record);
         let mut told = String::new();
-        while let Some(transition) = receive.recv().await {
+        while let Some(transition) = next(&mut receive).await {
             told.push(transition.to.to_string().remove(0));
         }
         told
@@ -369,7 +378,7 @@ async fn checks_run_side_by_side_and_show_what_each_found() {
         let checks = Checks::new(mode, vec![check(50, 50, 3), refused.clone()]);
         let (send, mut transitions) = mpsc::channel(8);
         let checker = spawn("web".into(), listener.local_addr().unwrap(), checks, None, send, &Steering::none());
-        assert_eq!(transitions.recv().await.unwrap().to, expected);
+        assert_eq!(next(&mut transitions).await.unwrap().to, expected);
         let both = async {
             while checker.status().last_result != "connected; connect: refused" {
                 tokio::time::sleep(TICK).await;
@@ -390,16 +399,16 @@ async fn a_backend_under_suspicion_is_probed_at_once_until_that_is_decided() {
     // The first probe comes within a tenth of the interval; suspicion does not wait.
     let seen = |passed, failed| Counts { passed, failed };
     checker.note_flows(seen(0, 9));
-    let up = timeout(Duration::from_secs(10), transitions.recv()).await.expect("an immediate probe").unwrap();
+    let up = timeout(Duration::from_secs(10), next(&mut transitions)).await.expect("an immediate probe").unwrap();
     assert_eq!(up.to, State::Up);
     drop(listener);
     // What is well raises none.
     checker.note_flows(seen(90, 9));
-    assert!(timeout(Duration::from_millis(300), transitions.recv()).await.is_err());
+    assert!(timeout(Duration::from_millis(300), next(&mut transitions)).await.is_err());
     let down = async {
         loop {
             checker.note_flows(seen(0, 200));
-            if let Ok(Some(transition)) = timeout(Duration::from_millis(50), transitions.recv()).await {
+            if let Ok(Some(transition)) = timeout(Duration::from_millis(50), next(&mut transitions)).await {
                 return transition.to;
             }
         }
