@@ -2,6 +2,7 @@
 //! program off. A link is on an interface by its index, and goes with it; what comes after it under the same name has no program.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::attachment;
 use crate::config::Xdp;
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, DatapathError};
 use crate::error::chain;
 use crate::nexthop::{self, NextHopError};
 
@@ -22,7 +23,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Interfaces {
     troubles: BTreeMap<String, Trouble>,
-    is_unpinned: bool,
+    /// Why pins that are gone cannot be made again, as it was said.
+    unpinned: Option<String>,
     look_at: Instant,
 }
 
@@ -53,7 +55,7 @@ impl Trouble {
 
 impl Interfaces {
     pub fn new() -> Self {
-        Self { troubles: BTreeMap::new(), is_unpinned: false, look_at: Instant::now() + PERIOD }
+        Self { troubles: BTreeMap::new(), unpinned: None, look_at: Instant::now() + PERIOD }
     }
 
     pub fn next_look(&self) -> Instant {
@@ -83,13 +85,25 @@ impl Interfaces {
             is_changed |= before != datapath.attached().map(|attached| attached.ifindex).collect::<Vec<_>>();
             self.note(interface, trouble);
         }
-        let is_unpinned = !datapath.is_pinned();
-        if is_unpinned && !self.is_unpinned {
-            let pin = xdp.pin.display();
-            warn!(%pin, "the pins are gone, or their BPF file system is; packets are balanced, but only while this daemon runs");
+        if !datapath.is_pinned() {
+            self.note_pins(&xdp.pin, datapath.pin_again());
         }
-        self.is_unpinned = is_unpinned;
         is_changed || lost != self.lost()
+    }
+
+    /// Says what has become of pins that were gone.
+    fn note_pins(&mut self, pin: &Path, made: Result<(), DatapathError>) {
+        let error = made.err().map(|error| chain(&error));
+        let pin = pin.display();
+        match &error {
+            None => warn!(%pin, "pins were gone, and have been made again"),
+            Some(error) if self.unpinned.as_ref() != Some(error) => {
+                let period_s = PERIOD.as_secs();
+                warn!(%pin, error, "the pins are gone; packets are balanced, but only while this daemon runs; tried again every {period_s} s");
+            }
+            Some(_) => {}
+        }
+        self.unpinned = error;
     }
 
     /// Says what is new.

@@ -406,14 +406,15 @@ async fn attach_all(datapath: &mut Datapath, interfaces: &[&String], mode: Mode)
 }
 
 /// Ends cleanly: takes the program off, or leaves it running as it is.
-fn shut_down(datapath: Datapath, on_exit: OnExit) {
+fn shut_down(mut datapath: Datapath, on_exit: OnExit) {
     match on_exit {
-        OnExit::Keep if !datapath.is_pinned() => {
-            error!(
-                "the pins are gone, or their BPF file system is: the program ends with this process, and with it the balancing"
-            );
-        }
-        OnExit::Keep => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
+        OnExit::Keep => match datapath.pin_again() {
+            Ok(()) => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
+            Err(error) => {
+                let error = chain(&error);
+                error!(error, "the pins are gone: the program ends with this process, and with it the balancing");
+            }
+        },
         OnExit::Detach => match datapath.shut_down() {
             Ok(()) => info!("detached"),
             Err(error) => error!(error = chain(&error), "detaching"),

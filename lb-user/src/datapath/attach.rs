@@ -4,7 +4,8 @@ use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use tracing::{info, warn};
 
-use super::{DatapathError, Pins};
+use super::DatapathError;
+use super::pins::{Held, Pins};
 
 /// Where and how to attach.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,8 +36,8 @@ pub struct Attached {
 
 const COST: &str = "generic mode costs about half the throughput of native mode: every packet gets a socket buffer first";
 
-/// Yields the link too. It is pinned; who holds it besides keeps the program there should the pin vanish.
-pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result<(Attached, FdLink), DatapathError> {
+/// Yields the link too, which is pinned.
+pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result<(Attached, Held), DatapathError> {
     let Attachment { interface, ifindex, mode } = attachment;
     let (native, link) = match mode {
         Wanted::Native => attach_as(program, attachment, true, pins)?,
@@ -60,7 +61,7 @@ pub fn attach(program: &mut Xdp, attachment: &Attachment, pins: &Pins) -> Result
         },
     };
     info!(interface, mode = mode_name(native), "attached");
-    Ok((Attached { interface: interface.clone(), ifindex: *ifindex, native }, link))
+    Ok((Attached { interface: interface.clone(), ifindex: *ifindex, native }, pins.hold(interface, native, link)))
 }
 
 fn attach_as(program: &mut Xdp, attachment: &Attachment, native: bool, pins: &Pins) -> Result<(bool, FdLink), DatapathError> {

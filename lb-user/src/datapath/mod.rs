@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use aya::Ebpf;
-use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp};
 use aya::util::KernelVersion;
 use lb_common::features;
@@ -17,6 +16,7 @@ use lb_common::records::LAYOUT_VERSION;
 use rustix::io::Errno;
 
 pub use attach::{Attached, Attachment, Wanted, refusal};
+use pins::Held;
 pub use pins::{Layout, Pins, on_bpffs};
 
 use crate::error;
@@ -59,10 +59,10 @@ pub enum DatapathError {
     #[error("no random numbers for the hash secret")]
     Random { source: std::io::Error },
     #[error(
-        "it takes another program, which has to find the links of this one, and their pins in {} are gone; restart the daemon for it",
-        path.display()
+        "it takes another program, which has to find the links of this one, and their pins in {} are gone and cannot be made again; restart the \
+         daemon for it", path.display()
     )]
-    NoPins { path: PathBuf },
+    NoPins { path: PathBuf, source: Box<DatapathError> },
 }
 
 /// The loaded program with its pins.
@@ -78,11 +78,10 @@ pub struct Datapath {
     pub adopted: bool,
 }
 
-/// The program on an interface. The link is held too: should its pin vanish, with the BPF file system or by somebody's hand,
-/// packets are balanced on.
+/// The program on an interface.
 struct Moored {
     attached: Attached,
-    _link: FdLink,
+    held: Held,
 }
 
 /// What the daemon's tasks need of a loaded program.
@@ -142,16 +141,16 @@ impl Datapath {
         if features & !self.features == 0 {
             return Ok(());
         }
-        if !self.is_pinned() {
-            return Err(DatapathError::NoPins { path: self.pins.directory().to_owned() });
+        if let Err(error) = self.pin_again() {
+            return Err(DatapathError::NoPins { path: self.pins.directory().to_owned(), source: Box::new(error) });
         }
         let features = features | self.features;
         let mut ebpf = maps::load_again(object, self.sizes, features, &self.shared).map_err(not_loaded)?;
         verify(&mut ebpf, features)?;
-        for Moored { attached: Attached { interface, ifindex, native }, _link } in self.attached.values_mut() {
+        for Moored { attached: Attached { interface, ifindex, native }, held } in self.attached.values_mut() {
             let mode = if *native { Wanted::Native } else { Wanted::Generic { reason: None } };
             let attachment = Attachment { interface: interface.clone(), ifindex: *ifindex, mode };
-            *_link = attach::attach(program(&mut ebpf)?, &attachment, &self.pins)?.1;
+            *held = attach::attach(program(&mut ebpf)?, &attachment, &self.pins)?.1;
         }
         (self.ebpf, self.features) = (ebpf, features);
         Ok(())
@@ -177,8 +176,8 @@ impl Datapath {
     /// If the kernel refuses, with what can be done about it.
     pub fn attach(&mut self, attachment: &Attachment) -> Result<&Attached, DatapathError> {
         let program = program(&mut self.ebpf)?;
-        let (attached, link) = attach::attach(program, attachment, &self.pins)?;
-        let moored = Moored { attached, _link: link };
+        let (attached, held) = attach::attach(program, attachment, &self.pins)?;
+        let moored = Moored { attached, held };
         Ok(&self.attached.entry(attachment.interface.clone()).insert_entry(moored).into_mut().attached)
     }
 
@@ -199,7 +198,31 @@ impl Datapath {
 
     /// Whether a daemon that is started later finds what this one leaves running.
     pub fn is_pinned(&self) -> bool {
-        self.pins.are_there()
+        self.pins.hold_maps() && self.attached().all(|attached| self.has_link(attached))
+    }
+
+    /// Whether the link to an interface is pinned, under any name that it is attached under.
+    fn has_link(&self, attached: &Attached) -> bool {
+        let names = self.attached().filter(|other| other.ifindex == attached.ifindex);
+        names.into_iter().any(|name| self.pins.has_link(&name.interface, name.native))
+    }
+
+    /// Makes pins again that have vanished, maps first: who finds a link must find its tables.
+    ///
+    /// # Errors
+    /// If the kernel refuses, there is no BPF file system, or another daemon has the directory by now. All that runs goes on.
+    pub fn pin_again(&mut self) -> Result<(), DatapathError> {
+        if self.is_pinned() {
+            return Ok(());
+        }
+        self.pins.open_again()?;
+        self.shared.pin(self.pins.directory())?;
+        let lost: Vec<String> =
+            self.attached().filter(|attached| !self.has_link(attached)).map(|attached| attached.interface.clone()).collect();
+        for Moored { attached, held } in self.attached.values_mut().filter(|moored| lost.contains(&moored.attached.interface)) {
+            self.pins.keep_again(&attached.interface, attached.native, held)?;
+        }
+        Ok(())
     }
 
     /// Takes the program off interfaces that an earlier daemon left it on and nobody wants it on any more.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::mem::offset_of;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapInfo};
@@ -43,7 +44,14 @@ impl Layout {
 /// One daemon's directory. Locked while it lives.
 pub struct Pins {
     directory: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+/// A link that is held besides its pin: should that vanish, with the BPF file system or by somebody's hand, packets are balanced on.
+pub struct Held {
+    _link: FdLink,
+    /// The same one, to be pinned again: what cannot be pinned is let go.
+    spare: Option<FdLink>,
 }
 
 impl Pins {
@@ -66,7 +74,7 @@ impl Pins {
             rustix::io::Errno::WOULDBLOCK => DatapathError::InUse { path: directory.to_owned() },
             error => pin_error("the pin directory cannot be locked", error.into()),
         })?;
-        Ok(Self { directory: directory.to_owned(), _lock: lock })
+        Ok(Self { directory: directory.to_owned(), lock })
     }
 
     /// Where the maps are pinned, each under its name.
@@ -122,6 +130,36 @@ impl Pins {
         shape::all_but_the_pool(sizes, n_cpus).all(|shape| self.holds(&shape))
     }
 
+    /// Makes the directory again, if it is another one than it was or gone, and locks it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). It is as before then.
+    pub fn open_again(&mut self) -> Result<(), DatapathError> {
+        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let locked = self.lock.metadata().map(inode).ok();
+        if locked.is_none() || locked != fs::metadata(&self.directory).map(inode).ok() {
+            *self = Self::open(&self.directory)?;
+        }
+        Ok(())
+    }
+
+    /// Holds a link that is pinned.
+    pub fn hold(&self, interface: &str, native: bool, link: FdLink) -> Held {
+        let spare = PinnedLink::from_pin(self.link_path(interface, native)).ok().map(FdLink::from);
+        Held { _link: link, spare }
+    }
+
+    /// Pins a link whose pin has vanished.
+    ///
+    /// # Errors
+    /// If the kernel refuses. The program stays where it is.
+    pub fn keep_again(&self, interface: &str, native: bool, held: &mut Held) -> Result<(), DatapathError> {
+        if let Some(spare) = held.spare.take() {
+            held.spare = Some(self.keep_link(interface, native, spare)?);
+        }
+        Ok(())
+    }
+
     /// Keeps a link alive beyond the daemon.
     ///
     /// # Errors
@@ -173,9 +211,9 @@ impl Pins {
         self.link_path(interface, native).exists()
     }
 
-    /// Whether the daemon's pins are where it made them, and its successor will look.
-    pub fn are_there(&self) -> bool {
-        on_bpffs(&self.directory) && self.directory.join(shape::SETTINGS.name).exists()
+    /// Whether the daemon's maps are pinned where its successor will look.
+    pub fn hold_maps(&self) -> bool {
+        on_bpffs(&self.directory) && shape::names().all(|name| self.directory.join(name).exists())
     }
 
     /// Interfaces on which an earlier daemon left the program.
@@ -202,7 +240,7 @@ impl Pins {
             self.remove_link(&interface)?;
         }
         remove_if_there(&self.directory.join(ASIDE))?;
-        shape::all(Sizes::default(), 0).try_for_each(|shape| remove_if_there(&self.directory.join(shape.name)))
+        shape::names().try_for_each(|name| remove_if_there(&self.directory.join(name)))
     }
 
     /// Removes all pins and the directory.

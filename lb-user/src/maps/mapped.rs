@@ -25,6 +25,11 @@ pub trait Record: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Record for T {}
 
+/// What aya calls the map that the program's anchor for a table makes.
+pub(super) fn anchor(table: &str) -> String {
+    format!(".bss.{table}")
+}
+
 /// Makes a table, or opens the one that an earlier daemon left pinned. New ones are pinned where `pin` says.
 ///
 /// # Errors
@@ -70,7 +75,7 @@ impl<T: Record> Mapped<T> {
     pub fn take(ebpf: &mut Ebpf, shape: &Shape, pins: Option<&Path>) -> Result<Self, MapError> {
         let name = shape.name;
         let table = open(shape, pins.map(|pins| pins.join(name)).as_deref())?;
-        let Some(Map::Array(map)) = ebpf.take_map(&format!(".bss.{name}")) else { return Err(MapError::Missing { name }) };
+        let Some(Map::Array(map)) = ebpf.take_map(&anchor(name)) else { return Err(MapError::Missing { name }) };
         let info = table.info().map_err(|source| MapError::Open { name, source })?;
         if info.value_size() != shape.len || info.max_entries() != 1 {
             return Err(MapError::Shape { name, found: info.value_size(), wanted: shape.len });

@@ -173,6 +173,11 @@ pub fn all(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     of_pool(&sizes.pool.range).into_iter().chain(all_but_the_pool(sizes, n_cpus))
 }
 
+/// What the pinned ones are called.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    all(Sizes::default(), 0).map(|shape| shape.name)
+}
+
 /// Those that outlive a change of the pool.
 pub fn all_but_the_pool(sizes: Sizes, n_cpus: u32) -> impl Iterator<Item = Shape> {
     let Sizes { n_slots, n_flows, n_prefixes, n_sources, .. } = sizes;

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 
-use super::MapError;
-use super::mapped::replace;
+use super::mapped::{anchor, replace};
+use super::{MapError, shape};
 
 /// Constants: each program has its own.
 const CONSTANTS: &str = ".rodata";
 
-/// Descriptors of all maps that a program has, by name.
+/// Descriptors of all maps that a program has, by aya's names.
 pub struct Shared(BTreeMap<String, OwnedFd>);
 
 /// The descriptors of an object's maps, before anybody takes them from there. They are the same afterwards, whatever they stand for then.
@@ -38,6 +39,20 @@ impl Shared {
             copy.map(|copy| (name.clone(), copy)).map_err(|source| MapError::Share { name, source })
         });
         Ok(Self(copied.collect::<Result<_, _>>()?))
+    }
+
+    /// Pins those that are to outlive the daemon and have no pin in this directory, each under its name.
+    ///
+    /// # Errors
+    /// If one cannot be pinned.
+    pub fn pin(&self, directory: &Path) -> Result<(), MapError> {
+        for name in shape::names().filter(|name| !directory.join(name).exists()) {
+            let shared = self.0.get(&anchor(name)).ok_or(MapError::Missing { name })?;
+            let copy = shared.try_clone().map_err(|source| MapError::Share { name: name.to_owned(), source })?;
+            let map = MapData::from_fd(copy).map_err(|source| MapError::Open { name, source })?;
+            map.pin(directory.join(name)).map_err(|source| MapError::Pin { name, source: Box::new(source) })?;
+        }
+        Ok(())
     }
 
     /// Puts them into the places of another object's, whose programs are still to be loaded.

@@ -1,8 +1,11 @@
 //! Interfaces that go down, go away, come back as others or change their names, and pins that vanish.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use xlb_tests::{Backend, Connections, Daemon, Netns, Network, http, paths, until};
 
@@ -191,21 +194,54 @@ fn an_interface_taken_out_of_the_file_is_free_of_a_program_that_was_taken_over_t
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
-fn pins_that_somebody_removes_take_no_traffic_with_them() -> Result<()> {
+fn pins_that_somebody_removes_take_no_traffic_with_them_and_are_made_again() -> Result<()> {
     let scene = Scene::new()?;
     let mut daemon = scene.daemon().start()?;
     let connections = scene.connections()?;
-    std::fs::remove_dir_all(daemon.pin())?;
-    daemon.process().wait_for_log("the pins are gone", LIMIT)?;
+    let pins = |daemon: &Daemon| -> Result<BTreeSet<OsString>> {
+        Ok(std::fs::read_dir(daemon.pin())?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?)
+    };
+    let before = pins(&daemon)?;
+    // All of them, a table, and the link alone.
+    for (round, one) in (1..).zip([None, Some("SLOTS"), Some("native_eth0")]) {
+        match one {
+            None => std::fs::remove_dir_all(daemon.pin())?,
+            Some(name) => std::fs::remove_file(daemon.pin().join(name))?,
+        }
+        until(LIMIT, "the pins to be made again", || Ok((n_lines(&daemon, "have been made again") == round).then_some(())))
+            .with_context(|| daemon.log())?;
+        ensure!(pins(&daemon)? == before, "{:?}\n{}", pins(&daemon)?, daemon.log());
+        scene.flows()?;
+    }
+    // They are what they were: the next daemon finds its tables and its link.
+    daemon.kill();
     scene.flows()?;
-    daemon.process().signal(Signal::SIGHUP)?;
-    daemon.process().wait_for_log(" reloaded", LIMIT)?;
-    ensure!(n_lines(&daemon, "the pins are gone") == 1, "{}", daemon.log());
+    let daemon = daemon.builder().start()?;
+    wait_serving(&daemon, "web", 2)?;
+    ensure!(daemon.log().contains("taking over the tables of an earlier daemon"), "{}", daemon.log());
     let broken = connections.close()?;
     ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
+    let pin = daemon.pin().to_owned();
     daemon.stop()?;
-    ensure!(!has_program(&scene.lb(), "eth0")?);
+    ensure!(!has_program(&scene.lb(), "eth0")? && !pin.exists());
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_directory_of_pins_that_is_anothers_by_now_is_left_alone() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut daemon = scene.daemon().start()?;
+    std::fs::remove_dir_all(daemon.pin())?;
+    std::fs::create_dir(daemon.pin())?;
+    let theirs = std::fs::File::open(daemon.pin())?;
+    let lock = Flock::lock(theirs, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
+    daemon.process().wait_for_log("is in use by another xlb", LIMIT)?;
+    ensure!(std::fs::read_dir(daemon.pin())?.next().is_none(), "{}", daemon.log());
+    scene.flows()?;
+    drop(lock);
+    daemon.process().wait_for_log("have been made again", LIMIT)?;
+    daemon.stop()
 }
 
 #[test]
@@ -213,7 +249,7 @@ fn pins_that_somebody_removes_take_no_traffic_with_them() -> Result<()> {
 fn a_bpf_file_system_that_is_unmounted_takes_no_traffic_with_it_and_the_end_is_told_as_it_is() -> Result<()> {
     let scene = Scene::new()?;
     // In a mount namespace of its own, with a BPF file system of its own.
-    let script = "mount -t bpf bpf /sys/fs/bpf && exec \"$0\" \"$@\"";
+    let script = "umount --lazy /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf && exec \"$0\" \"$@\"";
     let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script];
     let mut daemon = scene.daemon().on_exit("keep").started_by(&wrapper).start()?;
     let connections = scene.connections()?;
@@ -228,6 +264,21 @@ fn a_bpf_file_system_that_is_unmounted_takes_no_traffic_with_it_and_the_end_is_t
     scene.flows()?;
     daemon.process().signal(Signal::SIGHUP)?;
     daemon.process().wait_for_log(" reloaded", LIMIT)?;
+    // What takes another program takes pins.
+    let services = std::fs::read_to_string(daemon.config())?;
+    let guarded = format!("{services}[service.admission]\ndeny = [\"10.0.0.0/8\"]\n");
+    std::fs::write(daemon.config(), &guarded)?;
+    daemon.process().signal(Signal::SIGHUP)?;
+    daemon.process().wait_for_log("not reloaded, everything stays as it is", LIMIT)?;
+    ensure!(daemon.log().contains("restart the daemon for it"), "{}", daemon.log());
+    scene.flows()?;
+    std::fs::write(daemon.config(), services)?;
+    // Back, and gone once more.
+    let mount = ["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"];
+    ensure!(std::process::Command::new("nsenter").arg(&mounts).args(mount).status()?.success());
+    daemon.process().wait_for_log("have been made again", LIMIT)?;
+    ensure!(umount(&["--lazy", "/sys/fs/bpf"])?);
+    until(LIMIT, "it to be noticed", || Ok((n_lines(&daemon, "the pins are gone") == 2).then_some(())))?;
     let broken = connections.close()?;
     ensure!(broken.is_empty(), "{broken:?}\n{}", daemon.log());
     daemon.process().signal(Signal::SIGTERM)?;
