@@ -9,7 +9,6 @@ mod runtime;
 mod sessions;
 mod watched;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use lb_common::BackendId;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refresh, refused, sources, written};
+use super::assemble::{BackendKey, Findings, Refused, addresses, assemble, behind_gateways, refused, sources, written};
 use super::followers::Followers;
 use super::ledger::Ledger;
 use super::{host, report};
@@ -27,7 +26,7 @@ use crate::compile::{self, CompileError, Layout, Region};
 use crate::config::{self, Config};
 use crate::desired::{Backend, Desired, Forward, Service, ServiceName};
 use crate::discovery::{self, What};
-use crate::failover::{Place, Standing, Standings, has_say};
+use crate::failover::{Place, Standing, Standings, Turn};
 use crate::health::{self, Condition, State};
 use crate::journal::{Causes, Change, Journal, Reader};
 use crate::maps::{KernelMaps, MapError, Seen};
@@ -389,8 +388,8 @@ impl Control {
         Ok(())
     }
 
-    /// Brings about what only concerns single services, without looking at the others: what health has changed where nobody but the
-    /// checks has a say, and slots that may have come to rest. False if there is more to it.
+    /// Brings about what only concerns single services, without looking at the others: what health has changed, slow starts that go on,
+    /// and slots that may have come to rest. False if there is more to it.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -398,15 +397,17 @@ impl Control {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let is_whole = self.is_followed && self.is_settled && self.doubted.is_empty() && self.unwritten_links.is_none();
-        if !is_whole || is_due(self.held_back.next_due()) || is_due(self.standings.next_step()) {
+        if !is_whole || is_due(self.held_back.next_due()) {
             return Ok(false);
         }
-        let Some(services) = self.findings.only_health().and_then(|keys| self.with_health(keys)) else { return Ok(false) };
+        let Some(of_health) = self.findings.only_health() else { return Ok(false) };
         let is_time = is_due(self.settle_at);
         // Ids of those who left are freed where all is looked at.
         if is_time && self.layout.is_anyone_leaving() {
             return Ok(false);
         }
+        let names = of_health.iter().map(|(name, _)| name).chain(self.standings.due(now)).cloned().collect();
+        let Some(services) = self.settle_some(&names, now) else { return Ok(false) };
         let mut amended = services.clone();
         if is_time {
             self.count_flows();
@@ -441,20 +442,16 @@ impl Control {
         self.causes.clear();
     }
 
-    /// The services of these backends as their health makes them; `None` if others have a say in that.
-    fn with_health(&self, keys: &BTreeSet<BackendKey>) -> Option<BTreeMap<ServiceName, Service>> {
-        let mut services: BTreeMap<ServiceName, Service> = BTreeMap::new();
-        for (name, endpoint) in keys {
+    /// These services as they are to be now; `None` if there is no such one.
+    fn settle_some(&mut self, names: &BTreeSet<ServiceName>, now: Instant) -> Option<BTreeMap<ServiceName, Service>> {
+        let mut services = BTreeMap::new();
+        for name in names {
             let rules = self.config.services.iter().find(|service| service.name == *name)?;
-            let is_plain = self.findings.condition(&(name.clone(), *endpoint)).is_plain();
-            if self.standings.of(name).is_some() || has_say(rules) || !is_plain {
-                return None;
+            let (service, turn) = self.standings.settle_one(&self.config, rules, &self.desired, &self.findings, now)?;
+            services.insert(name.clone(), service);
+            if let Some(turn) = turn {
+                self.note_turn(&turn);
             }
-            let service = match services.entry(name.clone()) {
-                Entry::Occupied(begun) => begun.into_mut(),
-                Entry::Vacant(vacant) => vacant.insert(self.desired.services.get(name)?.clone()),
-            };
-            refresh(&self.findings, name, *endpoint, service.backends.get_mut(endpoint)?);
         }
         Some(services)
     }
@@ -470,14 +467,18 @@ impl Control {
     /// Decides who of each service takes new flows.
     fn settle(&mut self, desired: &mut Desired) {
         for turn in self.standings.settle(&self.config, desired, &self.findings, Instant::now()) {
-            report::failover(&turn, self.findings.overrides.held(&turn.service));
-            if self.standings.ruled(&turn.service).is_some() {
-                record::turn(&turn, &mut self.journal, &mut self.causes);
-            }
-            if turn.held != self.findings.overrides.held(&turn.service) {
-                self.findings.change().overrides.hold(&turn.service, turn.held, unix_ms());
-                self.has_held = true;
-            }
+            self.note_turn(&turn);
+        }
+    }
+
+    fn note_turn(&mut self, turn: &Turn) {
+        report::failover(turn, self.findings.overrides.held(&turn.service));
+        if self.standings.ruled(&turn.service).is_some() {
+            record::turn(turn, &mut self.journal, &mut self.causes);
+        }
+        if turn.held != self.findings.overrides.held(&turn.service) {
+            self.findings.change().overrides.hold(&turn.service, turn.held, unix_ms());
+            self.has_held = true;
         }
     }
 

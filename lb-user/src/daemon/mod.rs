@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 
 pub use assemble::BackendKey;
 pub use assemble::{Findings, assemble, written};
-pub(crate) use assemble::{addresses, behind_gateway};
+pub(crate) use assemble::{addresses, behind_gateway, refresh};
 pub(crate) use control::interface_name;
 pub use desk::{Answer, Order, Trouble};
 pub use ledger::{ServiceSums, Sums};

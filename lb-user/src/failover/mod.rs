@@ -23,7 +23,7 @@ pub use zones::{Division, Rules as ZoneRules, Shift, Spread, Zone};
 
 use crate::compile;
 use crate::config::{self, Config};
-use crate::daemon::{Findings, written};
+use crate::daemon::{Findings, refresh, written};
 use crate::desired::{Backend, Desired, Service, ServiceName};
 use crate::health::{Condition, Parts, State};
 use crate::runtime::Admin;
@@ -109,6 +109,8 @@ pub struct Standing {
     is_ruled: bool,
     /// There is no room for parts of weights.
     is_coarse: bool,
+    /// When a backend that starts slowly is to get more.
+    next_step: Option<Instant>,
 }
 
 /// What was decided about a backend.
@@ -150,10 +152,9 @@ pub struct Turn {
 }
 
 /// All services' standings, but of those where there is nothing to decide.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Standings {
     services: BTreeMap<ServiceName, Standing>,
-    next_step: Option<Instant>,
     /// There is no room for parts of weights.
     is_coarse: bool,
 }
@@ -176,7 +177,13 @@ impl Standings {
 
     /// When a backend that starts slowly is to get more.
     pub fn next_step(&self) -> Option<Instant> {
-        self.next_step
+        self.services.values().filter_map(|standing| standing.next_step).min()
+    }
+
+    /// Services of which a backend is to get more by now.
+    pub fn due(&self, now: Instant) -> impl Iterator<Item = &ServiceName> {
+        let is_due = move |standing: &Standing| standing.next_step.is_some_and(|at| at <= now);
+        self.services.iter().filter(move |(_, standing)| is_due(standing)).map(|(name, _)| name)
     }
 
     /// The standing of a service with rules of its own.
@@ -203,9 +210,8 @@ impl Standings {
 
     /// Decides who takes new flows, and leaves the others of `desired` without weight. Yields what was decided otherwise than before.
     pub fn settle(&mut self, config: &Config, desired: &mut Desired, findings: &Findings, now: Instant) -> Vec<Turn> {
-        let mut before = std::mem::take(&mut self.services);
+        self.services.retain(|name, _| desired.services.contains_key(name));
         let mut turns = Vec::new();
-        self.next_step = None;
         // Most backends are but up or down, and are not asked about one by one.
         let of_note = findings.health.iter().filter(|(_, condition)| !condition.is_plain()).map(|(key, _)| key);
         let is_there = |(name, endpoint): &&(ServiceName, SocketAddr)| {
@@ -214,23 +220,62 @@ impl Standings {
         let of_note: BTreeSet<&ServiceName> = of_note.filter(is_there).map(|(name, _)| name).collect();
         for rules in &config.services {
             let name = &rules.name;
-            let is_ruled = has_say(rules);
-            if !is_ruled && !of_note.contains(name) {
+            if !has_say(rules) && !of_note.contains(name) {
+                self.services.remove(name);
                 continue;
             }
             let Some(mut service) = desired.services.get(name).cloned() else { continue };
-            let mut standing = before.remove(name).unwrap_or_else(|| begin(rules, &service, findings));
-            (standing.is_ruled, standing.is_coarse) = (is_ruled, self.is_coarse);
-            let held = findings.overrides.held(name);
-            let asked = Asked { rules, own_zone: config.node.zone.as_ref(), held };
-            let turn = standing.settle(asked, &mut service, desired, findings, now);
-            let next_step = rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now));
-            self.next_step = self.next_step.into_iter().chain(next_step).min();
-            turns.extend(turn);
+            turns.extend(self.decide(config, rules, &mut service, desired, findings, now));
             desired.services.insert(name.clone(), service);
-            self.services.insert(name.clone(), standing);
         }
         turns
+    }
+
+    /// The same for one service of `settled`, where nothing has changed since but what checks say, and the time.
+    pub fn settle_one(
+        &mut self,
+        config: &Config,
+        rules: &config::Service,
+        settled: &Desired,
+        findings: &Findings,
+        now: Instant,
+    ) -> Option<(Service, Option<Turn>)> {
+        let name = &rules.name;
+        let mut service = settled.services.get(name)?.clone();
+        let mut is_of_note = has_say(rules);
+        for (&endpoint, backend) in &mut service.backends {
+            // What it was before anything was decided.
+            if let Some(place) = self.place(name, endpoint) {
+                backend.weight = place.weight;
+            }
+            refresh(findings, name, endpoint, backend);
+            is_of_note |= !findings.condition(&(name.clone(), endpoint)).is_plain();
+        }
+        if !is_of_note {
+            self.services.remove(name);
+            return Some((service, None));
+        }
+        let turn = self.decide(config, rules, &mut service, settled, findings, now);
+        Some((service, turn))
+    }
+
+    fn decide(
+        &mut self,
+        config: &Config,
+        rules: &config::Service,
+        service: &mut Service,
+        desired: &Desired,
+        findings: &Findings,
+        now: Instant,
+    ) -> Option<Turn> {
+        let name = &rules.name;
+        let mut standing = self.services.remove(name).unwrap_or_else(|| begin(rules, service, findings));
+        (standing.is_ruled, standing.is_coarse) = (has_say(rules), self.is_coarse);
+        let asked = Asked { rules, own_zone: config.node.zone.as_ref(), held: findings.overrides.held(name) };
+        let turn = standing.settle(asked, service, desired, findings, now);
+        standing.next_step = rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now));
+        self.services.insert(name.clone(), standing);
+        turn
     }
 }
 

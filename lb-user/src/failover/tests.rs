@@ -277,6 +277,23 @@ mod settled {
             self.shown.services["web"].backends.values().map(|backend| backend.weight).collect()
         }
 
+        /// Decides about the service alone, after what was decided before.
+        fn settle_one(&mut self) {
+            let rules = self.config.services[0].clone();
+            let settled = self.standings.settle_one(&self.config, &rules, &self.shown, &self.findings, self.now);
+            let (service, turn) = settled.unwrap();
+            if let Some(turn) = turn {
+                self.findings.overrides.hold(&turn.service, turn.held, 1);
+            }
+            self.shown.services.insert(rules.name, service);
+        }
+
+        fn settle_due(&mut self) {
+            let n_due = self.standings.due(self.now).count();
+            assert_eq!(n_due, 1);
+            self.settle_one();
+        }
+
         /// Lets time pass from step to step; the weights after each.
         fn steps(&mut self) -> Vec<Vec<u16>> {
             let mut steps = Vec::new();
@@ -687,6 +704,74 @@ mod settled {
         assert_eq!(rounds.weights(), [0, 0, 1]);
         let place = rounds.standings.of(&"web".into()).unwrap().backends[&SocketAddr::from(([10, 0, 0, 3], 80))].clone();
         assert_eq!((place.tier, place.zone.as_deref()), (Tier::Priority(3), Some("a")));
+    }
+
+    /// Services of every kind that decides something.
+    fn kinds() -> Vec<Rounds> {
+        let zoned = ["zone = \"a\"", "zone = \"a\"\nweight = 3", "zone = \"b\"", "priority = 1\nzone = \"b\""];
+        let tiers = ["weight = 2", "", "priority = 1", "priority = 1\nweight = 7", "priority = 2"];
+        vec![
+            Rounds::new("", &["", "weight = 2", "weight = 5"]),
+            Rounds::new("panic = \"50%\"\nfailback = \"manual\"", &tiers),
+            Rounds::new("slow_start = \"10s\"\n[service.sorry]\naddress = \"10.0.0.9\"", &tiers),
+            Rounds::new(&format!("slow_start = \"3s\"\n{LOCAL}"), &zoned),
+        ]
+    }
+
+    fn any_condition() -> impl Strategy<Value = Condition> {
+        use State::*;
+        let state = prop_oneof![
+            4 => Just(Up),
+            4 => Just(Down),
+            1 => prop::sample::select(&[Unknown, Degraded, Drain, Maint, Ejected, Held][..]),
+        ];
+        let agent = prop_oneof![4 => Just(100), 1 => prop::sample::select(&[0u16, 5, 50, 200][..])];
+        (state, agent).prop_map(|(state, agent)| Condition { state, parts: Parts { agent, ..Parts::default() } })
+    }
+
+    proptest! {
+        /// One service after the other, as their checks speak and time passes, or all from the beginning.
+        #[test]
+        fn one_at_a_time_comes_to_what_all_together_do(
+            kind in 0usize..4,
+            rounds in prop::collection::vec((prop::collection::vec((1u8..6, any_condition()), 0..3), 0u64..12_000), 1..12),
+        ) {
+            let mut together = kinds().swap_remove(kind);
+            together.weights();
+            let mut alone = Rounds {
+                config: together.config.clone(),
+                findings: Findings { last_ways: together.findings.last_ways.clone(), ..Findings::default() },
+                standings: together.standings.clone(),
+                shown: together.shown.clone(),
+                now: together.now,
+            };
+            for (heard, passed_ms) in rounds {
+                // Each step of a slow start is taken when it is due, as the control loop does.
+                let until = together.now + Duration::from_millis(passed_ms);
+                while let Some(step) = together.standings.next_step().filter(|step| *step <= until) {
+                    prop_assert_eq!(alone.standings.next_step(), Some(step));
+                    (together.now, alone.now) = (step, step);
+                    together.weights();
+                    alone.settle_due();
+                    prop_assert_eq!(&alone.shown.services, &together.shown.services);
+                }
+                (together.now, alone.now) = (until, until);
+                for (n, condition) in heard {
+                    let key = ("web".into(), SocketAddr::from(([10, 0, 0, n], 80)));
+                    let is_there = together.shown.services["web"].backends.contains_key(&key.1);
+                    if is_there {
+                        together.findings.health.insert(key.clone(), condition);
+                        alone.findings.health.insert(key, condition);
+                    }
+                }
+                together.weights();
+                alone.settle_one();
+                prop_assert_eq!(&alone.shown.services, &together.shown.services);
+                prop_assert_eq!(alone.findings.overrides.held(&"web".into()), together.findings.overrides.held(&"web".into()));
+                let places = |rounds: &Rounds| rounds.standings.of(&"web".into()).map(|standing| standing.backends.clone());
+                prop_assert_eq!(places(&alone), places(&together));
+            }
+        }
     }
 
     proptest! {

@@ -21,13 +21,17 @@ struct Figures {
     resident_mib: f64,
     /// From the verdict of a health check to the last write, on average.
     change_ms: f64,
+    /// The same where the service has priorities and a slow start.
+    ruled_ms: f64,
     takeover_s: f64,
     idle_percent: f64,
 }
 
-/// Services that nobody checks, beside `web`, which is checked.
-fn services(network: &Network, n_services: usize) -> String {
-    let mut toml = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+/// Services that nobody checks, beside `web`, which is checked, and has these keys of its own and of its second backend.
+fn services(network: &Network, n_services: usize, keys: &str, keys_of_second: &str) -> String {
+    let web = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let mut toml = web.replacen("port = 80\n", &format!("port = 80\n{keys}"), 1);
+    toml.push_str(keys_of_second);
     for n in 1..n_services {
         let (port, host) = (1000 + n, n % 50);
         let _ = write!(toml, "[[service]]\nname = \"s{n}\"\nvip = \"10.200.2.{host}\"\nport = {port}\nhealth.type = \"none\"\n");
@@ -60,23 +64,35 @@ fn start(builder: xlb_tests::daemon::Builder) -> Result<(Daemon, f64)> {
     Ok((daemon, begun.elapsed().as_secs_f64()))
 }
 
-fn measure(network: &Network, backends: &[Backend], n_services: usize) -> Result<Figures> {
-    let builder = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services(network, n_services));
-    let (mut daemon, start_s) = start(builder)?;
+/// Has a backend of `web` fail and come back five times. From a verdict to the last write, in milliseconds, on average.
+fn change(daemon: &Daemon, backend: &Backend) -> Result<f64> {
     let metric = |name: &str| until(LIMIT, name, || daemon.metric(name).map(Some));
     let count = || Ok::<_, anyhow::Error>((metric("xlb_map_change_seconds_total")?, metric("xlb_map_changes_total")?));
-    let before = count()?;
+    let turns = ["backend is down service=web", "backend is up service=web"];
     // By the log: a status of so many backends is long, and would be measured too.
-    for n in 1..=5 {
-        for (turn, n) in [("backend is down service=web", n), ("backend is up service=web", n + 2)] {
-            backends[1].toggle_health()?;
-            until(LIMIT, turn, || Ok((daemon.log().matches(turn).count() >= n).then_some(())))?;
+    let told = |turn: &str| daemon.log().matches(turn).count();
+    let before = count()?;
+    for _ in 0..5 {
+        for turn in turns {
+            let n_told = told(turn);
+            backend.toggle_health()?;
+            until(LIMIT, turn, || Ok((told(turn) > n_told).then_some(())))?;
         }
     }
     let after = count()?;
     let n_changes = after.1 - before.1;
     ensure!(n_changes >= 10.0, "{n_changes} changes");
-    let change_ms = (after.0 - before.0) / n_changes * 1e3;
+    Ok((after.0 - before.0) / n_changes * 1e3)
+}
+
+fn measure(network: &Network, backends: &[Backend], n_services: usize) -> Result<Figures> {
+    let builder = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services(network, n_services, "", ""));
+    let (mut daemon, start_s) = start(builder)?;
+    let change_ms = change(&daemon, &backends[1])?;
+    daemon.reload(services(network, n_services, "slow_start = \"2s\"\n", "priority = 1\n"))?;
+    until(LIMIT, "the reload", || Ok(daemon.log().contains("reloaded config=").then_some(())))?;
+    // Its second backend does not serve while the first does.
+    let ruled_ms = change(&daemon, &backends[0])?;
     let (before, begun) = (used(daemon.id())?, Instant::now());
     // This time is what is measured.
     std::thread::sleep(Duration::from_secs(5));
@@ -85,7 +101,7 @@ fn measure(network: &Network, backends: &[Backend], n_services: usize) -> Result
     daemon.kill();
     let (daemon, takeover_s) = start(daemon.builder())?;
     daemon.stop()?;
-    Ok(Figures { start_s, resident_mib, change_ms, takeover_s, idle_percent })
+    Ok(Figures { start_s, resident_mib, change_ms, ruled_ms, takeover_s, idle_percent })
 }
 
 #[test]
@@ -96,15 +112,18 @@ fn a_thousand_services_cost_what_ten_times_a_hundred_do() -> Result<()> {
     let more: Vec<String> = (0..N_ADDRESSES).map(|i| format!("addr add 10.2.0.{}/32 dev eth0", 100 + i)).collect();
     network.backends[0].netns.ip(&more)?;
     let [few, many] = [measure(&network, &backends, 100)?, measure(&network, &backends, 1000)?];
-    println!("services  start s  takeover s  a change ms  resident MiB  idle %");
+    println!("services  start s  takeover s  a change ms  by rules ms  resident MiB  idle %");
     for (n_services, figures) in [(100, &few), (1000, &many)] {
-        let Figures { start_s, takeover_s, change_ms, resident_mib, idle_percent } = figures;
-        println!("{n_services:8}  {start_s:7.1}  {takeover_s:10.1}  {change_ms:11.1}  {resident_mib:12.0}  {idle_percent:6.1}");
+        let Figures { start_s, takeover_s, change_ms, ruled_ms, resident_mib, idle_percent } = figures;
+        println!(
+            "{n_services:8}  {start_s:7.1}  {takeover_s:10.1}  {change_ms:11.1}  {ruled_ms:11.1}  {resident_mib:12.0}  {idle_percent:6.1}"
+        );
     }
     // What grew with the square would be a hundred times as much. A busy machine is given some.
     for (what, few, many) in [
         ("the start", few.start_s, many.start_s),
         ("a change", few.change_ms.max(1.0), many.change_ms),
+        ("a change by rules", few.ruled_ms.max(1.0), many.ruled_ms),
         ("a takeover", few.takeover_s, many.takeover_s),
     ] {
         ensure!(many < few * 30.0, "{what}: {few} and {many}");
