@@ -170,7 +170,7 @@ async fn start(
     set_interfaces(&mut control, datapath);
     control.reconcile(None)?;
     let (to_orders, orders) = mpsc::channel(ORDERS);
-    let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.trouble);
+    let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.deadlines, remembered.trouble);
     desk.note_reload(&remembered.forgotten);
     desk.follow(&mut control);
     desk.note_held(&mut control);
