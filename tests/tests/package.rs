@@ -57,6 +57,13 @@ cp /mnt/shared/configured.toml /etc/xlb/xlb.toml
 quietly systemctl start xlb
 echo configured: $(show ActiveState), $(show StatusText), attached $(attached)
 xlb status | head -1
+sed -i 's/10.9.0.2/10.9.0.3/' /etc/xlb/xlb.toml
+quietly systemctl reload xlb
+echo reloaded: $(show ActiveState), $(xlb status | grep -c 10.9.0.3)
+echo nonsense >> /etc/xlb/xlb.toml
+systemctl reload xlb 2>/dev/null || echo wrong: refused, $(show ActiveState), attached $(attached)
+quietly systemctl start xlb-agent
+echo agent: $(systemctl is-active xlb-agent), enabled $(systemctl is-enabled xlb-agent || true)
 ";
     let said = machine()?.run(&format!("{WORDS}{script}"))?;
     expect(
@@ -69,6 +76,9 @@ xlb status | head -1
             "there: /usr/share/xlb/grafana/xlb.json",
             "1",
             "configured: active, 1 service on xlb0, attached 1",
+            "reloaded: active, 1",
+            "wrong: refused, active, attached 1",
+            "agent: active, enabled disabled",
         ],
     )?;
     ensure!(said.contains("on xlb0 (generic)"), "{said}");

@@ -109,12 +109,13 @@ pub fn prefix(text: &str) -> Result<IpNet, String> {
     Ok(prefix)
 }
 
-/// The prefixes in a file: one a line; `#` or `;`, as the best-known lists have it, begins a comment.
+/// The prefixes in a file: one a line; `#` or `;`, as the best-known lists have it, begins a comment. `scope` is who names it.
 ///
 /// # Errors
 /// It cannot be read, or a line is wrong.
-pub fn read(path: &Path) -> Result<Vec<IpNet>, ListError> {
-    let bytes = std::fs::read(path).map_err(|source| ListError::Unreadable { path: path.to_owned(), source })?;
+pub fn read(path: &Path, scope: &str) -> Result<Vec<IpNet>, ListError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| ListError::Unreadable { path: path.to_owned(), scope: scope.to_owned(), source })?;
     let wrong = |line: usize, what: String| ListError::Line { path: path.to_owned(), line, what };
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = bytes.iter().take(error.valid_up_to()).filter(|&&byte| byte == b'\n').count() + 1;

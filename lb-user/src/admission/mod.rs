@@ -80,8 +80,11 @@ impl Limits {
 /// Why a list was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    #[error("error: {}: cannot be read: {source}\n  = help: a list of [admission] is a file that the daemon may read", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error(
+        "error: {}: cannot be read: {source}\n  = help: a list of {scope} is a file that the daemon may read",
+        path.display()
+    )]
+    Unreadable { path: PathBuf, scope: String, source: std::io::Error },
     #[error(
         "error: {}:{line}: {what}\n  = help: write one prefix a line, such as 203.0.113.0/24, 2001:db8::/32 or a single address; a comment begins with #",
         path.display()
@@ -96,9 +99,12 @@ impl Admission {
     /// The first file that cannot be read, or its first line that is wrong.
     pub fn read_files(&mut self) -> Result<(), ListError> {
         let mut files: BTreeMap<PathBuf, Arc<[IpNet]>> = BTreeMap::new();
-        for path in self.scopes().flat_map(|rules| rules.lists.files()) {
-            if !files.contains_key(path) {
-                files.insert(path.clone(), lists::read(path)?.into());
+        let of_services = self.services.iter().map(|(name, rules)| (format!("[service.admission] of {name}"), rules));
+        for (scope, rules) in std::iter::once(("[admission]".to_owned(), &self.all_vips)).chain(of_services) {
+            for path in rules.lists.files() {
+                if !files.contains_key(path) {
+                    files.insert(path.clone(), lists::read(path, &scope)?.into());
+                }
             }
         }
         let read = |path: &Path| files.get(path).cloned().unwrap_or_default();
@@ -108,10 +114,6 @@ impl Admission {
             }
         }
         Ok(())
-    }
-
-    fn scopes(&self) -> impl Iterator<Item = &Rules> {
-        std::iter::once(&self.all_vips).chain(self.services.values())
     }
 
     /// What a service's packets must pass.

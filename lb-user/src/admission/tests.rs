@@ -152,7 +152,8 @@ fn lists_that_do_not_fit_are_refused_with_what_they_would_take() {
 fn read(bytes: &[u8]) -> Result<Vec<IpNet>, String> {
     let directory = std::env::temp_dir().join(format!("xlb-list-{}-{:?}", std::process::id(), std::thread::current().id()));
     std::fs::write(&directory, bytes).unwrap();
-    let read = lists::read(&directory).map_err(|error| error.to_string().replace(&directory.display().to_string(), "LIST"));
+    let read = lists::read(&directory, "[admission]")
+        .map_err(|error| error.to_string().replace(&directory.display().to_string(), "LIST"));
     std::fs::remove_file(&directory).unwrap();
     read
 }
@@ -178,8 +179,11 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         let error = read(bytes).unwrap_err();
         assert!(error.contains(expected) && error.contains("= help: write one prefix a line"), "{error}");
     }
-    let missing = lists::read(Path::new("/nonexistent/list")).unwrap_err().to_string();
-    assert!(missing.contains("/nonexistent/list: cannot be read"), "{missing}");
+    let missing = lists::read(Path::new("/nonexistent/list"), "[service.admission] of web").unwrap_err().to_string();
+    assert!(
+        missing.contains("/nonexistent/list: cannot be read") && missing.contains("a list of [service.admission] of web"),
+        "{missing}"
+    );
 }
 
 #[test]

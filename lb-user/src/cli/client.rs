@@ -1,11 +1,12 @@
 //! Asks a running daemon, over TCP or its socket.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -168,8 +169,11 @@ pub async fn begin(door: &Door, method: Method, path: &str, body: Bytes) -> Resu
     match door {
         Door::Tcp { address, ca_file, token } => {
             let (host, port) = (address.host.as_str(), address.port);
-            let stream = TcpStream::connect((host, port)).await.with_context(|| {
-                format!("no daemon answers on {}; is it running, and is this its api.listen (--api)?", address.authority())
+            let stream = TcpStream::connect((host, port)).await.map_err(|error| {
+                let address = address.authority();
+                anyhow!(
+                    "no daemon answers on {address}; is it running (systemctl status xlb), and is this its api.listen (--api)? {error}"
+                )
             })?;
             let authority = address.authority();
             if !address.has_tls {
@@ -192,8 +196,16 @@ pub fn refusal(code: StatusCode, answer: &[u8]) -> String {
 }
 
 async fn connect(socket: &Path) -> Result<UnixStream> {
-    UnixStream::connect(socket).await.with_context(|| {
-        format!("no daemon answers on {}; is it running, is this its api.socket (--socket), and may you?", socket.display())
+    UnixStream::connect(socket).await.map_err(|error| {
+        let socket = socket.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                anyhow!("{socket}: only root, the daemon's user and members of api.socket_gid may ask there: {error}")
+            }
+            _ => anyhow!(
+                "no daemon answers on {socket}; is it running (systemctl status xlb), and is this its api.socket (--socket)? {error}"
+            ),
+        }
     })
 }
 

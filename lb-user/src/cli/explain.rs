@@ -20,7 +20,7 @@ use crate::explain::ConnectionId;
 #[derive(Args, Debug)]
 pub struct Packet {
     /// Where it comes from: a client, or a nat backend
-    #[arg(value_name = "CLIENT:PORT")]
+    #[arg(value_name = "CLIENT:PORT", value_parser = endpoint_of)]
     client: SocketAddr,
     /// What it is for: 192.0.2.1:80/tcp, or [2001:db8::1]:53/udp
     #[arg(value_name = "VIP:PORT/PROTOCOL")]
@@ -78,6 +78,10 @@ impl Kind {
 pub struct Destination {
     endpoint: SocketAddr,
     protocol: Protocol,
+}
+
+fn endpoint_of(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write ADDRESS:PORT, such as 203.0.113.7:40000 or [2001:db8::7]:40000".to_owned())
 }
 
 impl FromStr for Destination {

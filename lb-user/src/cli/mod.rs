@@ -35,7 +35,8 @@ Examples:
   xlb trace --client 203.0.113.7     what becomes of such packets, as they pass
   xlb drain web 10.0.1.1             no new connections there; xlb enable, or xlb reset, ends it
 
-`xlb COMMAND --help` says more. Every key of the configuration is explained in config/full.toml.";
+`xlb COMMAND --help` says more. Every key of the configuration is explained in full.toml, which the
+package has in /usr/share/doc/xlb/examples.";
 
 /// Layer-4 load balancer: an XDP program sends packets to backends in the kernel; this daemon keeps it in step with health
 /// checks, DNS and the configuration
@@ -70,7 +71,10 @@ enum Command {
     Check {
         /// Configuration file
         #[arg(value_name = "FILE", default_value = "/etc/xlb/xlb.toml")]
-        config: PathBuf,
+        file: PathBuf,
+        /// The same, as other commands have it
+        #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
         /// The socket of the daemon to compare with; the file's api.socket unless given
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
@@ -252,7 +256,7 @@ pub fn main(object: &'static [u8]) -> ExitCode {
             start_log(LogFormat::Text);
             block_on(agent::run(agent::Options { listen, limits, askers: from, maint_file, drain_file }))
         }
-        Command::Check { config, socket } => check::check(&config, socket),
+        Command::Check { file, config, socket } => check::check(&config.unwrap_or(file), socket),
         Command::Events { json, once, server } => block_on(events::follow(&server.into(), json, once)),
         Command::Explain { packet, json, server } => block_on(explain::show(&server.into(), &packet, json)),
         Command::Trace { wish, json, write, reach } => {

@@ -285,6 +285,9 @@ fn state(backend: &Value) -> String {
         admin if admin == "disable" => words.push("disabled".to_owned()),
         _ => words.push("draining".to_owned()),
     }
+    if backend["state"] != "down" && backend["serving"] != true && backend["unreachable"].is_string() {
+        words.push("no way".to_owned());
+    }
     if let Some(part) = backend["slow_start"].as_f64() {
         words.push(format!("starts slowly at {:.0}%", part * 100.0));
     }
@@ -337,4 +340,22 @@ fn bytes(value: &Value) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{number} B") } else { format!("{number:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_is_healthy_and_out_of_reach_is_not_merely_up() {
+        let mut backend = json!({ "state": "up", "serving": true, "unreachable": null });
+        assert_eq!(state(&backend), "up");
+        backend["unreachable"] = "10.0.1.1 does not answer on eth0".into();
+        backend["serving"] = false.into();
+        assert_eq!(state(&backend), "up, no way");
+        backend["state"] = "down".into();
+        assert_eq!(state(&backend), "down");
+    }
 }

@@ -284,10 +284,12 @@ impl Layout {
         let mut free_from = 0;
         let mut largest = 0;
         for (start, end) in taken {
-            if start - free_from >= n_lines {
+            // Where there is room for one service alone, its region ends behind the last line.
+            let gap = start.saturating_sub(free_from);
+            if gap >= n_lines {
                 return Ok(free_from);
             }
-            largest = largest.max(start - free_from);
+            largest = largest.max(gap);
             free_from = end;
         }
         Err(largest)

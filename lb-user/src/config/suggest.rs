@@ -2,10 +2,13 @@
 
 /// The one of `known` that `word` is a slip of the keyboard away from: two letters, or one in a short word.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let tolerated = if word.chars().count() <= 3 { 1 } else { 2 };
+    let n_letters = word.chars().count();
+    let tolerated = if n_letters <= 3 { 1 } else { 2 };
+    // Who breaks off early means what begins so, rather than what looks alike: `prot` is `protocol`, and not `port`.
+    let apart = |candidate: &str| if n_letters >= 3 && candidate.starts_with(word) { 1 } else { distance(word, candidate) };
     known
         .into_iter()
-        .map(|candidate| (distance(word, candidate), candidate))
+        .map(|candidate| (apart(candidate), candidate))
         .filter(|(distance, _)| *distance <= tolerated)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -47,6 +50,9 @@ mod tests {
     fn only_a_near_word_is_suggested() {
         assert_eq!(nearest("weigth", ["address", "weight"]), Some("weight"));
         assert_eq!(nearest("vip4", ["vip"]), Some("vip"));
+        assert_eq!(nearest("prot", ["port", "protocol"]), Some("protocol"));
+        assert_eq!(nearest("least-conn", ["random", "least-connections"]), Some("least-connections"));
+        assert_eq!(nearest("po", ["protocol", "port"]), None);
         assert_eq!(nearest("colour", ["address", "weight"]), None);
         assert_eq!(nearest("ab", ["vip"]), None);
     }

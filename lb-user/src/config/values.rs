@@ -116,8 +116,14 @@ pub(super) fn host_address(value: &DeValue<'_>) -> Result<IpAddr, Fault> {
     const WHAT: &str = "an IPv4 or IPv6 address";
     let text = string(value, WHAT)?;
     let address: IpAddr = text.parse().map_err(|_| {
-        let help =
-            if text.contains('/') { "leave out the prefix length" } else { "names are not resolved here; see [service.dns]" };
+        let is_of_numbers = !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit() || letter == '.');
+        let help = match text {
+            _ if text.contains('/') => "leave out the prefix length",
+            _ if text.parse::<SocketAddr>().is_ok() => "leave out the port here: it has a key of its own",
+            _ if is_of_numbers => "write four numbers from 0 to 255, such as \"192.0.2.1\"",
+            _ if text.contains(':') => "write eight groups of hexadecimal digits, or fewer with `::`, such as \"2001:db8::1\"",
+            _ => "names are not resolved here: write the address; only backends can have names, by [service.dns]",
+        };
         expected(WHAT, value, help)
     })?;
     match unusable(address) {

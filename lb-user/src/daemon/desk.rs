@@ -19,7 +19,7 @@ use super::preview::Running;
 use crate::config::Config;
 use crate::error::chain;
 use crate::runtime::state::{self, StateError};
-use crate::runtime::{Change, Mark, Overrides, Refusal, UnixMs, unix_ms};
+use crate::runtime::{Change, Clocks, Deadlines, Mark, Overrides, Refusal, unix_ms};
 
 /// What was set of a backend that only DNS could name is forgotten when DNS has not named it for this long.
 const GONE_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -82,8 +82,7 @@ pub struct Desk {
     is_stale: bool,
     retry_at: Option<Instant>,
     trouble: Option<String>,
-    /// When drains end, by the clock that does not jump.
-    deadlines: BTreeMap<BackendKey, (UnixMs, Instant)>,
+    deadlines: Deadlines,
     /// Since when backends are not there of which something is set.
     absent: BTreeMap<BackendKey, Instant>,
 }
@@ -92,6 +91,7 @@ pub struct Desk {
 struct Saving {
     written: JoinHandle<Result<(), StateError>>,
     overrides: Overrides,
+    deadlines: Deadlines,
     /// What is to be put in force once it is.
     pending: Option<Pending>,
 }
@@ -105,6 +105,7 @@ struct Pending {
 /// What a daemon starts from.
 pub struct Remembered {
     pub overrides: Overrides,
+    pub deadlines: Deadlines,
     /// In words, what the configuration has no place for any more.
     pub forgotten: Vec<String>,
     pub trouble: Option<String>,
@@ -114,12 +115,12 @@ pub struct Remembered {
 pub fn remember(config: &Config) -> Remembered {
     let path = &config.api.state_file;
     match state::load(path) {
-        Ok(overrides) => {
+        Ok((overrides, deadlines)) => {
             let (overrides, forgotten) = overrides.under(config);
             if !overrides.is_empty() {
                 info!(state_file = %path.display(), n_settings = overrides.len(), "what was set at runtime still holds");
             }
-            Remembered { overrides, forgotten, trouble: None }
+            Remembered { overrides, deadlines, forgotten, trouble: None }
         }
         Err(error) => {
             let mut trouble = format!("{}; the configuration alone holds", chain(&error));
@@ -130,23 +131,15 @@ pub fn remember(config: &Config) -> Remembered {
                 });
             }
             error!("{trouble}");
-            Remembered { overrides: Overrides::default(), forgotten: Vec::new(), trouble: Some(trouble) }
+            let nothing = Overrides::default();
+            Remembered { overrides: nothing, deadlines: Deadlines::default(), forgotten: Vec::new(), trouble: Some(trouble) }
         }
     }
 }
 
 impl Desk {
-    pub fn new(path: PathBuf, orders: mpsc::Receiver<Order>, trouble: Option<String>) -> Self {
-        Self {
-            path,
-            orders,
-            saving: None,
-            is_stale: false,
-            retry_at: None,
-            trouble,
-            deadlines: BTreeMap::new(),
-            absent: BTreeMap::new(),
-        }
+    pub fn new(path: PathBuf, orders: mpsc::Receiver<Order>, deadlines: Deadlines, trouble: Option<String>) -> Self {
+        Self { path, orders, saving: None, is_stale: false, retry_at: None, trouble, deadlines, absent: BTreeMap::new() }
     }
 
     /// Why what was set at runtime would not survive a restart, if so.
@@ -167,7 +160,8 @@ impl Desk {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let deadlines = self.deadlines.values().map(|(_, due)| *due);
+        let until = |at_ms: u64| Instant::now() + Duration::from_millis(at_ms.saturating_sub(Clocks::read().boot_ms));
+        let deadlines = self.deadlines.next().map(until).into_iter();
         let gone = self.absent.values().map(|since| *since + GONE_AFTER);
         let retry = self.retry_at.filter(|_| self.is_stale && self.saving.is_none());
         deadlines.chain(gone).chain(retry).min()
@@ -194,11 +188,15 @@ impl Desk {
 
     /// Goes on once the file is written, or could not be.
     pub fn note_written(&mut self, written: Result<(), StateError>, control: &mut Control) {
-        let Some(Saving { overrides, pending, .. }) = self.saving.take() else { return };
+        let Some(Saving { overrides, deadlines, pending, .. }) = self.saving.take() else { return };
         let is_written = written.is_ok();
         self.note_state_of_file(&written);
         if let Some(Pending { change, mark, answer }) = pending {
             let done = written.map_err(Trouble::from).and_then(|()| carry_out(control, &change, &mark));
+            if done.is_ok() {
+                // What the wall clock said when it was asked for, and not what it says after the disk has answered.
+                self.deadlines = Deadlines::of(control.overrides(), &deadlines, Clocks::read());
+            }
             // Who asked may have gone: it is done all the same.
             let _ = answer.send(done);
         }
@@ -232,14 +230,16 @@ impl Desk {
         self.note_deadlines(control.overrides());
         self.note_absent(control);
         let now = Instant::now();
-        let expired: BTreeSet<_> = due(&self.deadlines, now, |(_, due)| *due);
-        let gone: BTreeSet<_> = due(&self.absent, now, |since| *since + GONE_AFTER);
+        let clocks = Clocks::read();
+        let expired = self.deadlines.due(clocks.boot_ms);
+        let gone: BTreeSet<_> =
+            self.absent.iter().filter(|(_, since)| **since + GONE_AFTER <= now).map(|(key, _)| key.clone()).collect();
         if !expired.is_empty() || !gone.is_empty() {
             let overrides = control.overrides().expired(&expired, unix_ms()).without(&gone);
             if let Err(error) = control.set_overrides(overrides) {
                 error!(error = chain(&error), "what was set at runtime is not what it should be");
                 // Not at once again.
-                self.deadlines.iter_mut().filter(|(key, _)| expired.contains(key)).for_each(|(_, (_, due))| *due = now + RETRY);
+                self.deadlines.put_off(&expired, clocks.boot_ms + RETRY.as_millis() as u64);
                 self.absent.iter_mut().filter(|(key, _)| gone.contains(key)).for_each(|(_, since)| *since = now);
                 return;
             }
@@ -269,12 +269,11 @@ impl Desk {
     }
 
     fn note_deadlines(&mut self, overrides: &Overrides) {
-        let mut before = std::mem::take(&mut self.deadlines);
-        let known = |(key, until_ms): (BackendKey, UnixMs)| match before.remove(&key).filter(|(known, _)| *known == until_ms) {
-            Some(known) => (key, known),
-            None => (key, (until_ms, Instant::now() + Duration::from_millis(until_ms.saturating_sub(unix_ms())))),
-        };
-        self.deadlines = overrides.deadlines().map(known).collect();
+        let clocks = Clocks::read();
+        let now = Deadlines::of(overrides, &self.deadlines, clocks);
+        // Those of another boot are the wall clock's for the last time: the next daemon knows them by this boot.
+        self.is_stale |= !now.is_empty() && !self.deadlines.is_of(clocks.boot_id);
+        self.deadlines = now;
     }
 
     fn note_absent(&mut self, control: &Control) {
@@ -292,9 +291,10 @@ impl Desk {
     }
 
     fn save(&mut self, overrides: Overrides, pending: Option<Pending>) {
-        let (path, content) = (self.path.clone(), overrides.clone());
-        let written = tokio::task::spawn_blocking(move || state::store(&path, &content));
-        self.saving = Some(Saving { written, overrides, pending });
+        let deadlines = Deadlines::of(&overrides, &self.deadlines, Clocks::read());
+        let (path, content, times) = (self.path.clone(), overrides.clone(), deadlines.clone());
+        let written = tokio::task::spawn_blocking(move || state::store(&path, &content, &times));
+        self.saving = Some(Saving { written, overrides, deadlines, pending });
     }
 
     /// Sees that the file says what holds, if the disk does not take too long.
@@ -334,8 +334,4 @@ fn carry_out(control: &mut Control, change: &Change, mark: &Mark) -> Answer {
     control.set_overrides(outcome.overrides).map_err(|error| Trouble::DoesNotFit(chain(&error)))?;
     outcome.lines.iter().for_each(|line| info!(by = mark.by, "set at runtime: {line}"));
     Ok(outcome.lines)
-}
-
-fn due<T>(times: &BTreeMap<BackendKey, T>, now: Instant, at: impl Fn(&T) -> Instant) -> BTreeSet<BackendKey> {
-    times.iter().filter(|(_, time)| at(time) <= now).map(|(key, _)| key.clone()).collect()
 }

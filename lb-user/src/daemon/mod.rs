@@ -171,7 +171,7 @@ async fn start(
     control.reconcile(None)?;
     control.publish();
     let (to_orders, orders) = mpsc::channel(ORDERS);
-    let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.trouble);
+    let mut desk = Desk::new(config.api.state_file.clone(), orders, remembered.deadlines, remembered.trouble);
     desk.note_reload(&remembered.forgotten);
     desk.follow(&mut control);
     desk.note_held(&mut control);

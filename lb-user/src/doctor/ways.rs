@@ -1,7 +1,7 @@
 //! The ways to backends and back, and who answers for the VIPs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -33,16 +33,16 @@ pub async fn examine(config: &Config, links: &[LinkFacts], checks: &mut Vec<Chec
     findings.note_next_hops(crate::nexthop::Changes { next_hops: answers.clone(), redirects: None });
     let desired = assemble(config, &findings);
     for (name, service) in &desired.services {
-        for endpoint in service.backends.keys() {
-            let subject = format!("{name} backend {}", endpoint.ip());
-            let gateway = behind_gateway(service.forward, endpoint.ip(), &findings);
-            let check = match answers.get(&endpoint.ip()) {
+        // Once for each address: its ports have the same way.
+        let backends: BTreeSet<IpAddr> = service.backends.keys().map(SocketAddr::ip).collect();
+        for address in backends {
+            let subject = format!("{name} backend {address}");
+            let gateway = behind_gateway(service.forward, address, &findings);
+            let check = match answers.get(&address) {
                 Some(answer) => backend(&subject, service.forward, answer, gateway, &findings.ingress),
-                None => Check::warning(
-                    subject,
-                    "its next hop could not be found out in time",
-                    format!("ip neigh; ping {}", endpoint.ip()),
-                ),
+                None => {
+                    Check::warning(subject, "its next hop could not be found out in time", format!("ip neigh; ping {address}"))
+                }
             };
             checks.push(check);
         }

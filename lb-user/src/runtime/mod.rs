@@ -5,6 +5,7 @@
 //! copy of it: so a reload brings what is new in the file, and a reset needs nothing but to forget.
 
 mod change;
+mod deadlines;
 mod name;
 pub mod state;
 
@@ -15,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub use change::{Change, Known, Outcome, Refusal, Refused, Target};
+pub use deadlines::{BootMs, Clocks, Deadlines};
 pub use name::BackendName;
 pub(crate) use state::load;
 

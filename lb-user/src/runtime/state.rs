@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Overrides;
+use super::{Deadlines, Overrides};
 
 /// Of the file's form. A daemon that does not know it leaves the file alone.
 const VERSION: u32 = 1;
@@ -26,16 +26,19 @@ pub enum StateError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept<O> {
+struct Kept<O, D> {
     version: u32,
     services: O,
+    /// Beside what was set, since no other clock than the wall's means anything to people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadlines: Option<D>,
 }
 
 /// What a file holds; nothing where there is none.
 ///
 /// # Errors
 /// It cannot be read, or is not such a file. Part of one is never taken for the whole.
-pub fn load(path: &Path) -> Result<Overrides, StateError> {
+pub fn load(path: &Path) -> Result<(Overrides, Deadlines), StateError> {
     let broken = |reason: String| StateError::Broken { path: path.to_owned(), reason };
     let text = match fs::metadata(path) {
         Ok(file) if file.len() > LEN_MAX => return Err(broken(format!("it has {} bytes, and {LEN_MAX} at most", file.len()))),
@@ -43,12 +46,12 @@ pub fn load(path: &Path) -> Result<Overrides, StateError> {
     };
     let text = match text {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Overrides::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(source) => return Err(StateError::Read { path: path.to_owned(), source }),
     };
-    let kept: Kept<Overrides> = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+    let kept: Kept<Overrides, Deadlines> = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
     match kept.version {
-        VERSION => Ok(kept.services),
+        VERSION => Ok((kept.services, kept.deadlines.unwrap_or_default())),
         version => Err(broken(format!("it is of version {version}, and this xlb knows {VERSION}"))),
     }
 }
@@ -57,8 +60,9 @@ pub fn load(path: &Path) -> Result<Overrides, StateError> {
 ///
 /// # Errors
 /// If the operating system refuses.
-pub fn store(path: &Path, overrides: &Overrides) -> Result<(), StateError> {
-    let mut text = serde_json::to_string_pretty(&Kept { version: VERSION, services: overrides }).unwrap_or_default();
+pub fn store(path: &Path, overrides: &Overrides, deadlines: &Deadlines) -> Result<(), StateError> {
+    let deadlines = Some(deadlines).filter(|deadlines| deadlines.is_to_be_kept());
+    let mut text = serde_json::to_string_pretty(&Kept { version: VERSION, services: overrides, deadlines }).unwrap_or_default();
     text.push('\n');
     replace(path, text.as_bytes()).map_err(|source| StateError::Write { path: path.to_owned(), source })
 }

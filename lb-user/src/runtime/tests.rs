@@ -363,10 +363,11 @@ fn who_is_no_longer_named_is_absent_and_can_be_forgotten_alone() {
 fn what_is_kept_is_what_was_set_and_a_broken_file_is_taken_for_nothing() {
     let directory = std::env::temp_dir().join(format!("xlb-state-{}", std::process::id()));
     let path = directory.join("deep/state.json");
-    assert_eq!(state::load(&path).unwrap(), Overrides::default());
+    assert_eq!(state::load(&path).unwrap(), Default::default());
     let overrides = set(&["drain web 10.0.0.1 10m", "add web 10.0.0.9 4", "remove web 10.0.0.3", "maintenance found on"]);
-    state::store(&path, &overrides).unwrap();
-    assert_eq!(state::load(&path).unwrap(), overrides);
+    let deadlines = Deadlines::of(&overrides, &Deadlines::default(), clocks("a", 5_000, 2_000));
+    state::store(&path, &overrides, &deadlines).unwrap();
+    assert_eq!(state::load(&path).unwrap(), (overrides.clone(), deadlines.clone()));
     let whole = std::fs::read_to_string(&path).unwrap();
     for broken in [
         &whole[..whole.len() / 2],
@@ -374,6 +375,7 @@ fn what_is_kept_is_what_was_set_and_a_broken_file_is_taken_for_nothing() {
         "{}",
         &whole.replace("\"version\": 1", "\"version\": 2"),
         &whole.replace("\"weight\"", "\"wieght\""),
+        &whole.replace("\"boot_ms\"", "\"boot\""),
     ] {
         std::fs::write(&path, broken).unwrap();
         let error = state::load(&path).expect_err(broken).to_string();
@@ -383,9 +385,65 @@ fn what_is_kept_is_what_was_set_and_a_broken_file_is_taken_for_nothing() {
     assert!(aside.ends_with("state.json.broken") && !path.exists());
     // A directory where the file should be: nothing is written, and nothing is left lying about.
     std::fs::create_dir(&path).unwrap();
-    let error = state::store(&path, &overrides).unwrap_err().to_string();
+    let error = state::store(&path, &overrides, &deadlines).unwrap_err().to_string();
     assert!(error.contains("cannot be written"), "{error}");
     assert_eq!(std::fs::read_dir(directory.join("deep")).unwrap().count(), 2);
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+fn clocks(boot_id: &str, boot_ms: BootMs, unix_ms: UnixMs) -> Clocks<'_> {
+    Clocks { boot_id, boot_ms, unix_ms }
+}
+
+/// A drain that was set at 1,000 by the wall clock, and ends at 601,000.
+fn drained() -> (Overrides, BackendKey) {
+    (set(&["drain web 10.0.0.1 10m", "drain web 10.0.0.2"]), ("web".into(), "10.0.0.1:80".parse().unwrap()))
+}
+
+#[test]
+fn a_deadline_holds_wherever_the_wall_clock_jumps_until_the_next_boot() {
+    let (drained, key) = drained();
+    let set = Deadlines::of(&drained, &Deadlines::default(), clocks("a", 50_000, 1_000));
+    assert_eq!(set.next(), Some(650_000));
+    for wall_ms in [0, 1_000, 700_000, UnixMs::MAX] {
+        assert_eq!(Deadlines::of(&drained, &set, clocks("a", 60_000, wall_ms)), set, "the wall clock at {wall_ms}");
+    }
+    assert_eq!((set.due(649_999), set.due(650_000)), (BTreeSet::new(), BTreeSet::from([key])));
+    // After a reboot there is nothing but the wall clock.
+    let rebooted = Deadlines::of(&drained, &set, clocks("b", 3_000, 101_000));
+    assert_eq!((rebooted.next(), rebooted.is_of("b")), (Some(503_000), true));
+    let overdue = Deadlines::of(&drained, &set, clocks("b", 3_000, UnixMs::MAX));
+    assert_eq!(overdue.next(), Some(3_000));
+}
+
+#[test]
+fn a_drain_with_another_deadline_is_another_one_and_what_is_lifted_has_none() {
+    let (drained, key) = drained();
+    let clocks = clocks("a", 50_000, 1_000);
+    let before = Deadlines::of(&drained, &Deadlines::default(), clocks);
+    let longer = set(&["drain web 10.0.0.1 20m"]);
+    assert_eq!(Deadlines::of(&longer, &before, clocks).next(), Some(1_250_000));
+    let lifted = Deadlines::of(&Overrides::default(), &before, clocks);
+    assert_eq!((lifted.next(), lifted.is_to_be_kept()), (None, false));
+    let mut put_off = before.clone();
+    put_off.put_off(&BTreeSet::from([key]), 700_000);
+    assert_eq!(Deadlines::of(&drained, &put_off, clocks).next(), Some(700_000));
+}
+
+#[test]
+fn a_file_without_times_since_boot_is_read_and_one_without_deadlines_says_nothing_of_them() {
+    let directory = std::env::temp_dir().join(format!("xlb-deadlines-{}", std::process::id()));
+    let path = directory.join("state.json");
+    let (drained, _) = drained();
+    state::store(&path, &drained, &Deadlines::default()).unwrap();
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("deadlines"));
+    let (overrides, deadlines) = state::load(&path).unwrap();
+    assert_eq!((&overrides, &deadlines), (&drained, &Deadlines::default()));
+    assert_eq!(Deadlines::of(&overrides, &deadlines, clocks("a", 50_000, 2_000)).next(), Some(649_000));
+    // Where no boot has a name, times since boot would be taken for another's.
+    let nameless = Deadlines::of(&drained, &Deadlines::default(), clocks("", 50_000, 1_000));
+    state::store(&path, &drained, &nameless).unwrap();
+    assert_eq!(state::load(&path).unwrap(), (drained, Deadlines::default()));
     std::fs::remove_dir_all(directory).unwrap();
 }
 

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use xlb_tests::{Backend, Daemon, Network, http, udp};
 
 use super::support::{
-    Service, both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6, wait_serving,
+    Service, both_vips, counters_sum, service, story, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6,
+    wait_at_rest, wait_serving,
 };
 
 #[test]
@@ -16,12 +17,15 @@ fn tcp_and_udp_reach_all_backends_over_both_families() -> Result<()> {
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
         .services(tcp_and_udp_on_both_families(&network, "dsr"))
         .start()?;
+    for name in ["web", "web6", "echo", "echo6"] {
+        wait_at_rest(&daemon, name, 5)?;
+    }
     let client = &network.client.netns;
     for address in both_vips() {
         let tcp = tally(http::names(client, &url(address, 80), 200)?);
-        ensure!(tcp.len() == 5, "TCP by way of {address} reached {tcp:?}");
+        ensure!(tcp.len() == 5, "TCP by way of {address} reached {tcp:?}\n{}", story(&daemon));
         let udp = tally(udp::names(client, SocketAddr::new(address, 80), 200)?);
-        ensure!(udp.len() == 5, "UDP by way of {address} reached {udp:?}");
+        ensure!(udp.len() == 5, "UDP by way of {address} reached {udp:?}\n{}", story(&daemon));
     }
     let status = daemon.status()?;
     counters_sum(&status)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xlb_tests::{Backend, Daemon, Network, http, udp, until};
 
-use super::support::{LIMIT, Service, both_vips, service, tcp_and_udp_on_both_families, url, vip, vip_v6, wait_serving};
+use super::support::{LIMIT, Service, both_vips, tcp_and_udp_on_both_families, url, vip, vip_v6, wait_at_rest, wait_serving};
 
 const CLIENT: &str = "10.1.0.2";
 const CLIENT_V6: &str = "fd01::2";
@@ -141,8 +141,7 @@ fn a_recorded_flow_stays_with_the_drained_backend_that_has_it_and_asking_records
     let _backends = Backend::start_all(&network, 80, &[vip()])?;
     let toml = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(toml).start()?;
-    let at_rest = || Ok((service(&daemon.status()?, "web")?["slots_not_at_rest"] == 0).then_some(()));
-    until(LIMIT, "all slots to rest", at_rest)?;
+    wait_at_rest(&daemon, "web", 3)?;
     let to = SocketAddr::new(vip(), 80);
     let mut of_first = Vec::new();
     for port in 20_000..20_200 {

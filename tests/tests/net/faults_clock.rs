@@ -60,6 +60,12 @@ fn dns(server: &Dnsmasq) -> String {
     format!("name = \"{NAME}\"\nport = 80\nresolver = \"{}\"\ninterval = \"1s\"\n", server.address())
 }
 
+/// The next daemon, after one that was killed.
+fn again(mut daemon: Daemon) -> Result<Daemon> {
+    daemon.kill();
+    daemon.builder().start()
+}
+
 /// How far a daemon's clock is from ours, by the time that it notes of a change.
 fn offset_s(daemon: &Daemon, weight: u16, backend: &str) -> Result<i64> {
     daemon.xlb(&["weight", "web", backend, &weight.to_string()])?;
@@ -141,5 +147,34 @@ fn jumps_disturb_neither_checks_nor_dns_nor_deadlines_nor_what_was_set() -> Resu
     let status = service(&daemon.status()?, "web")?;
     ensure!(status["backends"][2]["set"]["weight"]["value"] == 6 && admin(&daemon, 1)? == "disable", "{status:#}");
     ensure!(n_serving(&daemon, "api")? <= 2 && !daemon.log().contains("not to be had"), "{}", daemon.log());
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_deadline_outlives_daemons_wherever_the_clock_jumps_between_them() -> Result<()> {
+    let network = Network::dsr(3, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let services = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let files = tempfile::tempdir()?;
+    let clock = Clock::at(files.path())?;
+    let daemon = clock.environment(Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services))?.start()?;
+    wait_serving(&daemon, "web", 3)?;
+    let hosts: Vec<String> = network.backends.iter().map(|host| host.v4.to_string()).collect();
+    let drained = Instant::now();
+    daemon.xlb(&["drain", "web", &hosts[0], "--deadline", "6s"])?;
+    daemon.xlb(&["drain", "web", &hosts[1], "--deadline", "1h"])?;
+    // By the wall clock both would be over, and then in years.
+    clock.jump(3 * YEAR_S)?;
+    let daemon = again(daemon)?;
+    let jumped = offset_s(&daemon, 2, &hosts[2])? - 3 * YEAR_S;
+    ensure!(jumped.abs() < 60, "the daemon's clock is {jumped} s from where it was set");
+    ensure!(admin(&daemon, 0)? != "disable" || drained.elapsed() >= DEADLINE, "ended by a jump\n{}", daemon.log());
+    ensure!(admin(&daemon, 1)?["drain"]["until_ms"].is_u64(), "ended by a jump\n{}", daemon.log());
+    clock.jump(-3 * YEAR_S)?;
+    let daemon = again(daemon)?;
+    until(LIMIT, "the drain's deadline", || Ok((admin(&daemon, 0)? == "disable").then_some(()))).with_context(|| daemon.log())?;
+    ensure!(drained.elapsed() >= DEADLINE, "after {:?}\n{}", drained.elapsed(), daemon.log());
+    ensure!(admin(&daemon, 1)?["drain"]["until_ms"].is_u64(), "{}", daemon.log());
     daemon.stop()
 }

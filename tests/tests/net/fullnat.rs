@@ -10,8 +10,8 @@ use xlb_tests::wrk::Wrk;
 use xlb_tests::{Backend, Connections, Daemon, Network, http, udp, until};
 
 use super::support::{
-    LIMIT, Service, both_vips, counters_sum, service, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6,
-    wait_serving,
+    LIMIT, Service, both_vips, counters_sum, service, story, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6,
+    wait_at_rest, wait_serving,
 };
 
 const POOL: &str = "[fullnat]\naddresses = [\"10.2.0.200\", \"fd02::200\"]\n";
@@ -43,14 +43,14 @@ fn backends_without_a_way_to_clients_answer_tcp_and_udp_over_both_families() -> 
     let services = POOL.to_owned() + &tcp_and_udp_on_both_families(&network, "fullnat");
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     for name in ["web", "web6", "echo", "echo6"] {
-        wait_serving(&daemon, name, 3)?;
+        wait_at_rest(&daemon, name, 3)?;
     }
     let client = &network.client.netns;
     for address in both_vips() {
         let tcp = tally(http::names(client, &url(address, 80), 100)?);
-        ensure!(tcp.len() == 3, "TCP by way of {address} reached {tcp:?}");
+        ensure!(tcp.len() == 3, "TCP by way of {address} reached {tcp:?}\n{}", story(&daemon));
         let udp = tally(udp::names(client, SocketAddr::new(address, 80), 100)?);
-        ensure!(udp.len() == 3, "UDP by way of {address} reached {udp:?}");
+        ensure!(udp.len() == 3, "UDP by way of {address} reached {udp:?}\n{}", story(&daemon));
     }
     let status = daemon.status()?;
     counters_sum(&status)?;
@@ -75,15 +75,15 @@ fn a_backend_may_be_a_client_of_its_own_service() -> Result<()> {
     let services = POOL.to_owned() + &tcp_and_udp_on_both_families(&network, "fullnat");
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     for name in ["web", "web6", "echo", "echo6"] {
-        wait_serving(&daemon, name, 2)?;
+        wait_at_rest(&daemon, name, 2)?;
     }
     for host in &network.backends {
         host.netns.ip(&[format!("route add {} via 10.2.0.2", vip()), format!("route add {} via fd02::2", vip_v6())])?;
         for address in both_vips() {
             let tcp = tally(http::names(&host.netns, &url(address, 80), 50)?);
-            ensure!(tcp.len() == 2, "TCP by way of {address} reached {tcp:?}");
+            ensure!(tcp.len() == 2, "TCP by way of {address} reached {tcp:?}\n{}", story(&daemon));
             let udp = tally(udp::names(&host.netns, SocketAddr::new(address, 80), 50)?);
-            ensure!(udp.len() == 2, "UDP by way of {address} reached {udp:?}");
+            ensure!(udp.len() == 2, "UDP by way of {address} reached {udp:?}\n{}", story(&daemon));
         }
     }
     daemon.stop()
@@ -222,6 +222,9 @@ fn who_sends_too_much_at_once_is_told_whoever_it_is() -> Result<()> {
     let _backends = Backend::start_all(&network, 80, &[])?;
     let services = POOL.to_owned() + &tcp_and_udp_on_both_families(&network, "fullnat");
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
+    for name in ["web", "web6"] {
+        wait_serving(&daemon, name, 1)?;
+    }
     // A client's router carries less than client and backend think: it tells the VIP, which is to tell the backend.
     let router = network.router.as_ref().context("a router")?;
     router.netns.ip(&["link set client mtu 1400"])?;

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use xlb_tests::{Backend, Daemon, Network, http, udp};
 
 use super::support::{
-    Service, both_vips, counters_sum, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6, wait_serving,
+    Service, both_vips, counters_sum, story, tally, tcp_and_udp_on_both_families, url, verdict, vip, vip_v6, wait_at_rest,
+    wait_serving,
 };
 
 #[test]
@@ -17,12 +18,15 @@ fn tcp_and_udp_reach_all_backends_over_both_families() -> Result<()> {
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
         .services(tcp_and_udp_on_both_families(&network, "nat"))
         .start()?;
+    for name in ["web", "web6", "echo", "echo6"] {
+        wait_at_rest(&daemon, name, 5)?;
+    }
     let client = &network.client.netns;
     for address in both_vips() {
         let tcp = tally(http::names(client, &url(address, 80), 200)?);
-        ensure!(tcp.len() == 5, "TCP by way of {address} reached {tcp:?}");
+        ensure!(tcp.len() == 5, "TCP by way of {address} reached {tcp:?}\n{}", story(&daemon));
         let udp = tally(udp::names(client, SocketAddr::new(address, 80), 200)?);
-        ensure!(udp.len() == 5, "UDP by way of {address} reached {udp:?}");
+        ensure!(udp.len() == 5, "UDP by way of {address} reached {udp:?}\n{}", story(&daemon));
     }
     counters_sum(&daemon.status()?)?;
     ensure!(verdict(&daemon, "redirect")? > 0 && verdict(&daemon, "reply")? > 0, "{:#}", daemon.status()?["verdicts"]);

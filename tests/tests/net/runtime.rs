@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xlb_tests::{Backend, Connections, Daemon, Network, http, until};
 
-use super::support::{LIMIT, Service, service, tally, url, vip, wait_serving};
+use super::support::{LIMIT, Service, service, tally, url, vip, wait_at_rest, wait_serving};
 
 const BACKEND0: &str = "10.2.0.10";
 const BACKEND1: &str = "10.2.0.11";
@@ -59,7 +59,7 @@ fn a_drained_backend_gets_no_new_connection_and_keeps_those_it_has_until_they_en
     let daemon = scene.daemon()?;
     let client = &scene.network.client.netns;
     // A slot that moved as backends came up would have its flows on record already.
-    until(LIMIT, "all slots to rest", || Ok((service(&daemon.status()?, "web")?["slots_not_at_rest"] == 0).then_some(())))?;
+    wait_at_rest(&daemon, "web", 3)?;
     let connections = Connections::open(client, (vip(), 80).into(), 90, Duration::from_millis(50), Duration::from_secs(5))?;
     let n = *connections.names().get("backend0").context("nobody at backend0")? as u64;
     let told = daemon.xlb(&["drain", "web", BACKEND0])?;

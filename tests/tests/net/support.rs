@@ -135,6 +135,23 @@ pub fn wait_serving(daemon: &Daemon, name: &str, n: usize) -> Result<()> {
         .with_context(|| daemon.log())
 }
 
+/// As [`wait_serving`], and with every slot at rest.
+///
+/// Backends rarely come up in the same moment, and then slots move. Until it is certain that who had them first got no packet, a
+/// datagram of a flow that nobody knows goes there: sent at once, a test's first one would have all others of those slots follow
+/// it for as long as `idle`.
+pub fn wait_at_rest(daemon: &Daemon, name: &str, n: usize) -> Result<()> {
+    wait_serving(daemon, name, n)?;
+    let at_rest = || Ok((service(&daemon.status()?, name)?["slots_not_at_rest"] == 0).then_some(()));
+    until(LIMIT, &format!("all slots of {name} to rest"), at_rest).with_context(|| daemon.log())
+}
+
+/// What somebody wants to know of an exchange that went wrong.
+pub fn story(daemon: &Daemon) -> String {
+    let status = daemon.status().map_or_else(|error| format!("{error:#}"), |status| format!("{:#}", status["services"]));
+    format!("{status}\n{}", daemon.log())
+}
+
 /// received = forwarded + passed + dropped, and the verdicts' sum is the same.
 pub fn counters_sum(status: &Value) -> Result<()> {
     let count = |key: &str| status["packets"][key].as_u64().with_context(|| format!("no count {key}"));

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use xlb_tests::{Backend, Daemon, Network, Process, http, paths, until};
 
-use super::support::{LIMIT, VIP, service, tcp_and_udp_on_both_families, url, vip};
+use super::support::{LIMIT, VIP, service, tcp_and_udp_on_both_families, url, vip, wait_at_rest};
 
 const CLIENT: &str = "10.1.0.2";
 const ON: &str = "packets are traced";
@@ -52,7 +52,7 @@ fn a_trace_tells_exactly_the_packets_that_pass_and_nothing_is_left_of_it() -> Re
     let services = tcp_and_udp_on_both_families(&network, "nat");
     let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     // Those who came up one after the other have moved slots.
-    until(LIMIT, "all slots to rest", || Ok((service(&daemon.status()?, "web")?["slots_not_at_rest"] == 0).then_some(())))?;
+    wait_at_rest(&daemon, "web", 2)?;
     let before = web_packets(&daemon)?;
     let mut all = trace(&network, &mut daemon, &["--client", CLIENT, "--json", "--count", "1000000"])?;
     http::names(&network.client.netns, &url(vip(), 80), 5)?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use xlb_tests::{Backend, Daemon, Host, Network, Process, http, paths, udp, until};
 
-use super::support::{Service, both_vips, tally, url, verdict, wait_serving};
+use super::support::{Service, both_vips, story, tally, url, verdict, wait_at_rest};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -33,14 +33,14 @@ fn exchange(forward: &str, backend_is_v4: impl Fn(bool) -> bool) -> Result<()> {
     let services = [("web", "tcp", v4), ("web6", "tcp", v6), ("echo", "udp", v4), ("echo6", "udp", v6)].map(service).concat();
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     for name in ["web", "web6", "echo", "echo6"] {
-        wait_serving(&daemon, name, 3)?;
+        wait_at_rest(&daemon, name, 3)?;
     }
     let client = &network.client.netns;
     for vip in vips {
         let names = tally(http::names(client, &url(vip, 80), 100)?);
-        ensure!(names.len() == 3, "TCP by way of {vip} reached {names:?}");
+        ensure!(names.len() == 3, "TCP by way of {vip} reached {names:?}\n{}", story(&daemon));
         let names = tally(udp::names(client, SocketAddr::new(vip, 80), 100)?);
-        ensure!(names.len() == 3, "UDP by way of {vip} reached {names:?}");
+        ensure!(names.len() == 3, "UDP by way of {vip} reached {names:?}\n{}", story(&daemon));
         // The first one is too big for the tunnel: the client is told, and sends smaller fragments.
         let question = vec![b'x'; 4000];
         let answer = || Ok(udp::ask(client, SocketAddr::new(vip, 80), &question).ok());

@@ -109,15 +109,29 @@ fn each_panel_shows_something_and_an_alert_comes_up() -> Result<()> {
          resolver = \"{}\"\n",
         dns.address()
     );
-    let services = web(&network) + &found;
+    // `web` goes by zones, is limited, and has its clients' handshakes counted; `shop` is by full NAT.
+    network.lb.netns.ip(&["addr add 10.2.0.200/24 dev eth0"])?;
+    let more = "port = 80\ntrack = true\n[service.zones]\n[service.admission]\npackets = \"100000/s\"\n";
+    let web = web(&network).replace("port = 80\n", more);
+    let web = ["a", "b"].iter().zip(&network.backends).fold(web, |web, (zone, host)| {
+        let address = format!("address = \"{}\"\n", host.v4);
+        web.replace(&address, &format!("{address}zone = \"{zone}\"\n"))
+    });
+    let head = "[node]\nzone = \"a\"\n[fullnat]\naddresses = [\"10.2.0.200\"]\n";
+    let shop = format!(
+        "[[service]]\nname = \"shop\"\nvip = \"{VIP}\"\nport = 81\nforward = \"fullnat\"\n[service.health]\ntype = \"tcp\"\n\
+         [[service.backend]]\naddress = \"{}\"\nport = 80\n",
+        network.backends[0].v4
+    );
+    let services = [head, &web, &shop, &found].concat();
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(services).start()?;
     let mut prometheus = Prometheus::start(&network)?;
     prometheus.process.wait_for_log("Server is ready", LIMIT)?;
     let dashboard = dashboard()?;
-    let url = format!("http://{VIP}/");
+    let urls = [format!("http://{VIP}/"), format!("http://{VIP}:81/")];
     let mut waiting = queries_of(&dashboard);
     let shown = until(LIMIT, "every panel to show something", || {
-        http::names(&network.client.netns, &url, 5)?;
+        urls.iter().try_for_each(|url| http::names(&network.client.netns, url, 5).map(drop))?;
         let mut empty = Vec::new();
         for (title, query) in waiting.drain(..) {
             let expression = query.lines().next().unwrap_or_default();

@@ -18,10 +18,12 @@ use view::View;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Where there is no terminal to ask.
-const SIZE_DEFAULT: (u16, u16) = (80, 24);
+const WIDTH_DEFAULT: u16 = 80;
+/// A picture takes memory for each of its places.
+const N_ROWS_ONCE: usize = 10_000;
 const N_ROWS_A_PAGE: isize = 10;
 
-/// Prints one picture, as wide as the terminal.
+/// Prints one picture with all rows, as wide as the terminal.
 ///
 /// # Errors
 /// No daemon answers.
@@ -31,8 +33,25 @@ pub async fn print_once(door: &Door) -> Result<()> {
     // A rate takes two moments.
     tokio::time::sleep(PERIOD).await;
     view.take(client::status(door).await?, Instant::now());
-    let (width, height) = terminal::size().ok().filter(|_| std::io::stdout().is_terminal()).unwrap_or(SIZE_DEFAULT);
-    super::print(&picture(&mut view, width, height)?)
+    let width = terminal::size().ok().filter(|_| std::io::stdout().is_terminal()).map_or(WIDTH_DEFAULT, |(width, _)| width);
+    super::print(&whole(&mut view, width)?)
+}
+
+/// A picture that is as high as it has to be, without the keys that nobody can press.
+fn whole(view: &mut View, width: u16) -> Result<String> {
+    let n_rows = view.services().iter().map(|(_, _, backends)| 1 + backends.len()).sum::<usize>();
+    let n_shown = n_rows.min(N_ROWS_ONCE);
+    let picture = picture(view, width, screen::N_OTHER_LINES + n_shown as u16)?;
+    let mut lines: Vec<&str> = picture.lines().collect();
+    lines.pop();
+    let mut text = lines.join("\n") + "\n";
+    if n_shown < n_rows {
+        text += &format!("and {} more; xlb status has all\n", n_rows - n_shown);
+    }
+    if view.has_set() {
+        text += "* set at runtime\n";
+    }
+    Ok(text)
 }
 
 /// The screen as text, without colours and without spaces at the ends of lines.

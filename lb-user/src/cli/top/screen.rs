@@ -21,6 +21,9 @@ const WIDTHS: [Constraint; 7] = [
     Constraint::Min(15),
 ];
 
+/// What there is besides the rows: totals, the header, and the keys.
+pub const N_OTHER_LINES: u16 = 7;
+
 pub fn draw(frame: &mut Frame<'_>, view: &mut View) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(5), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());

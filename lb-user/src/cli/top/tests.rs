@@ -61,6 +61,17 @@ fn the_picture_fits_80_by_24() {
 }
 
 #[test]
+fn a_single_picture_has_all_rows_and_no_keys() {
+    let mut view = view();
+    let short = whole(&mut view, 80).unwrap();
+    assert!(short.lines().count() == 12 && short.contains("web6 [") && !short.contains("quit"), "{short}");
+    let backend = view.status["services"][0]["backends"][0].clone();
+    view.status["services"][0]["backends"] = vec![backend; 100].into();
+    let long = whole(&mut view, 80).unwrap();
+    assert!(long.lines().count() == 110 && long.contains("web6 [") && !long.ends_with("\n\n"), "{long}");
+}
+
+#[test]
 fn s_sorts_by_the_next_column_and_the_cursor_stays_in_the_table() {
     let mut view = view();
     view.sort_by_next();

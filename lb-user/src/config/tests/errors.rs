@@ -805,10 +805,28 @@ address = "10.0.1.1"
             6 | vip = "www.example.org"
               |       ^^^^^^^^^^^^^^^^^ expected an IPv4 or IPv6 address, found the string "www.example.org"
               |
-              = help: names are not resolved here; see [service.dns]
+              = help: names are not resolved here: write the address; only backends can have names, by [service.dns]
 
             error: xlb.toml: 1 problem"#]],
     );
+}
+
+#[test]
+fn what_is_wrong_with_an_address_is_told_by_what_it_looks_like() {
+    for (address, help) in [
+        ("192.0.2.300", "write four numbers from 0 to 255"),
+        ("192.0.2", "write four numbers from 0 to 255"),
+        ("192.0.2.1:80", "leave out the port here"),
+        ("[2001:db8::1]:80", "leave out the port here"),
+        ("2001:db8:::1", "eight groups of hexadecimal digits"),
+        ("192.0.2.1/32", "leave out the prefix length"),
+        ("web.internal", "names are not resolved here"),
+        ("", "names are not resolved here"),
+    ] {
+        let text = format!("[xdp]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"{address}\"\nport = 80\n");
+        let error = crate::config::parse("xlb.toml", &text).unwrap_err().to_string();
+        assert!(error.contains(help), "{address}: {error}");
+    }
 }
 
 #[test]

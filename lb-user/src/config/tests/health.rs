@@ -880,7 +880,7 @@ fn whom_not_to_trust_is_checked() {
               --> xlb.toml:15:1
                |
             15 | max = 1
-               | ^^^ not a key that xlb knows
+               | ^^^ did you mean `max_ejected`?
                |
                = help: known here are errors, window, requests_min, ejection, ejection_max, max_ejected
 
