@@ -89,31 +89,44 @@ proptest! {
         }
     }
 
-    /// What is made of single services is what would be made of all, and so is what is to be written.
+    /// What is made of single services is what would be made of all, and so is what is to be written. Who decides by health gives
+    /// other weights too, which may take another region: then nothing is made of them alone.
     #[test]
     fn where_only_health_changes_the_services_concerned_are_made_alone(
         (weights, history) in weights_and_health(),
+        others in prop::collection::vec((any::<bool>(), 0usize..5, prop::sample::select(vec![0u16, 1, 5, 90])), 8),
         pauses in prop::collection::vec(prop::sample::select(vec![0, 1, fixture::IDLE / 2, 2 * fixture::IDLE]), 8),
     ) {
-        let both = |health: &[bool]| {
-            let (mut wanted, all) = (desired(&weights, health), vec![true; weights.len()]);
+        let both = |weights_now: &[u16], health: &[bool]| {
+            let (mut wanted, all) = (desired(weights_now, health), vec![true; weights.len()]);
             let shop = Service { port: 81, ..desired(&weights, &all).services.remove("web").unwrap() };
             wanted.services.insert("shop".into(), shop);
             wanted
         };
-        let start = both(&vec![true; weights.len()]);
+        let start = both(&weights, &vec![true; weights.len()]);
         let (mut tables, mut layout) = fixture::compile_to_rest(&start, &Layout::new(N_SLOTS), &Tables::default()).unwrap();
-        let mut now = 1;
-        for (health, pause) in history.iter().zip(pauses) {
+        let (mut now, mut weights_now) = (1, weights.clone());
+        for ((health, pause), (is_other, n, weight)) in history.iter().zip(pauses).zip(others) {
             now += pause;
-            let wanted = both(health);
-            let (whole, whole_layout) = compile(&wanted, &layout, &tables, &Quiet(now)).unwrap();
+            if let Some(changed) = weights_now.get_mut(n).filter(|_| is_other) {
+                *changed = weight;
+            }
+            let wanted = both(&weights_now, health);
             let concerned = BTreeMap::from([("web".into(), wanted.services["web"].clone())]);
-            let amended = amend(&start, &concerned, &layout, &tables, &Quiet(now)).unwrap();
-            prop_assert_eq!(diff(&amended.before, &amended.after), diff(&tables, &whole));
-            tables.amend(amended.after);
-            prop_assert_eq!(&tables, &whole);
-            prop_assert_eq!(&layout, &whole_layout);
+            let alone = amend(&start, &concerned, &layout, &tables, &Quiet(now));
+            let Ok((whole, whole_layout)) = compile(&wanted, &layout, &tables, &Quiet(now)) else {
+                prop_assert!(alone.is_none(), "there is no room for it");
+                return Ok(());
+            };
+            match alone {
+                Some(amended) => {
+                    prop_assert_eq!(diff(&amended.before, &amended.after), diff(&tables, &whole));
+                    tables.amend(amended.after);
+                    prop_assert_eq!(&tables, &whole);
+                    prop_assert_eq!(&layout, &whole_layout);
+                }
+                None => prop_assert_ne!(&layout, &whole_layout, "nothing but its own tables is concerned"),
+            }
             (tables, layout) = (whole, whole_layout);
         }
     }
