@@ -1,7 +1,7 @@
 //! What has happened, in order: written by the control loop when it is told of something or decides something, read by whoever
 //! tells others.
 //!
-//! Nothing is lost between two readings, unless more happens than [`N_KEPT`] in between; and nobody who reads can hold up the loop.
+//! Nothing is lost between two readings, unless more happens in between than is kept; and nobody who reads can hold up the loop.
 
 mod causes;
 mod change;
