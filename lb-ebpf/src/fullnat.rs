@@ -2,7 +2,7 @@
 //! through xlb, and may be clients of the services that they serve.
 
 use lb_common::checksum::Delta;
-use lb_common::records::{Backend, forward, service_flags};
+use lb_common::records::{Backend, Service, forward, service_flags};
 use lb_common::session::{Key, NONE, Session};
 use lb_common::trace::{Choice, How};
 use lb_common::{Addr, BackendId, Be16, Verdict};
@@ -13,7 +13,7 @@ use crate::forward as stage;
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::session::{self, Question};
-use crate::transport::Ports;
+use crate::transport::{Ports, tcp_flags};
 use crate::{errors, reply, select, service, transport};
 
 /// Sends a packet to its backend. `None` if its service does not forward by full NAT.
@@ -110,6 +110,9 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     if let Some(fault) = way.fault {
         return Some(fault);
     }
+    if parsed.tcp_flags & tcp_flags::SYN != 0 && service_of(env, &session).flags & service_flags::CLAMP != 0 {
+        packet.take_apart(env, F::CLAMP_PART);
+    }
     let restored = rewrite(packet, parsed, &ends).and_then(|()| reply::leave(packet, env, &way));
     Some(restored.unwrap_or_else(|verdict| verdict))
 }
@@ -147,6 +150,22 @@ fn find<F: Family>(env: &impl Env, parsed: &Parsed<F>, tcp_flags: u8, is_quoted:
     let index = env.pool_range().index(number, flow.vip_port());
     let is_of = index != NONE && env.is_of_session(session::reply_of(flow, tcp_flags, index, is_quoted));
     if is_of { env.session_at(index) } else { None }
+}
+
+/// The service that a backend's packet is of, if it is to a port of the pool.
+#[inline(always)]
+pub fn service_to<'e, F: Family>(env: &'e impl Env, parsed: &Parsed<F>) -> Option<&'e Service> {
+    if !env.has_pool() {
+        return None;
+    }
+    let number = session::number::<F>(env, env.settings(), parsed.flow.vip)?;
+    let session = env.session_at(env.pool_range().index(number, parsed.flow.vip_port()))?;
+    Some(service_of(env, &session))
+}
+
+#[inline(always)]
+fn service_of<'e>(env: &'e impl Env, session: &Session) -> &'e Service {
+    env.service(env.backend(Key::from_raw(session.key).backend()).service)
 }
 
 /// Sends an ICMP error about a packet from a VIP to its backend, which knows it by its own address and the pool's. `None` if it is about

@@ -474,21 +474,25 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
         {
             return Some(refused);
         }
-        if service.flags & service_flags::CLAMP != 0 && parsed.tcp_flags & tcp_flags::SYN != 0 {
+        let is_clamped = service.flags & service_flags::CLAMP != 0 && parsed.tcp_flags & tcp_flags::SYN != 0;
+        if service.flags & service_flags::FULLNAT != 0 {
+            if is_clamped {
+                packet.take_apart(env, F::CLAMP_PART);
+            }
+            if service.flags & service_flags::TOA != 0 {
+                packet.take_apart(env, F::TOA_PART);
+            }
+            // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.
+            return if PLAIN { packet.take_apart(env, F::FULLNAT_PART).or(Some(Verdict::NotService)) } else { None };
+        }
+        if is_clamped {
             if PLAIN {
                 return packet.take_apart(env, F::PART).or(Some(Verdict::NotService));
             }
             packet.take_apart(env, F::CLAMP_PART);
         }
         if service.flags & service_flags::QUIC != 0 {
-            // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.
             return if PLAIN { packet.take_apart(env, F::QUIC_PART).or(Some(Verdict::NotService)) } else { None };
-        }
-        if service.flags & service_flags::FULLNAT != 0 {
-            if service.flags & service_flags::TOA != 0 {
-                packet.take_apart(env, F::TOA_PART);
-            }
-            return if PLAIN { packet.take_apart(env, F::FULLNAT_PART).or(Some(Verdict::NotService)) } else { None };
         }
     }
     let (backend, backend_id) = select::backend::<F, false>(env, settings, service, id, parsed);

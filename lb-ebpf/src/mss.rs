@@ -1,5 +1,5 @@
 //! Lowers the maximum segment size (RFC 9293 section 3.7.1) that the ends of a connection tell each other: the client in its SYN, and a
-//! NAT backend, whose replies pass, in its SYN-ACK. For ways on which larger packets are lost and nobody says so.
+//! backend by NAT or full NAT, whose replies pass, in its SYN-ACK. For ways on which larger packets are lost and nobody says so.
 
 use lb_common::checksum::Delta;
 use lb_common::records::{Service, service_flags};
@@ -9,7 +9,7 @@ use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::{self, Parsed};
 use crate::transport::{self, TCP, tcp_flags};
-use crate::{reply, service};
+use crate::{fullnat, reply, service};
 
 /// Kinds of options, and the length of the one that is looked for.
 const END: u8 = 0;
@@ -42,7 +42,7 @@ fn service_of<'e, F: Family>(env: &'e impl Env, parsed: &Parsed<F>) -> Option<&'
         return Some(service);
     }
     let id = reply::sender::<F>(env, env.settings(), parsed);
-    (!id.is_none()).then(|| env.service(env.backend(id).service))
+    if id.is_none() { fullnat::service_to::<F>(env, parsed) } else { Some(env.service(env.backend(id).service)) }
 }
 
 /// Goes through the options of the header at `l4`.

@@ -274,10 +274,9 @@ fn toa(section: &mut Section<'_>, ways: Option<(Protocol, Forward)>, problems: &
 
 /// What the part of the packet path does not do that full NAT has to itself.
 fn without_fullnat(section: &Section<'_>, problems: &mut Problems) {
-    let what = [("mss", "a segment size with full NAT"), ("quic", "connection IDs with full NAT")];
-    for (span, title) in what.into_iter().filter_map(|(key, title)| Some((section.span_of(key)?, title))) {
+    if let Some(span) = section.span_of("quic") {
         let help = "remove it here, or use `forward = \"nat\"`";
-        problems.push(Problem::new(title, span, "fullnat does not read this").help(help));
+        problems.push(Problem::new("connection IDs with full NAT", span, "fullnat does not read this").help(help));
     }
 }
 

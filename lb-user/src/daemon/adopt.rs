@@ -17,6 +17,8 @@ use crate::tables::{RegionSlots, Tables};
 
 /// What the maps hold, as the tables that the next change starts from; ids go into `layout`, what is known of backends into `findings`.
 pub fn adopt(maps: &KernelMaps, config: &Config, layout: &mut Layout, findings: &mut Findings) -> Tables {
+    // A daemon that died may have had no time for it.
+    maps.forget_sessions_of_nobody();
     let in_use = maps.records();
     let named = in_use.backends.iter().filter(|(_, record)| record.flags & backend_flags::NAMED != 0);
     let server_ids = named.map(|(&id, _)| (id, maps.server_id(id))).collect();

@@ -590,6 +590,8 @@ impl Control {
                 error!(error = crate::error::chain(&error), "clearing a record");
             }
         }
+        // Before their ids are given to others.
+        self.maps.forget_sessions_of_nobody();
         self.layout.recycle();
     }
 

@@ -27,7 +27,7 @@ use lb_common::directory::Bucket;
 use lb_common::flow::{self, Tick};
 use lb_common::hash::HashKeys;
 use lb_common::meter;
-use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, link_flags, settings_flags};
+use lb_common::records::{Backend, LAYOUT_VERSION, Link, Service, Settings, forward, link_flags, settings_flags};
 use lb_common::{BackendId, Slot, limits};
 
 pub use counters::{Counters, Traced};
@@ -339,6 +339,13 @@ impl KernelMaps {
         let (sweep, active) = self.flows.sweep(now, idle, |id| self.loads.take_off(id, service_of(id)));
         self.loads.set_right(&active, service_of);
         sweep
+    }
+
+    /// What full NAT remembers of backends whose records have been cleared.
+    pub fn forget_sessions_of_nobody(&self) {
+        let is_there =
+            |id: BackendId| self.backends.read(usize::from(id.0)).is_some_and(|record| record.forward != forward::FREE);
+        self.sessions.forget_all_but_of(is_there);
     }
 
     /// The slots of a region.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use aya::Ebpf;
+use lb_common::BackendId;
 use lb_common::flow::Tick;
-use lb_common::session::{Pool, Session, State, word};
+use lb_common::session::{Key, Pool, Session, State, word};
 
 use super::mapped::Mapped;
 use super::{MapError, shape};
@@ -39,6 +40,19 @@ impl Sessions {
     /// A session, as it stands; `None` beyond the end.
     pub fn at(&self, index: u32) -> Option<Session> {
         self.sessions.read(index as usize)
+    }
+
+    /// Makes sessions nobody's whose backends are not there. Whoever gets a backend's id after it would have them otherwise.
+    pub fn forget_all_but_of(&self, is_there: impl Fn(BackendId) -> bool) {
+        for index in 0..self.pool().range.n_sessions() {
+            let word = index * word::N as u32 + word::KEY as u32;
+            let raw = self.sessions.load_long(word);
+            let id = Key::from_raw(raw).backend();
+            if !id.is_none() && !is_there(id) {
+                // If it is another's by now, that one is there.
+                self.sessions.clear_long(word, raw);
+            }
+        }
     }
 
     /// Ports of each address, by its number, that nobody may take.

@@ -146,6 +146,15 @@ pub fn desired(interfaces: Interfaces) -> Desired {
         let service = service(vip, Tcp, forward, &[(backend, Some(way))]);
         services.insert(name.into(), Service { mss: Some(mss::MSS), ..service });
     }
+    for (name, vip, backend, toa) in [
+        ("mss-fullnat", "10.200.5.5:80", "10.0.2.44:8080", false),
+        ("mss-fullnat-v6", "[fd00:0:0:5::5]:80", "[fd02::44]:8080", false),
+        ("mss-toa", "10.200.5.6:80", "10.0.2.45:8080", true),
+        ("mss-toa-v6", "[fd00:0:0:5::6]:80", "[fd02::45]:8080", true),
+    ] {
+        let service = service(vip, Tcp, Fullnat, &[(backend, Some(far))]);
+        services.insert(name.into(), Service { mss: Some(mss::MSS), toa, ..service });
+    }
     for (name, vip, backend) in [("toa", "10.200.5.4:80", "10.0.2.43:8080"), ("toa-v6", "[fd00:0:0:5::4]:80", "[fd02::43]:8080")]
     {
         let service = service(vip, Tcp, Fullnat, &[(backend, Some(far))]);

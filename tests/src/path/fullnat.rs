@@ -8,6 +8,7 @@ use lb_user::pool::Pool;
 use super::Outcome;
 use super::cases::to_vip;
 use super::fixture::{FAR, GATEWAY, OURS, OURS_INSIDE};
+use super::mss;
 use super::packets::{self, Content, Flags, Frame, frame, patched, tcp, udp};
 
 /// One machine with the fixture's tables: what becomes of a packet.
@@ -108,6 +109,38 @@ pub fn check(run: Run<'_>) {
     assert_ne!(sources[0], sources[2], "each session has a port of its own");
     check_edges(run, tcp4, &sources[0]);
     check_toa(run);
+    check_mss(run);
+}
+
+/// SYNs and their answers where no end is to send segments of full size.
+fn check_mss(run: Run<'_>) {
+    let [large, small] = [1460, mss::MSS].map(mss::linux);
+    let segment = |flags| Content::Tcp { flags, payload: Vec::new() };
+    for (vip, backend, client, is_named) in [
+        ("10.200.5.5:80", "10.0.2.44:8080", "10.9.0.100:40000", false),
+        ("[fd00:0:0:5::5]:80", "[fd02::44]:8080", "[fd09::100]:40000", false),
+        ("10.200.5.6:80", "10.0.2.45:8080", "10.9.0.100:40000", true),
+        ("[fd00:0:0:5::6]:80", "[fd02::45]:8080", "[fd09::100]:40000", true),
+    ] {
+        let option = if is_named { toa(client) } else { Vec::new() };
+        for (vlans, name) in [(&[][..], format!("mss: {client}")), (&[10], format!("mss: {client}, tagged"))] {
+            for (flags, leaves) in [(Flags::Syn, &small), (Flags::Ack, &large)] {
+                let came = to_vip(vip, segment(flags)).vlans(vlans);
+                let outcome = run(&came.clone().tcp_options(&large).bytes());
+                assert_eq!(outcome.verdict, Verdict::Redirect, "{name}");
+                let source = source(&outcome.frame).to_string();
+                let left = came.macs(OURS_INSIDE, FAR).from(&source).to(backend).ttl(63);
+                let left = left.tcp_options(&[&*option, leaves].concat()).bytes();
+                assert!(outcome.frame == left, "{name}:\n  got      {:02x?}\n  expected {left:02x?}", outcome.frame);
+                let (flags, leaves) = if flags == Flags::Syn { (Flags::SynAck, &small) } else { (Flags::Ack, &large) };
+                let answer = frame(backend, &source, segment(flags)).macs(FAR, OURS_INSIDE).vlans(vlans);
+                let restored = answer.clone().macs(OURS, GATEWAY).from(vip).to(client).ttl(63).tcp_options(leaves);
+                expect(run, &name, &answer.tcp_options(&large).bytes(), Verdict::Reply, &restored.bytes());
+            }
+        }
+    }
+    let answer = frame("10.0.2.44:8080", "10.0.2.200:19999", segment(Flags::SynAck)).macs(FAR, OURS_INSIDE).tcp_options(&large);
+    untouched(run, "mss: not of what nobody waits for", &answer, Verdict::NotService);
 }
 
 /// The option that names a client, of either family.

@@ -12,7 +12,7 @@ use lb_common::hash::{HashKeys, avalanche};
 use lb_common::limits;
 use lb_common::load::{Load, Response};
 use lb_common::meter;
-use lb_common::records::{Backend, Link, Service, Settings, link_flags, settings_flags};
+use lb_common::records::{Backend, Link, Service, Settings, forward, link_flags, settings_flags};
 use lb_common::session::{self, LINE, Offer, Pool, Range, Session, State};
 use lb_common::trace::{self, Choice, Scratch};
 use lb_common::{Addr, BackendId, Slot, Verdict};
@@ -174,6 +174,16 @@ impl Host {
         self.pool = pool;
         self.sessions = vec![Cell::default(); n_sessions];
         self.session_tags = vec![Cell::default(); n_sessions / LINE as usize];
+    }
+
+    /// What the daemon does when it has cleared records of backends.
+    pub fn forget_sessions_of_nobody(&self) {
+        for session in &self.sessions {
+            let id = session::Key::from_raw(session.get().key).backend();
+            if !id.is_none() && self.backend(id).forward == forward::FREE {
+                session.set(Session { key: 0, ..session.get() });
+            }
+        }
     }
 
     /// What each port of the pool is taken for that is taken, by its index.

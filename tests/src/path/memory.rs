@@ -7,6 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use aya::programs::Xdp;
 use lb_common::flow::{Entry, Tick};
 use lb_common::limits;
+use lb_common::session::{self, State};
 
 use super::fixture::{N_FLOWS, N_SLOTS};
 
@@ -83,6 +84,53 @@ impl Memory {
         change(&mut self.flows, |_| 0)?;
         change(&mut self.backend_loads, |_| 0)?;
         change(&mut self.service_loads, |_| 0)
+    }
+}
+
+/// Ports of a pool whose sessions can be made older.
+pub const N_SESSIONS: usize = 72;
+const N_SESSION_WORDS: usize = N_SESSIONS * session::word::N;
+
+/// The sessions of a pool of so many ports.
+pub struct SessionMemory {
+    sessions: Table<N_SESSION_WORDS, u64>,
+    tags: Table<{ N_SESSIONS / session::LINE as usize }, u64>,
+}
+
+impl SessionMemory {
+    /// Those of a loaded program.
+    ///
+    /// # Errors
+    /// As for [`Memory::of`].
+    pub fn of(program: &Xdp) -> Result<Self> {
+        Ok(Self { sessions: open(program, "SESSIONS")?, tags: open(program, "SESSION_TAGS")? })
+    }
+
+    /// Makes all of them older.
+    ///
+    /// # Errors
+    /// The kernel refuses to read or write a map.
+    pub fn grow_older(&mut self, ticks: Tick) -> Result<()> {
+        let mut word = 0;
+        change(&mut self.sessions, |raw| {
+            let is_state = word % session::word::N == session::word::STATE;
+            word += 1;
+            if !is_state {
+                return raw;
+            }
+            // What is over stays over.
+            let until = State::from_raw(raw).until();
+            raw - u64::from(until) + u64::from(until.saturating_sub(ticks))
+        })
+    }
+
+    /// Forgets all of them.
+    ///
+    /// # Errors
+    /// As for [`grow_older`](Self::grow_older).
+    pub fn forget(&mut self) -> Result<()> {
+        change(&mut self.sessions, |_| 0)?;
+        change(&mut self.tags, |_| 0)
     }
 }
 

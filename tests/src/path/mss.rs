@@ -16,7 +16,7 @@ const fn mss(size: u16) -> [u8; 4] {
 }
 
 /// As Linux sends them: maximum segment size, selective acknowledgements, timestamps, no operation, window scale.
-fn linux(size: u16) -> Vec<u8> {
+pub fn linux(size: u16) -> Vec<u8> {
     [&mss(size)[..], &[4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]].concat()
 }
 

@@ -14,10 +14,10 @@ use super::support::{
     wait_at_rest, wait_serving,
 };
 
-const POOL: &str = "[fullnat]\naddresses = [\"10.2.0.200\", \"fd02::200\"]\n";
+pub const POOL: &str = "[fullnat]\naddresses = [\"10.2.0.200\", \"fd02::200\"]\n";
 
 /// Backends that have nothing to do with VIPs, and no way to clients.
-fn network(n_backends: u8) -> Result<Network> {
+pub fn network(n_backends: u8) -> Result<Network> {
     let network = Network::dsr(n_backends, &both_vips())?;
     network.lb.netns.ip(&["addr add 10.2.0.200/24 dev eth0", "addr add fd02::200/64 dev eth0 nodad"])?;
     for host in &network.backends {

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use xlb_tests::{Daemon, Host, Network, http, until};
 
+use super::fullnat;
 use super::support::{Service, both_vips, wait_serving};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -67,6 +68,38 @@ fn where_replies_take_another_way_the_backend_sends_no_more() -> Result<()> {
     for vip in both_vips() {
         let (client, backend) = segments(&network, &listener, vip)?;
         ensure!(client > MSS && backend == MSS - TIMESTAMPS, "{vip}: {client} and {backend}");
+    }
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn by_full_nat_neither_end_sends_more_and_the_backend_is_told_who_its_client_is() -> Result<()> {
+    let network = fullnat::network(1)?;
+    let listener = listen(&network.backends[0])?;
+    let clamped = services(&network, "fullnat", Some(MSS));
+    let named = clamped.replace("forward = \"fullnat\"\n", "forward = \"fullnat\"\ntoa = true\n");
+    let plain = services(&network, "fullnat", None);
+    let pooled = |services: &str| fullnat::POOL.to_owned() + services;
+    let mut daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces()).services(pooled(&clamped)).start()?;
+    ["web", "web6"].iter().try_for_each(|name| wait_serving(&daemon, name, 1))?;
+    let expect = |is_clamped: bool| -> Result<()> {
+        for vip in both_vips() {
+            let (client, backend) = segments(&network, &listener, vip)?;
+            let is_right = if is_clamped {
+                (client, backend) == (MSS - TIMESTAMPS, MSS - TIMESTAMPS)
+            } else {
+                client > MSS && backend > MSS
+            };
+            ensure!(is_right, "{vip}: {client} and {backend}");
+        }
+        Ok(())
+    };
+    expect(true)?;
+    for (n, (services, is_clamped)) in (1..).zip([(&named, true), (&plain, false)]) {
+        daemon.reload(pooled(services))?;
+        until(LIMIT, "the reload", || Ok((daemon.log().matches("reloaded").count() == n).then_some(())))?;
+        expect(is_clamped)?;
     }
     daemon.stop()
 }

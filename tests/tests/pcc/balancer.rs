@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use lb_common::flow::{ENTRIES, Tick};
-use lb_common::{BackendId, Verdict};
+use lb_common::{BackendId, Verdict, features};
 use lb_user::compile::Sightings;
 use lb_user::maps::{self, Seen};
+use lb_user::pool::Pool;
 use lb_user::tables::Write;
-use xlb_tests::path::fixture;
-use xlb_tests::path::host::Host;
-use xlb_tests::path::kernel::Kernel;
-use xlb_tests::path::memory::Memory;
+use xlb_tests::path::Outcome;
+use xlb_tests::path::fixture::{self, Interfaces};
+use xlb_tests::path::host::{Host, Routes};
+use xlb_tests::path::kernel::{Kernel, Ran};
+use xlb_tests::path::memory::{Memory, SessionMemory};
 
-use crate::oracle::N_SLOTS;
+use crate::daemon::N_SLOTS;
 
 /// More backends than a sequence has ids for.
 const N_IDS: u16 = 256;
@@ -28,8 +30,17 @@ pub trait Balancer: Sightings {
     fn ingress(&self) -> u32;
     fn wait(&mut self, ticks: Tick);
     fn write(&mut self, write: &Write);
+    /// What the daemon does when it has cleared records of backends.
+    fn forget_sessions_of_nobody(&mut self);
+    /// What becomes of a packet that comes in on the interface, which is counted as one verdict.
+    fn run(&mut self, frame: &[u8]) -> Outcome;
+
     /// Where a packet that came in on the interface is sent out again to, if it is.
-    fn send(&mut self, frame: &[u8]) -> Option<Mac>;
+    fn send(&mut self, frame: &[u8]) -> Option<Mac> {
+        let outcome = self.run(frame);
+        (outcome.verdict == Verdict::Tx).then(|| outcome.frame[..6].try_into().expect("six bytes"))
+    }
+
     /// Loses all flows on record.
     fn forget_flows(&mut self);
     /// Whether each backend counts for as many active flows as it has on record.
@@ -40,16 +51,30 @@ pub trait Balancer: Sightings {
 
 /// The host build of it, without flows and tables.
 pub fn on_host() -> Host {
-    let host = Host::new(fixture::keys(), N_SLOTS, Box::new(|_| lb_ebpf::Route::Local));
+    on_host_by(Box::new(|_| lb_ebpf::Route::Local))
+}
+
+/// The same with a pool, none of whose ports is taken, and the fixture's routes.
+pub fn on_host_with(pool: &Pool) -> Host {
+    let interfaces = Interfaces { outside: INGRESS, inside: INGRESS + 1 };
+    let mut host = on_host_by(Box::new(move |query| fixture::route(interfaces, query)));
+    host.set_pool(pool.record());
+    host
+}
+
+fn on_host_by(routes: Routes) -> Host {
+    let host = Host::new(fixture::keys(), N_SLOTS, routes);
     host.now.set(100_000);
     host
 }
+
+const INGRESS: u32 = 2;
 
 impl Balancer for Host {
     const SLACK: Tick = 0;
 
     fn ingress(&self) -> u32 {
-        2
+        INGRESS
     }
 
     fn wait(&mut self, ticks: Tick) {
@@ -60,10 +85,18 @@ impl Balancer for Host {
         Self::write(self, write);
     }
 
-    fn send(&mut self, frame: &[u8]) -> Option<Mac> {
-        let outcome = self.run(frame, Balancer::ingress(self));
-        let is_sent = matches!(outcome.verdict, lb_ebpf::Verdict::Tx);
-        is_sent.then(|| outcome.frame[..6].try_into().expect("six bytes"))
+    fn forget_sessions_of_nobody(&mut self) {
+        Self::forget_sessions_of_nobody(self);
+    }
+
+    fn run(&mut self, frame: &[u8]) -> Outcome {
+        let mut expected = *self.totals.borrow();
+        let outcome = Self::run(self, frame, INGRESS);
+        expected.received += 1;
+        expected.verdicts[outcome.verdict as usize] += 1;
+        let counted = self.totals.borrow();
+        assert!(counted.received == expected.received && counted.verdicts == expected.verdicts, "one packet is one verdict");
+        outcome
     }
 
     fn forget_flows(&mut self) {
@@ -84,6 +117,7 @@ impl Balancer for Host {
 pub struct InKernel {
     kernel: Kernel,
     memory: Memory,
+    sessions: Option<SessionMemory>,
     /// By how much the clock of the sequence is ahead of the kernel's.
     ahead: Tick,
     /// Packets to backends before the sequence, by id.
@@ -97,14 +131,28 @@ impl InKernel {
     /// # Errors
     /// Without root, or if the program does not load.
     pub fn new() -> anyhow::Result<Self> {
-        let kernel = Kernel::new()?;
+        Self::with(Kernel::new()?, None)
+    }
+
+    /// The same with a pool, of so many ports that sessions can be made older.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_pool(pool: &Pool) -> anyhow::Result<Self> {
+        let kernel = Kernel::with(maps::kernel()?, features::ALL, pool.record())?;
+        let sessions = SessionMemory::of(kernel.program()?)?;
+        Self::with(kernel, Some(sessions))
+    }
+
+    fn with(kernel: Kernel, sessions: Option<SessionMemory>) -> anyhow::Result<Self> {
         let memory = Memory::of(kernel.program()?)?;
-        Ok(Self { kernel, memory, ahead: 100_000, packets_before: Vec::new(), evicted_before: 0 })
+        Ok(Self { kernel, memory, sessions, ahead: 100_000, packets_before: Vec::new(), evicted_before: 0 })
     }
 
     /// As if nothing had been before.
     pub fn begin(&mut self) {
         self.memory.forget().expect("the kernel writes its maps");
+        self.sessions.iter_mut().for_each(|sessions| sessions.forget().expect("the kernel writes its maps"));
         self.packets_before = (0..N_IDS).map(|id| self.packets(BackendId(id))).collect();
         self.evicted_before = self.kernel.counters.flow_events().evicted;
     }
@@ -150,6 +198,7 @@ impl Balancer for InKernel {
 
     fn wait(&mut self, ticks: Tick) {
         self.memory.grow_older(ticks).expect("the kernel writes its maps");
+        self.sessions.iter_mut().for_each(|sessions| sessions.grow_older(ticks).expect("the kernel writes its maps"));
         self.ahead = self.ahead.wrapping_add(ticks);
     }
 
@@ -157,9 +206,13 @@ impl Balancer for InKernel {
         self.kernel.maps.write(write).expect("the maps are large enough");
     }
 
-    fn send(&mut self, frame: &[u8]) -> Option<Mac> {
-        let ran = self.kernel.run(frame, Balancer::ingress(self)).expect("the kernel runs it");
-        (ran.verdict == Verdict::Tx).then(|| ran.frame[..6].try_into().expect("six bytes"))
+    fn forget_sessions_of_nobody(&mut self) {
+        self.kernel.maps.forget_sessions_of_nobody();
+    }
+
+    fn run(&mut self, frame: &[u8]) -> Outcome {
+        let Ran { verdict, frame, .. } = self.kernel.run(frame, Balancer::ingress(self)).expect("the kernel runs it");
+        Outcome { verdict, frame }
     }
 
     fn forget_flows(&mut self) {

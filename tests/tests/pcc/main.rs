@@ -6,7 +6,9 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test's support stops the test")]
 
 mod balancer;
+mod daemon;
 mod oracle;
+mod sessions;
 mod steps;
 
 use std::cell::RefCell;
@@ -23,8 +25,8 @@ use xlb_tests::path::memory::STACK_LEN;
 /// In all, over the tests that run beside each other, unless `XLB_SEQUENCES` says otherwise.
 const SEQUENCES: u32 = 10_000;
 
-fn n_sequences() -> u32 {
-    std::env::var("XLB_SEQUENCES").map_or(SEQUENCES, |n| n.parse().expect("XLB_SEQUENCES is a number"))
+fn n_sequences(default: u32) -> u32 {
+    std::env::var("XLB_SEQUENCES").map_or(default, |n| n.parse().expect("XLB_SEQUENCES is a number"))
 }
 
 static N_FLOWS: AtomicU64 = AtomicU64::new(0);
@@ -62,12 +64,12 @@ fn run(part: u64, n_sequences: u32, check: impl Fn(&Setting, &[Step]) -> Result<
 
 #[test]
 fn no_change_moves_a_live_flow_from_a_backend_that_is_alive() {
-    run(0, n_sequences() / 2, |setting, steps| check(&mut on_host(), setting, steps));
+    run(0, n_sequences(SEQUENCES) / 2, |setting, steps| check(&mut on_host(), setting, steps));
 }
 
 #[test]
 fn no_change_moves_a_live_flow_from_a_backend_that_is_alive_again() {
-    run(1, n_sequences() / 2, |setting, steps| check(&mut on_host(), setting, steps));
+    run(1, n_sequences(SEQUENCES) / 2, |setting, steps| check(&mut on_host(), setting, steps));
 }
 
 /// Each sequence on the host first and then in the kernel, and both are judged by the same oracle. A part of as many, for loading
@@ -77,7 +79,7 @@ fn no_change_moves_a_live_flow_from_a_backend_that_is_alive_again() {
 fn nor_does_it_in_the_kernel() {
     let judge = || {
         let kernel = RefCell::new(InKernel::new().expect("root"));
-        run(2, n_sequences() / 10, |setting, steps| {
+        run(2, n_sequences(SEQUENCES) / 10, |setting, steps| {
             check(&mut on_host(), setting, steps)?;
             let mut kernel = kernel.borrow_mut();
             kernel.begin();

@@ -3,19 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::MacAddr;
 use lb_common::flow::Tick;
-use lb_common::{BackendId, MacAddr};
-use lb_user::compile::{Layout, Region, compile};
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, Protocol, Service};
-use lb_user::tables::{RegionSlots, Tables, Write, diff};
 use xlb_tests::path::fixture::OURS;
 use xlb_tests::path::packets::{Content, Flags, frame, tcp, udp};
 
 use crate::balancer::{Balancer, Mac};
+use crate::daemon::Daemon;
 use crate::steps::{IDLE, Setting, Step};
 
-/// Fewer than the fixture has: making them takes longer than a sequence.
-pub const N_SLOTS: u32 = 1 << 16;
 const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
 
 #[derive(Clone, Copy)]
@@ -56,9 +53,7 @@ pub struct World<'b, B> {
     setting: Setting,
     hosts: BTreeMap<u8, HostState>,
     balancer: &'b mut B,
-    layout: Layout,
-    tables: Tables,
-    retiring: Vec<Write>,
+    daemon: Daemon,
     /// Whose SYNs the next change meets on its way.
     meanwhile: Vec<u8>,
     flows: Vec<Flow>,
@@ -80,9 +75,7 @@ impl<'b, B: Balancer> World<'b, B> {
             setting: setting.clone(),
             hosts: hosts.collect(),
             balancer,
-            layout: Layout::new(N_SLOTS),
-            tables: Tables::default(),
-            retiring: Vec::new(),
+            daemon: Daemon::default(),
             meanwhile: Vec::new(),
             flows: Vec::new(),
             next_port: 1024,
@@ -114,7 +107,7 @@ impl<'b, B: Balancer> World<'b, B> {
                 (self.setting.algorithm, self.setting.max_load) = (algorithm, max_load);
             }
             Step::Algorithm(..) => return Ok(()),
-            Step::Restart => self.restart(),
+            Step::Restart => self.daemon.restart(&self.desired(), self.balancer.now()),
             Step::Wait(ticks) => self.wait(ticks),
             Step::Open { client, is_acknowledged } => return self.open(client, is_acknowledged),
             Step::Ask { client } => return self.ask(client),
@@ -149,23 +142,12 @@ impl<'b, B: Balancer> World<'b, B> {
         self.flows.retain(|flow| may_be_alive::<B>(flow, now));
     }
 
-    /// What the daemon does: compile, write, clear what nothing points to.
     fn reconcile(&mut self) -> Result<(), String> {
-        let desired = self.desired();
-        let (tables, layout) =
-            compile(&desired, &self.layout, &self.tables, self.balancer).map_err(|error| format!("compile: {error}"))?;
-        let plan = diff(&self.tables, &tables);
+        let planned = self.daemon.plan(&self.desired(), self.balancer)?;
         for client in std::mem::take(&mut self.meanwhile) {
             self.open_meanwhile(client);
         }
-        for write in std::mem::take(&mut self.retiring) {
-            self.balancer.write(&write);
-        }
-        self.layout = layout;
-        self.layout.recycle();
-        plan.writes.iter().for_each(|write| self.balancer.write(write));
-        self.retiring = plan.retire;
-        self.tables = tables;
+        self.daemon.carry_out(planned, self.balancer);
         Ok(())
     }
 
@@ -192,32 +174,6 @@ impl<'b, B: Balancer> World<'b, B> {
             (protocol.to_string().into(), service)
         });
         Desired { services: services.into(), ingress: BTreeSet::from([self.balancer.ingress()]), ..Desired::default() }
-    }
-
-    /// What a daemon finds that takes over: ids and members, and slots whose histories nobody knows.
-    fn restart(&mut self) {
-        let mut layout = Layout::new(N_SLOTS);
-        let names: BTreeMap<BackendId, _> =
-            self.layout.backends().map(|(name, endpoint, id)| (id, (name.clone(), endpoint))).collect();
-        let desired = self.desired();
-        for (name, service) in &desired.services {
-            let Some(id) = self.layout.find_service(name) else { continue };
-            let region = Region::of(&self.tables.services[&id]);
-            layout.adopt_service(name, service.role(), id, region);
-            let slots = self.tables.regions[&region.first_line].slots.clone();
-            self.tables.regions.insert(region.first_line, RegionSlots::adopted(region.bits, slots, self.balancer.now()));
-        }
-        for (&id, service) in self.tables.services.iter().filter(|(_, service)| service.listens.protocol == 0) {
-            layout.adopt_vip(service.vip.into(), id);
-        }
-        for (&id, record) in &self.tables.backends {
-            let serves = record.flags & lb_common::records::backend_flags::ALIVE != 0;
-            let (name, endpoint) = &names[&id];
-            layout.adopt_backend(name, *endpoint, id, serves);
-        }
-        self.layout = layout;
-        self.tables.service_directory = Default::default();
-        self.tables.reply_directory = Default::default();
     }
 
     fn vip(&self) -> IpAddr {

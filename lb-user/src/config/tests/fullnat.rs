@@ -36,7 +36,6 @@ fn what_is_wrong_with_a_pool_is_told_at_its_place() {
         ("[fullnat]\naddresses = [\"10.0.0.9\"]\nports = \"2000-2010\"\n", "", "write a range of 24 at least"),
         ("[fullnat]\naddresses = [\"10.0.0.9\"]\nports = \"3000-2000\"\n", "", "0 ports"),
         ("[fullnat]\naddresses = [\"10.0.0.9\"]\nports = 2000\n", "", "expected a range of ports"),
-        ("[fullnat]\naddresses = [\"10.0.0.9\"]\n", "mss = 1000\n", "a segment size with full NAT"),
         ("[fullnat]\naddresses = [\"10.0.0.9\"]\n", "protocol = \"udp\"\ntoa = true\n", "only tcp has options"),
     ];
     for (pool, service, expected) in cases {
