@@ -11,9 +11,12 @@ use sha2::{Digest, Sha256};
 const FRAME: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 /// In the order in which they build on each other.
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 8] = [
     include_str!("page/format.js"),
     include_str!("page/rates.js"),
+    include_str!("page/history.js"),
+    include_str!("page/draw.js"),
+    include_str!("page/change.js"),
     include_str!("page/render.js"),
     include_str!("page/board.js"),
     include_str!("page/follow.js"),

@@ -1,5 +1,6 @@
 //! The status page, in a browser.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -42,6 +43,10 @@ fn the_page_shows_every_service_and_a_death_at_once() -> Result<()> {
     browser.wait_for(&shows("up, 2 of 3"), LIMIT)?;
     browser.wait_for(&shows("web 10.2.0.10:80: up → down"), LIMIT)?;
     browser.wait_for("/web: \\d+ slots moved/.test(document.body.innerText)", LIMIT)?;
+    // Each row has its history.
+    let history = "[...document.querySelectorAll('.strip')].some((strip) => /, [1-9] changes?$/.test(strip.getAttribute('aria-label')) \
+                   && strip.querySelector('[data-tone=good]') && strip.querySelector('[data-tone=bad]'))";
+    browser.wait_for(history, LIMIT)?;
     // All four services lost a backend.
     browser.wait_for("document.title == '(4) xlb'", LIMIT)?;
     ensure!(browser.complaints().is_empty(), "{:?}", browser.complaints());
@@ -133,5 +138,67 @@ fn who_was_drained_is_shown_so_and_is_no_trouble() -> Result<()> {
     ensure!(browser.evaluate("document.title")? == "xlb", "nothing needs attention");
     daemon.xlb(&["maintenance", "web", "on"])?;
     browser.wait_for(&shows("web is down: in maintenance"), LIMIT)?;
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn who_has_the_token_drains_and_weighs_from_the_page_and_nobody_else() -> Result<()> {
+    const TOKEN: &str = "a-token-of-more-than-16-characters";
+    let network = Network::dsr(2, &[vip()])?;
+    let _backends = Backend::start_all(&network, 80, &[vip()])?;
+    let directory = tempfile::tempdir()?;
+    let token = directory.path().join("token");
+    std::fs::write(&token, TOKEN)?;
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600))?;
+    let toml = Service::new("web", vip(), 80).backends(&network.backends, true).toml();
+    let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
+        .services(toml)
+        .api_keys(format!("token_file = {token:?}\n"))
+        .start()?;
+    wait_serving(&daemon, "web", 2)?;
+    let mut browser = Chromium::start(&network.lb.netns, 1280, 900)?;
+    browser.open(PAGE)?;
+    browser.wait_for(IS_LIVE, START_LIMIT)?;
+    let can_change = "getComputedStyle(document.querySelector('.change')).display !== 'none'";
+    ensure!(browser.evaluate(can_change)? == false, "without a token there is nothing to click");
+    let click = |browser: &mut Chromium, label: &str| {
+        browser.evaluate(&format!("document.querySelector('[aria-label=\"{label}\"]').click()")).map(drop)
+    };
+    let unlock = |browser: &mut Chromium, token: &str| -> Result<()> {
+        browser.evaluate("document.getElementById('changes').click()")?;
+        browser.evaluate(&format!(
+            "document.getElementById('token').value = {token:?}; document.getElementById('token-form').requestSubmit()"
+        ))?;
+        browser.wait_for(can_change, LIMIT)
+    };
+    unlock(&mut browser, TOKEN)?;
+    click(&mut browser, "Drain 10.2.0.10:80 of web")?;
+    browser.wait_for(&shows("draining"), LIMIT)?;
+    browser.wait_for(&shows("web 10.2.0.10:80: drains, by token, from 127.0.0.1"), LIMIT)?;
+    ensure!(service(&daemon.status()?, "web")?["backends"][0]["set"]["admin"]["value"]["drain"].is_object());
+    click(&mut browser, "Enable 10.2.0.10:80 of web")?;
+    wait_serving(&daemon, "web", 2)?;
+    // As somebody types it: what is not, the next status overwrites.
+    let field = "const field = document.querySelector('[aria-label=\"Weight of 10.2.0.11:80 of web\"]')";
+    browser.evaluate(&format!("{{ {field}; field.value = 7; field.dispatchEvent(new Event('input')); }}"))?;
+    click(&mut browser, "Set weight of 10.2.0.11:80 of web")?;
+    browser.wait_for(&shows("weight 7, was 1"), LIMIT)?;
+    ensure!(service(&daemon.status()?, "web")?["backends"][1]["weight"] == 7);
+    let width = browser.evaluate("document.documentElement.scrollWidth")?;
+    ensure!(width == 1280, "{width} pixels");
+    ensure!(browser.complaints().is_empty(), "{:?}", browser.complaints());
+    // On a phone too.
+    browser.resize(390, 844)?;
+    browser.wait_for("document.documentElement.scrollWidth === 390", LIMIT)?;
+    browser.evaluate("document.getElementById('changes').click()")?;
+    ensure!(browser.evaluate(can_change)? == false);
+    // The wrong one is refused, with the reason, and forgotten.
+    unlock(&mut browser, "another-token-of-more-than-16")?;
+    click(&mut browser, "Drain 10.2.0.10:80 of web")?;
+    browser.wait_for(&shows("Not done: this is not the token"), LIMIT)?;
+    ensure!(browser.evaluate(can_change)? == false);
+    ensure!(service(&daemon.status()?, "web")?["backends"][0]["set"]["admin"].is_null());
+    drop(browser);
     daemon.stop()
 }

@@ -8,6 +8,7 @@ const N_EVENTS_SHOWN = 200;
 class Board {
   constructor() {
     this.rates = new Rates();
+    this.history = new History();
     this.cards = new Map();
     this.verdicts = new Map();
     this.tiles = {
@@ -26,10 +27,12 @@ class Board {
   hello(hello) {
     this.verdicts = new Map(hello.verdicts.map((verdict) => [verdict.label, verdict]));
     byId('events').replaceChildren();
+    this.history.begin();
     this.addEvents(hello.events);
   }
 
-  show({ uptime_ms: uptime, status }) {
+  show({ at_ms: now, uptime_ms: uptime, status }) {
+    this.history.now = now;
     this.rates.take(uptime, countersOf(status));
     const interfaces = status.interfaces.map((one) => `${one.name} (${one.mode})`).join(', ');
     setText(byId('about'), `${status.version} on ${interfaces}${status.ready ? '' : ` · not ready yet, waits for ${status.waits_for}`}`);
@@ -82,7 +85,7 @@ class Board {
       if (list.children[index] !== card.element) {
         list.insertBefore(card.element, list.children[index] || null);
       }
-      card.show(service, this.rates);
+      card.show(service, this.rates, this.history);
     });
     if (status.services.length === 0) {
       list.replaceChildren(make('p', 'empty', 'No service is configured.'));
@@ -182,6 +185,7 @@ class Board {
   addEvents(events) {
     const list = byId('events');
     for (const event of events) {
+      this.history.note(event);
       const [tone, words] = sentence(event);
       const time = make('time', '', clock(event.at_ms));
       time.dateTime = new Date(event.at_ms).toISOString();

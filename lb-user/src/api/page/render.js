@@ -1,76 +1,5 @@
-// From a status to the document. Elements are made once and then only changed: a selection, the focus and what is open stay.
-// Whatever comes from outside becomes text, never markup.
-
-function make(tag, className, ...children) {
-  const element = document.createElement(tag);
-  if (className) {
-    element.className = className;
-  }
-  element.append(...children);
-  return element;
-}
-
-function byId(id) {
-  return document.getElementById(id);
-}
-
-function setText(element, text) {
-  if (element.textContent !== text) {
-    element.textContent = text;
-  }
-}
-
-function setTone(element, tone) {
-  if (element.dataset.tone !== tone) {
-    element.dataset.tone = tone;
-  }
-}
-
-class Spark {
-  constructor(label) {
-    const svg = (tag, className) => {
-      const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
-      element.setAttribute('class', className);
-      return element;
-    };
-    this.element = svg('svg', 'spark');
-    this.element.setAttribute('viewBox', `0 0 ${N_SAMPLES} 100`);
-    this.element.setAttribute('preserveAspectRatio', 'none');
-    this.element.setAttribute('role', 'img');
-    this.element.setAttribute('aria-label', label);
-    this.area = svg('path', 'area');
-    this.line = svg('path', 'line');
-    this.element.append(this.area, this.line);
-  }
-
-  draw(samples) {
-    this.area.setAttribute('d', sparkPath(samples, true));
-    this.line.setAttribute('d', sparkPath(samples, false));
-  }
-}
-
-class Tile {
-  constructor(label, sparkLabel) {
-    this.value = make('span', 'value');
-    this.note = make('span', 'note');
-    this.element = make('div', 'tile', make('span', 'label', label), this.value);
-    if (sparkLabel) {
-      this.spark = new Spark(sparkLabel);
-      this.element.append(this.spark.element);
-    } else {
-      this.element.append(this.note);
-    }
-  }
-
-  show(value, unit, tone = '') {
-    const text = `${value} ${unit}`;
-    if (this.shown !== text) {
-      this.shown = text;
-      this.value.replaceChildren(value, make('small', '', unit));
-    }
-    setTone(this.element, tone);
-  }
-}
+// From a status to the services of the document. Elements are made once and then only changed: a selection, the focus and what is
+// open stay.
 
 /** How a backend is, in a word. */
 function backendState(backend) {
@@ -94,7 +23,7 @@ function backendState(backend) {
 
 const COLUMNS = [
   ['Backend', 'c-backend'], ['State', 'c-state'], ['Share', 'c-share'], ['Packets/s', 'c-rate number'], ['Bits/s', 'c-rate number'],
-  ['Conn/s', 'c-rate number'], ['Packets, 2 min', 'c-spark'], ['Last check', ''],
+  ['Conn/s', 'c-rate number'], ['Packets, 2 min', 'c-spark'], ['Last check', 'c-check'], ['Change', 'c-change'],
 ];
 
 class BackendRow {
@@ -117,6 +46,7 @@ class BackendRow {
     head.scope = 'row';
     head.setAttribute('role', 'rowheader');
     this.pill = make('span', 'pill');
+    this.strip = new Strip();
     this.fill = make('span');
     this.share = make('output');
     this.packets = number('packets/s');
@@ -124,13 +54,14 @@ class BackendRow {
     this.connections = number('conn/s');
     this.spark = new Spark(`Packets per second to ${name}, last two minutes`);
     this.check = cell('check');
+    this.controls = new Controls(service, backend);
     const share = make('div', 'share', make('span', 'bar', this.fill), this.share);
-    this.element = make('tr', '', head, cell('state', this.pill), cell('at-share', share), this.packets, this.bits, this.connections,
-      cell('at-spark', this.spark.element), this.check);
+    this.element = make('tr', '', head, cell('state', this.pill, this.strip.element), cell('at-share', share), this.packets, this.bits, this.connections,
+      cell('at-spark', this.spark.element), this.check, cell('change', ...this.controls.elements));
     this.element.setAttribute('role', 'row');
   }
 
-  show(backend, rates) {
+  show(backend, rates, history) {
     const [tone, word] = backendState(backend);
     setTone(this.element, tone);
     setTone(this.pill, tone);
@@ -148,6 +79,8 @@ class BackendRow {
     this.spark.draw(rates.samples(this.key, 'packets'));
     const took = backend.check_ms === undefined ? '' : ` (${backend.check_ms < 9.95 ? backend.check_ms.toFixed(1) : Math.round(backend.check_ms)} ms)`;
     setText(this.check, backend.unreachable || backend.check + took);
+    this.strip.draw(history.spans(this.key, backend.state));
+    this.controls.show(backend);
   }
 }
 
@@ -180,8 +113,8 @@ class ServiceCard {
     this.element.addEventListener('toggle', () => this.last && this.show(...this.last));
   }
 
-  show(service, rates) {
-    this.last = [service, rates];
+  show(service, rates, history) {
+    this.last = [service, rates, history];
     const n = service.backends.length;
     const nServing = service.backends.filter((backend) => backend.serving).length;
     const failover = service.failover || {};
@@ -197,7 +130,7 @@ class ServiceCard {
     }
     this.showAsides(service);
     if (this.element.open) {
-      this.showRows(service, rates);
+      this.showRows(service, rates, history);
     }
   }
 
@@ -241,7 +174,7 @@ class ServiceCard {
     }
   }
 
-  showRows(service, rates) {
+  showRows(service, rates, history) {
     const wanted = new Set();
     service.backends.forEach((backend, index) => {
       const key = backendKey(service, backend);
@@ -254,7 +187,7 @@ class ServiceCard {
       if (this.body.children[index] !== row.element) {
         this.body.insertBefore(row.element, this.body.children[index] || null);
       }
-      row.show(backend, rates);
+      row.show(backend, rates, history);
     });
     for (const [key, row] of this.rows) {
       if (!wanted.has(key)) {
