@@ -1,6 +1,7 @@
 //! What the loop writes into the journal: what it is told, and what it brings about, each with its cause.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use crate::compile;
 use crate::daemon::assemble::BackendKey;
@@ -125,7 +126,7 @@ pub fn service(
     name: &ServiceName,
     before: (&Desired, &Service),
     now: (&Desired, &Service),
-    weight: impl Fn(&ServiceName, std::net::SocketAddr) -> u16,
+    weight: impl Fn(&ServiceName, SocketAddr) -> u16,
     journal: &mut Journal,
     causes: &Causes,
 ) {
@@ -147,7 +148,7 @@ pub fn service(
 pub fn desired(
     before: &Desired,
     now: &Desired,
-    weight: impl Fn(&ServiceName, std::net::SocketAddr) -> u16,
+    weight: impl Fn(&ServiceName, SocketAddr) -> u16,
     journal: &mut Journal,
     causes: &Causes,
 ) {

@@ -1,5 +1,3 @@
-use std::net::SocketAddr;
-
 use expect_test::{Expect, expect};
 use tokio::time::Instant;
 
