@@ -1,6 +1,7 @@
 //! A real PostgreSQL server, and a replica of it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,56 +16,77 @@ const LIMIT: Duration = Duration::from_secs(30);
 const USER: &str = "postgres";
 /// Of the user `postgres`, to log in by over TCP.
 pub const PASSWORD: &str = "hedgehog";
+/// A user that a test may make, and who needs no password: for clients that log in so often that SCRAM, which takes an unoptimised
+/// program a tenth of a second, would be most of what they do.
+pub const APPLICATION: &str = "application";
+/// Whoever has the password may log in and replicate, from anywhere; what initdb writes lets in loopback alone.
+const ADMITTED: [&str; 2] = ["host all all all scram-sha-256", "host replication all all scram-sha-256"];
 /// Where Debian has the programs, a directory for each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
-/// A running server on loopback. Dropping it kills it.
+/// A running server, on all addresses of its namespace. Dropping it kills it.
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
     netns: Netns,
-    port: u16,
+    at: SocketAddr,
     directory: tempfile::TempDir,
 }
 
 impl Postgres {
-    /// Starts a new server, which asks for a password. Returns when it takes logins.
+    /// Starts a new server, to be reached at one of the namespace's addresses. It asks for a password. Returns when it takes
+    /// logins.
     ///
     /// # Errors
     /// PostgreSQL is not installed, or the port is taken.
-    pub fn start(netns: &Netns, port: u16) -> Result<Self> {
+    pub fn start(netns: &Netns, at: SocketAddr) -> Result<Self> {
         let directory = scratch()?;
+        let data = directory.path().join("data");
         let password_file = directory.path().join("password");
         std::fs::write(&password_file, PASSWORD)?;
         let arguments = ["--username", USER, "--auth", "scram-sha-256", "--no-sync", "--no-instructions", "--pwfile"];
-        run(command(netns, "initdb")?.args(arguments).arg(&password_file).arg("--pgdata").arg(directory.path().join("data")))?;
-        Self::serve(netns, port, directory, "database system is ready to accept connections")
+        run(command(netns, "initdb")?.args(arguments).arg(&password_file).arg("--pgdata").arg(&data))?;
+        let mut admission = std::fs::File::options().append(true).open(data.join("pg_hba.conf"))?;
+        writeln!(admission, "host all {APPLICATION} all trust\n{}", ADMITTED.join("\n"))?;
+        Self::serve(netns, at, directory, "database system is ready to accept connections")
     }
 
-    /// Starts a replica that follows this server. Returns when it takes logins.
+    /// Starts a replica that follows this server, in the same namespace or another. Returns when it takes logins.
     ///
     /// # Errors
-    /// The port is taken, or this server is gone.
-    pub fn replica(&self, port: u16) -> Result<Self> {
+    /// The port is taken, this server is gone, or there is no way to it.
+    pub fn replica(&self, netns: &Netns, at: SocketAddr) -> Result<Self> {
         let directory = scratch()?;
         let arguments = ["--write-recovery-conf", "--checkpoint", "fast", "--no-sync", "--wal-method", "stream"];
-        let from = ["--host", "127.0.0.1", "--port", &self.port.to_string(), "--username", USER, "--pgdata"];
-        let mut copy = command(&self.netns, "pg_basebackup")?;
-        run(copy.args(arguments).args(from).arg(directory.path().join("data")).env("PGPASSWORD", PASSWORD))?;
-        Self::serve(&self.netns, port, directory, "database system is ready to accept read-only connections")
+        let mut copy = self.client(netns, "pg_basebackup")?;
+        run(copy.args(arguments).arg("--pgdata").arg(directory.path().join("data")))?;
+        Self::serve(netns, at, directory, "database system is ready to accept read-only connections")
     }
 
-    fn serve(netns: &Netns, port: u16, directory: tempfile::TempDir, ready: &str) -> Result<Self> {
+    fn serve(netns: &Netns, at: SocketAddr, directory: tempfile::TempDir, ready: &str) -> Result<Self> {
         let mut server = command(netns, "postgres")?;
-        server.arg("-D").arg(directory.path().join("data")).args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
+        server.arg("-D").arg(directory.path().join("data")).args(["-p", &at.port().to_string(), "-h", "*", "-k", ""]);
         server.args(["-F", "-c", "log_connections=off"]);
-        let mut process = Process::start(format!("postgres {port}"), &mut server)?;
+        let mut process = Process::start(format!("postgres {at}"), &mut server)?;
         process.wait_for_log(ready, LIMIT)?;
-        Ok(Self { process, netns: netns.clone(), port, directory })
+        Ok(Self { process, netns: netns.clone(), at, directory })
     }
 
-    pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+    /// What psql prints upon a statement: a line for each row, without a header.
+    ///
+    /// # Errors
+    /// The server is gone, or refuses the statement.
+    pub fn sql(&self, statement: &str) -> Result<String> {
+        let arguments = ["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--command", statement];
+        run(self.client(&self.netns, "psql")?.args(arguments))
+    }
+
+    /// A program of PostgreSQL's that logs in to this server.
+    fn client(&self, netns: &Netns, program: &str) -> Result<Command> {
+        let mut client = command(netns, program)?;
+        client.args(["--host", &self.at.ip().to_string(), "--port", &self.at.port().to_string(), "--username", USER]);
+        client.env("PGPASSWORD", PASSWORD);
+        Ok(client)
     }
 
     /// All that it has logged.
@@ -77,7 +99,8 @@ impl Postgres {
     /// # Errors
     /// It is no replica, or gone.
     pub fn promote(&self) -> Result<()> {
-        run(command(&self.netns, "pg_ctl")?.args(["promote", "--wait", "--pgdata"]).arg(self.directory.path().join("data")))
+        run(command(&self.netns, "pg_ctl")?.args(["promote", "--wait", "--pgdata"]).arg(self.directory.path().join("data")))?;
+        Ok(())
     }
 
     /// `kill -9`. Its children end by themselves.
@@ -109,10 +132,11 @@ fn programs() -> Result<PathBuf> {
     directories.filter(|bin| Path::new(bin).join("postgres").exists()).max().context("PostgreSQL's server is not installed")
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs it to its end; yields what it printed.
+fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

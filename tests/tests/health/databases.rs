@@ -67,33 +67,33 @@ fn redis_is_logged_in_to() -> Result<()> {
 #[ignore = "needs root: makes network namespaces"]
 fn postgresql_is_judged_by_login_and_role_through_a_failover() -> Result<()> {
     let (_world, netns) = host()?;
-    let mut primary = Postgres::start(&netns, 5432)?;
-    let (at_primary, at_replica) = (primary.address().to_string(), "127.0.0.1:5433".to_owned());
+    let (at_primary, at_replica) = ("127.0.0.1:5432", "127.0.0.1:5433");
+    let mut primary = Postgres::start(&netns, at_primary.parse()?)?;
     let (right, wrong) = (password_file(postgres::PASSWORD)?, password_file("badger")?);
     let by = |file: &Path, lines: &str| {
         format!("type = \"postgres\"\nuser = \"postgres\"\npassword_file = \"{}\"\n{lines}", file.display())
     };
     let role = |role: &str| by(right.path(), &format!("role = \"{role}\""));
 
-    passes(&netns, "type = \"postgres\"", &at_primary, "postgres: takes logins")?;
-    passes(&netns, &by(right.path(), ""), &at_primary, "postgres: logged in")?;
-    passes(&netns, &by(right.path(), "database = \"template1\""), &at_primary, "postgres: logged in")?;
+    passes(&netns, "type = \"postgres\"", at_primary, "postgres: takes logins")?;
+    passes(&netns, &by(right.path(), ""), at_primary, "postgres: logged in")?;
+    passes(&netns, &by(right.path(), "database = \"template1\""), at_primary, "postgres: logged in")?;
     let refusal = "postgres: \"password authentication failed for user \\\"postgres\\\"\"";
-    fails(&netns, &by(wrong.path(), ""), &at_primary, refusal)?;
+    fails(&netns, &by(wrong.path(), ""), at_primary, refusal)?;
     let missing = "postgres: \"database \\\"gone\\\" does not exist\"";
-    fails(&netns, &by(right.path(), "database = \"gone\""), &at_primary, missing)?;
-    passes(&netns, &role("primary"), &at_primary, "postgres: primary")?;
-    fails(&netns, &role("replica"), &at_primary, "postgres: primary, not replica")?;
+    fails(&netns, &by(right.path(), "database = \"gone\""), at_primary, missing)?;
+    passes(&netns, &role("primary"), at_primary, "postgres: primary")?;
+    fails(&netns, &role("replica"), at_primary, "postgres: primary, not replica")?;
 
-    let replica = primary.replica(5433)?;
-    passes(&netns, &role("replica"), &at_replica, "postgres: replica")?;
-    fails(&netns, &role("primary"), &at_replica, "postgres: replica, not primary")?;
+    let replica = primary.replica(&netns, at_replica.parse()?)?;
+    passes(&netns, &role("replica"), at_replica, "postgres: replica")?;
+    fails(&netns, &role("primary"), at_replica, "postgres: replica, not primary")?;
     primary.kill();
-    fails(&netns, &role("primary"), &at_primary, "connect: refused")?;
+    fails(&netns, &role("primary"), at_primary, "connect: refused")?;
     replica.promote()?;
-    passes(&netns, &role("primary"), &at_replica, "postgres: primary")?;
-    fails(&netns, &role("replica"), &at_replica, "postgres: primary, not replica")?;
-    passes(&netns, "type = \"postgres\"", &at_replica, "postgres: takes logins")?;
+    passes(&netns, &role("primary"), at_replica, "postgres: primary")?;
+    fails(&netns, &role("replica"), at_replica, "postgres: primary, not replica")?;
+    passes(&netns, "type = \"postgres\"", at_replica, "postgres: takes logins")?;
     // Checks leave as PostgreSQL wants it, or it would log each of them.
     let log = primary.log() + &replica.log();
     ensure!(!log.contains("client"), "{log}");

@@ -8,6 +8,7 @@ mod auto_mode;
 mod bad_input;
 mod conditions;
 mod consistency;
+mod databases;
 mod discovery;
 mod docker;
 mod doctor;
