@@ -7,14 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config::{self, DnsRecord, Trust};
 use crate::discovery::found::{Found, Host};
 use crate::discovery::teller::FailureKind;
-use crate::discovery::{AddressFamily, Backends, News, Place, Source, Status, Watcher, next_set, spawn};
+use crate::discovery::{AddressFamily, Backends, News, Place, Source, Status, Watcher, has_told_nothing, next_set, spawn};
 
 /// For what should come soon, on a loaded machine.
 const PATIENT: Duration = Duration::from_secs(30);
@@ -435,7 +434,7 @@ async fn a_name_that_vanishes_keeps_its_addresses_until_it_returns() {
     // Only the other family is left: no answer to this question either.
     server.now_has("2001:db8::1 web.test\n");
     until(&watcher, |status| status.last_error.as_deref() == Some("the name has no address of the VIP's family")).await;
-    assert_eq!((watcher.status().n_hosts, receive.try_recv()), (1, Err(TryRecvError::Empty)));
+    assert!(watcher.status().n_hosts == 1 && has_told_nothing(&mut receive));
     server.now_has("10.9.0.1 web.test\n10.9.0.2 web.test\n");
     assert_eq!(told(&mut receive).await, endpoints(&["10.9.0.1", "10.9.0.2"]));
     assert!(!watcher.status().stale);
@@ -449,7 +448,7 @@ async fn a_server_that_is_gone_keeps_its_addresses_until_it_is_back() {
     told(&mut receive).await;
     server.stop();
     until(&watcher, |status| status.stale && status.n_failures > 0).await;
-    assert_eq!((watcher.status().n_hosts, receive.try_recv()), (1, Err(TryRecvError::Empty)));
+    assert!(watcher.status().n_hosts == 1 && has_told_nothing(&mut receive));
     std::fs::write(&server.hosts, "10.9.0.7 web.test\n").unwrap();
     server.start_again();
     assert_eq!(told(&mut receive).await, endpoints(&["10.9.0.7"]));
