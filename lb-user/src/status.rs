@@ -681,4 +681,6 @@ fn n_slots(slots: &[Slot]) -> BTreeMap<BackendId, usize> {
 }
 
 #[cfg(test)]
+pub mod samples;
+#[cfg(test)]
 mod tests;

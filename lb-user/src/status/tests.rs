@@ -2,43 +2,12 @@ use super::*;
 use crate::daemon::ServiceSums;
 
 fn backend(id: u16, serves: bool) -> BackendView {
-    BackendView {
-        id: Some(BackendId(id)),
-        endpoint: SocketAddr::from(([10, 0, 0, id as u8], 80)),
-        weight: 1,
-        check: health::Status::default(),
-        serves,
-        unreachable: None,
-        sources: vec!["fixed"],
-        zone: None,
-        server_id: None,
-        base: BackendCounters::default(),
-        flows: 0,
-        set: BackendOverrides::default(),
-        drain: None,
-        place: Place::default(),
-    }
+    let endpoint = SocketAddr::from(([10, 0, 0, id as u8], 80));
+    BackendView { id: Some(BackendId(id)), serves, ..samples::backend(endpoint) }
 }
 
 fn service(backends: Vec<BackendView>, slots: Option<Vec<Slot>>) -> ServiceView {
-    ServiceView {
-        drop_base: 0,
-        maintenance: None,
-        failover: None,
-        id: Some(1),
-        name: "web".into(),
-        vip: [10, 200, 1, 1].into(),
-        port: 80,
-        protocol: Protocol::Tcp,
-        counts_handshakes: false,
-        algorithm: Algorithm::Maglev,
-        forward: Forward::Dsr,
-        discovery: Vec::new(),
-        backends,
-        slots: slots.map(Into::into),
-        n_slots_restless: 0,
-        leaving: Vec::new(),
-    }
+    ServiceView { id: Some(1), slots: slots.map(Into::into), ..samples::service("web", backends) }
 }
 
 fn counted(packets: u64) -> BackendCounters {

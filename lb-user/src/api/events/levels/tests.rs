@@ -1,50 +1,14 @@
 use expect_test::{Expect, expect};
-use lb_common::counters::BackendCounters;
 
 use super::*;
-use crate::desired::{Algorithm, Forward, Protocol};
 use crate::health::{self, State};
 use crate::runtime::{BackendOverrides, Setting};
-use crate::status::Drain;
+use crate::status::samples::service;
+use crate::status::{Drain, samples};
 
 fn backend(host: u8, state: State) -> BackendView {
-    BackendView {
-        id: None,
-        endpoint: SocketAddr::from(([10, 0, 0, host], 80)),
-        weight: 1,
-        check: health::Status { state, cause: format!("found {state}"), ..health::Status::default() },
-        serves: state.serves(),
-        unreachable: None,
-        sources: vec!["fixed"],
-        zone: None,
-        server_id: None,
-        base: BackendCounters::default(),
-        flows: 0,
-        set: BackendOverrides::default(),
-        drain: None,
-        place: crate::failover::Place::default(),
-    }
-}
-
-fn service(name: &str, backends: Vec<BackendView>) -> ServiceView {
-    ServiceView {
-        id: None,
-        name: name.into(),
-        vip: [192, 0, 2, 1].into(),
-        port: 80,
-        protocol: Protocol::Tcp,
-        algorithm: Algorithm::Maglev,
-        forward: Forward::Dsr,
-        counts_handshakes: false,
-        discovery: Vec::new(),
-        backends,
-        slots: None,
-        n_slots_restless: 0,
-        leaving: Vec::new(),
-        drop_base: 0,
-        maintenance: None,
-        failover: None,
-    }
+    let check = health::Status { state, cause: format!("found {state}"), ..health::Status::default() };
+    BackendView { check, serves: state.serves(), ..samples::backend(SocketAddr::from(([10, 0, 0, host], 80))) }
 }
 
 fn snapshot(services: Vec<ServiceView>) -> Snapshot {
