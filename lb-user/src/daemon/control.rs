@@ -428,7 +428,7 @@ impl Control {
         for (name, service) in services {
             let Some(before) = self.desired.services.get(&name) else { continue };
             let of = |service| (&self.desired, service);
-            record::service(&name, of(before), of(&service), |_, _| 0, &mut self.journal, &self.causes);
+            record::service_state(&name, of(before), of(&service), &mut self.journal, &self.causes);
             self.desired.services.insert(name, service);
         }
         self.note_carried_out(&plan, &change.names, now, since);

@@ -39,10 +39,7 @@ impl Heard {
 
 impl Causes {
     pub fn add(&mut self, service: &ServiceName, cause: String) {
-        match self.of_service.get_mut(service) {
-            Some(heard) => heard.add(cause),
-            None => self.of_service.entry(service.clone()).or_default().add(cause),
-        }
+        self.of_service.entry(service.clone()).or_default().add(cause);
     }
 
     /// One that any service may change for.

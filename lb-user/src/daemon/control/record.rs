@@ -1,10 +1,9 @@
 //! What the loop writes into the journal: what it is told, and what it brings about, each with its cause.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crate::compile;
-use crate::daemon::assemble::BackendKey;
 use crate::desired::{Desired, Service, ServiceName};
 use crate::discovery::{self, What};
 use crate::failover::{Division, Turn};
@@ -102,45 +101,51 @@ pub fn overrides(before: &Overrides, now: &Overrides, journal: &mut Journal, cau
             journal.note(Change::Maintenance { service: name.clone(), set: later });
         }
     }
-    let of = |overrides: &Overrides| -> BTreeMap<BackendKey, BackendOverrides> {
-        overrides.backends().map(|(name, endpoint, set)| ((name.clone(), endpoint), set.clone())).collect()
-    };
-    let (earlier, later) = (of(before), of(now));
+    let backends = before.backends().chain(now.backends()).map(|(name, backend, _)| (name, backend));
     let none = BackendOverrides::default();
-    for key in earlier.keys().chain(later.keys()).collect::<BTreeSet<_>>() {
-        let (earlier, later) = (earlier.get(key).unwrap_or(&none), later.get(key).unwrap_or(&none));
-        let (service, backend) = (key.0.clone(), key.1);
+    for (service, backend) in backends.collect::<BTreeSet<_>>() {
+        let [earlier, later] = [before, now].map(|overrides| overrides.backend(service, backend).unwrap_or(&none));
         if earlier == later {
             continue;
         }
         let by = later.last().map(|(by, _)| format!("{backend} was set by {by}"));
-        causes.add(&service, by.unwrap_or_else(|| format!("{backend} was reset")));
+        causes.add(service, by.unwrap_or_else(|| format!("{backend} was reset")));
         if earlier.admin != later.admin {
-            journal.note(Change::BackendAdmin { service, backend, set: later.admin.clone() });
+            journal.note(Change::BackendAdmin { service: service.clone(), backend, set: later.admin.clone() });
         }
     }
 }
 
-/// One service's backends, and whether any serves, are others than before.
-pub fn service(
+/// Whether any backend of a service serves is otherwise than before.
+pub fn service_state(
     name: &ServiceName,
     before: (&Desired, &Service),
     now: (&Desired, &Service),
+    journal: &mut Journal,
+    causes: &Causes,
+) {
+    let is_up =
+        |(desired, service): (&Desired, &Service)| service.backends.values().any(|one| compile::serves(desired, service, one));
+    if is_up(before) != is_up(now) {
+        journal.note(Change::ServiceState { service: name.clone(), up: is_up(now), cause: causes.of(name) });
+    }
+}
+
+/// A service has other backends than before.
+fn members(
+    name: &ServiceName,
+    before: &Service,
+    now: &Service,
     weight: impl Fn(&ServiceName, SocketAddr) -> u16,
     journal: &mut Journal,
     causes: &Causes,
 ) {
-    let cause = || causes.of(name);
-    for &backend in before.1.backends.keys().filter(|endpoint| !now.1.backends.contains_key(endpoint)) {
-        journal.note(Change::BackendRemoved { service: name.clone(), backend, cause: cause() });
+    for &backend in before.backends.keys().filter(|endpoint| !now.backends.contains_key(endpoint)) {
+        journal.note(Change::BackendRemoved { service: name.clone(), backend, cause: causes.of(name) });
     }
-    for &backend in now.1.backends.keys().filter(|endpoint| !before.1.backends.contains_key(endpoint)) {
-        journal.note(Change::BackendAdded { service: name.clone(), backend, weight: weight(name, backend), cause: cause() });
-    }
-    let is_up =
-        |(desired, service): (&Desired, &Service)| service.backends.values().any(|one| compile::serves(desired, service, one));
-    if is_up(before) != is_up(now) {
-        journal.note(Change::ServiceState { service: name.clone(), up: is_up(now), cause: cause() });
+    for &backend in now.backends.keys().filter(|endpoint| !before.backends.contains_key(endpoint)) {
+        let weight = weight(name, backend);
+        journal.note(Change::BackendAdded { service: name.clone(), backend, weight, cause: causes.of(name) });
     }
 }
 
@@ -157,7 +162,10 @@ pub fn desired(
     }
     for (name, later) in &now.services {
         match before.services.get(name) {
-            Some(earlier) => service(name, (before, earlier), (now, later), &weight, journal, causes),
+            Some(earlier) => {
+                members(name, earlier, later, &weight, journal, causes);
+                service_state(name, (before, earlier), (now, later), journal, causes);
+            }
             None => journal.note(Change::ServiceAdded { service: name.clone(), cause: causes.of(name) }),
         }
     }
