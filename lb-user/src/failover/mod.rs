@@ -109,8 +109,6 @@ pub struct Standing {
     is_ruled: bool,
     /// There is no room for parts of weights.
     is_coarse: bool,
-    /// When a backend that starts slowly is to get more.
-    next_step: Option<Instant>,
 }
 
 /// What was decided about a backend.
@@ -155,6 +153,8 @@ pub struct Turn {
 #[derive(Clone, Debug, Default)]
 pub struct Standings {
     services: BTreeMap<ServiceName, Standing>,
+    /// When a backend of a service is to get more, where any starts slowly.
+    steps: BTreeMap<ServiceName, Instant>,
     /// There is no room for parts of weights.
     is_coarse: bool,
 }
@@ -177,13 +177,12 @@ impl Standings {
 
     /// When a backend that starts slowly is to get more.
     pub fn next_step(&self) -> Option<Instant> {
-        self.services.values().filter_map(|standing| standing.next_step).min()
+        self.steps.values().min().copied()
     }
 
     /// Services of which a backend is to get more by now.
     pub fn due(&self, now: Instant) -> impl Iterator<Item = &ServiceName> {
-        let is_due = move |standing: &Standing| standing.next_step.is_some_and(|at| at <= now);
-        self.services.iter().filter(move |(_, standing)| is_due(standing)).map(|(name, _)| name)
+        self.steps.iter().filter(move |&(_, &at)| at <= now).map(|(name, _)| name)
     }
 
     /// The standing of a service with rules of its own.
@@ -211,6 +210,7 @@ impl Standings {
     /// Decides who takes new flows, and leaves the others of `desired` without weight. Yields what was decided otherwise than before.
     pub fn settle(&mut self, config: &Config, desired: &mut Desired, findings: &Findings, now: Instant) -> Vec<Turn> {
         self.services.retain(|name, _| desired.services.contains_key(name));
+        self.steps.retain(|name, _| desired.services.contains_key(name));
         let mut turns = Vec::new();
         // Most backends are but up or down, and are not asked about one by one.
         let of_note = findings.health.iter().filter(|(_, condition)| !condition.is_plain()).map(|(key, _)| key);
@@ -221,7 +221,7 @@ impl Standings {
         for rules in &config.services {
             let name = &rules.name;
             if !has_say(rules) && !of_note.contains(name) {
-                self.services.remove(name);
+                self.forget(name);
                 continue;
             }
             let Some(mut service) = desired.services.get(name).cloned() else { continue };
@@ -252,7 +252,7 @@ impl Standings {
             is_of_note |= !findings.condition(&(name.clone(), endpoint)).is_plain();
         }
         if !is_of_note {
-            self.services.remove(name);
+            self.forget(name);
             return Some((service, None));
         }
         let turn = self.decide(config, rules, &mut service, settled, findings, now);
@@ -273,9 +273,18 @@ impl Standings {
         (standing.is_ruled, standing.is_coarse) = (has_say(rules), self.is_coarse);
         let asked = Asked { rules, own_zone: config.node.zone.as_ref(), held: findings.overrides.held(name) };
         let turn = standing.settle(asked, service, desired, findings, now);
-        standing.next_step = rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now));
+        match rules.failover.slow_start.and_then(|slow_start| standing.warmth.next_step(slow_start, now)) {
+            Some(at) => drop(self.steps.insert(name.clone(), at)),
+            None => drop(self.steps.remove(name)),
+        }
         self.services.insert(name.clone(), standing);
         turn
+    }
+
+    /// There is nothing to decide about a service.
+    fn forget(&mut self, name: &ServiceName) {
+        self.services.remove(name);
+        self.steps.remove(name);
     }
 }
 
