@@ -85,23 +85,20 @@ impl Interfaces {
             is_changed |= before != datapath.attached().map(|attached| attached.ifindex).collect::<Vec<_>>();
             self.note(interface, trouble);
         }
-        if !datapath.is_pinned() {
-            self.note_pins(&xdp.pin, datapath.pin_again());
-        }
+        self.note_pins(&xdp.pin, datapath.pin_again());
         is_changed || lost != self.lost()
     }
 
     /// Says what has become of pins that were gone.
-    fn note_pins(&mut self, pin: &Path, made: Result<(), DatapathError>) {
-        let error = made.err().map(|error| chain(&error));
+    fn note_pins(&mut self, pin: &Path, made: Result<bool, DatapathError>) {
         let pin = pin.display();
-        match &error {
-            None => warn!(%pin, "pins were gone, and have been made again"),
-            Some(error) if self.unpinned.as_ref() != Some(error) => {
-                let period_s = PERIOD.as_secs();
-                warn!(%pin, error, "the pins are gone; packets are balanced, but only while this daemon runs; tried again every {period_s} s");
-            }
-            Some(_) => {}
+        if let Ok(true) = made {
+            warn!(%pin, "pins were gone, and have been made again");
+        }
+        let error = made.err().map(|error| chain(&error));
+        if let Some(error) = error.as_ref().filter(|error| self.unpinned.as_ref() != Some(error)) {
+            let period_s = PERIOD.as_secs();
+            warn!(%pin, error, "the pins are gone; packets are balanced, but only while this daemon runs; tried again every {period_s} s");
         }
         self.unpinned = error;
     }

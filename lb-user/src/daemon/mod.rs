@@ -409,7 +409,7 @@ async fn attach_all(datapath: &mut Datapath, interfaces: &[&String], mode: Mode)
 fn shut_down(mut datapath: Datapath, on_exit: OnExit) {
     match on_exit {
         OnExit::Keep => match datapath.pin_again() {
-            Ok(()) => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
+            Ok(_) => info!("the program keeps running by the tables as they stand; the next daemon takes over"),
             Err(error) => {
                 let error = chain(&error);
                 error!(error, "the pins are gone: the program ends with this process, and with it the balancing");

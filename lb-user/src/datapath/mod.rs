@@ -197,7 +197,7 @@ impl Datapath {
     }
 
     /// Whether a daemon that is started later finds what this one leaves running.
-    pub fn is_pinned(&self) -> bool {
+    fn is_pinned(&self) -> bool {
         self.pins.hold_maps() && self.attached().all(|attached| self.has_link(attached))
     }
 
@@ -207,13 +207,13 @@ impl Datapath {
         names.into_iter().any(|name| self.pins.has_link(&name.interface, name.native))
     }
 
-    /// Makes pins again that have vanished, maps first: who finds a link must find its tables.
+    /// Makes pins again that have vanished, maps first: who finds a link must find its tables. Yields whether any had.
     ///
     /// # Errors
     /// If the kernel refuses, there is no BPF file system, or another daemon has the directory by now. All that runs goes on.
-    pub fn pin_again(&mut self) -> Result<(), DatapathError> {
+    pub fn pin_again(&mut self) -> Result<bool, DatapathError> {
         if self.is_pinned() {
-            return Ok(());
+            return Ok(false);
         }
         self.pins.open_again()?;
         self.shared.pin(self.pins.directory())?;
@@ -222,7 +222,7 @@ impl Datapath {
         for Moored { attached, held } in self.attached.values_mut().filter(|moored| lost.contains(&moored.attached.interface)) {
             self.pins.keep_again(&attached.interface, attached.native, held)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the program off interfaces that an earlier daemon left it on and nobody wants it on any more.

@@ -154,9 +154,12 @@ impl Pins {
     /// # Errors
     /// If the kernel refuses. The program stays where it is.
     pub fn keep_again(&self, interface: &str, native: bool, held: &mut Held) -> Result<(), DatapathError> {
-        if let Some(spare) = held.spare.take() {
-            held.spare = Some(self.keep_link(interface, native, spare)?);
-        }
+        let spare = held.spare.take().ok_or_else(|| DatapathError::Pin {
+            path: self.link_path(interface, native),
+            doing: "the link cannot be pinned again while this daemon runs",
+            source: "the kernel has given no second descriptor of it".into(),
+        })?;
+        held.spare = Some(self.keep_link(interface, native, spare)?);
         Ok(())
     }
 
