@@ -82,6 +82,7 @@ pub fn slots(
         return (owners.map(quiet).collect(), Arc::default());
     };
     let was_stateful = before.records_since.is_some();
+    let any_may_be_elsewhere = was_stateful && !is_stateful;
     let growth = region.bits.saturating_sub(region_before.bits);
     let now = sightings.now();
     let is_learning = before.is_learning(now, idle);
@@ -99,7 +100,8 @@ pub fn slots(
         let standing = match earlier {
             Some(earlier) => {
                 let line = region_before.first_line + number_before / SLOTS_PER_LINE;
-                let standing = stand(**earlier, before, current, sightings.elsewhere(line), idle, now);
+                let has_moved = current != before || any_may_be_elsewhere;
+                let standing = stand(**earlier, has_moved, sightings.elsewhere(line), idle, now);
                 // Of what was seen by the lines that it had, those that it has now know nothing.
                 standing
                     .map(|standing| Restless { moved: if region == region_before { standing.moved } else { now }, ..standing })
@@ -107,7 +109,7 @@ pub fn slots(
             None if before.is_none() => None,
             // Who is not on record has ended.
             None if was_stateful && is_stateful && !is_learning && !current.is_none() => None,
-            None if was_stateful && !is_stateful => {
+            None if any_may_be_elsewhere => {
                 Some(Restless { number: 0, settled: before, left_rest: now, moved: now, is_unproven: false })
             }
             None if before == current => None,
@@ -127,8 +129,8 @@ pub fn slots(
 }
 
 /// How a slot that was not at rest stands now; `None` if it is at rest.
-fn stand(earlier: Restless, before: BackendId, current: BackendId, elsewhere: Tick, idle: Tick, now: Tick) -> Option<Restless> {
-    let moved = if current == before { earlier.moved } else { now };
+fn stand(earlier: Restless, has_moved: bool, elsewhere: Tick, idle: Tick, now: Tick) -> Option<Restless> {
+    let moved = if has_moved { now } else { earlier.moved };
     let is_quiet = is_over(moved, now, idle) && is_over(elsewhere, now, idle);
     let is_at_rest = is_over(earlier.left_rest, now, idle) && is_quiet;
     (!is_at_rest).then_some(Restless { moved, is_unproven: false, ..earlier })
@@ -287,6 +289,27 @@ mod tests {
         let at = |now| slots([B, B].into_iter(), grown, false, Some((&after, grown)), IDLE, &seen(now, 0)).0;
         assert_eq!(at(701)[..], [Slot::new(B, NONE); 2]);
         assert_eq!(at(702)[..], [Slot::at_rest(B); 2]);
+    }
+
+    #[test]
+    fn what_was_learning_when_not_all_flows_were_to_be_on_record_any_more_is_watched_for_as_long_as_what_rested() {
+        // Adopted at 0 as a service that has all its flows on record, which is so no longer from 90 on.
+        let adopted_slots = [Slot::new(A, NONE)];
+        let mut region = RegionSlots {
+            records_since: Some(0),
+            restless: adopted(&adopted_slots, 0),
+            slots: adopted_slots.into(),
+            ..RegionSlots::empty(0)
+        };
+        for (now, expected) in
+            [(90, Slot::new(A, NONE)), (101, Slot::new(A, NONE)), (190, Slot::new(A, NONE)), (191, Slot::at_rest(A))]
+        {
+            // A flow that went elsewhere by its turn is nowhere noted.
+            let seen = Seen { now, elsewhere: 0 };
+            let (slots, restless) = slots([A].into_iter(), REGION, false, Some((&region, REGION)), IDLE, &seen);
+            assert_eq!(slots[0], expected, "at {now}");
+            region = RegionSlots { slots, restless, ..RegionSlots::empty(0) };
+        }
     }
 
     #[test]
