@@ -20,6 +20,7 @@ use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions};
 
+use super::packets;
 use super::tries::{Measured, TOLERANCE, Tries, Try};
 use state::{PACKET_MAX, Packet, State, TIMES};
 
@@ -93,10 +94,10 @@ pub fn quiet_process() -> Result<()> {
     rustix::process::setpriority_process(None, -20).context("going before others")
 }
 
-/// Measures a loaded XDP program on `packets`, taken in turn, each time with another of `flows` sources.
+/// Measures a loaded XDP program on `packets`, taken in turn, each time with another of `flows` clients.
 ///
 /// `wrapper` is the object of the wrapper. `flows` is a power of two; 1 leaves the packets as they are. Checksums are not
-/// adapted to the source. The figure includes one `bpf_xdp_adjust_head`, if the program makes one.
+/// adapted to the client. The figure includes one `bpf_xdp_adjust_head`, if the program makes one.
 ///
 /// # Errors
 /// The wrapper does not load, cannot tail-call the program (attach type or `frags` differ), or cannot undo what the
@@ -280,15 +281,14 @@ impl Wrapper {
     }
 }
 
-/// The packet with the places of its source, as the wrapper wants it.
+/// The packet with the places of its client's address and port, as the wrapper wants it.
 fn element(packet: &[u8], flows: u32) -> Result<Packet> {
-    let (source_address_at, source_port_at) = match packet[12..14] {
-        [0x08, 0x00] => (28, 34),
-        [0x86, 0xdd] => (36, 54),
-        _ if flows == 1 => (0, 0),
-        _ => bail!("flows vary only in packets of IPv4 and IPv6 without VLAN tags"),
+    let (client_address_at, client_port_at) = match packets::client_at(packet) {
+        Some(places) => places,
+        None if flows == 1 => (0, 0),
+        None => bail!("flows vary only in packets from or to the client"),
     };
     let mut bytes = [0; PACKET_MAX];
     bytes[..packet.len()].copy_from_slice(packet);
-    Ok(Packet { last: packet.len() as u32 - 1, source_address_at, source_port_at, bytes })
+    Ok(Packet { last: packet.len() as u32 - 1, client_address_at, client_port_at, bytes })
 }

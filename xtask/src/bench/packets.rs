@@ -1,6 +1,8 @@
 //! Packets of 64 bytes and little more, where a packet path costs most in comparison.
 
-use etherparse::PacketBuilder;
+use std::net::IpAddr;
+
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 pub const VIP_V4: [u8; 4] = [10, 200, 1, 1];
 pub const VIP_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
@@ -85,6 +87,29 @@ pub fn quic_v4(port: u16, server: [u8; 4]) -> Vec<u8> {
 pub fn other_v4() -> Vec<u8> {
     let tcp = ethernet().ipv4(CLIENT_V4, [10, 0, 0, 1], TTL).tcp(CLIENT_PORT, 22, 1, 65_535).ack(1);
     padded(tcp.size(0), |frame| tcp.write(frame, &[]))
+}
+
+/// Offsets of the last two bytes of the client's address, and of its port, or of an echo's identifier. `None` if it is neither from the
+/// client nor to it.
+pub fn client_at(frame: &[u8]) -> Option<(u16, u16)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let (source, destination, [source_at, destination_at], l3_len) = match packet.net? {
+        NetSlice::Ipv4(ip) => {
+            (ip.header().source_addr().into(), ip.header().destination_addr().into(), [14, 18], ip.header().slice().len())
+        }
+        NetSlice::Ipv6(ip) => (IpAddr::from(ip.header().source_addr()), ip.header().destination_addr().into(), [22, 38], 40),
+        NetSlice::Arp(_) => return None,
+    };
+    let l3 = 14 + 4 * packet.link_exts.len();
+    let [source_port_at, destination_port_at] =
+        if let Some(TransportSlice::Icmpv4(_)) = packet.transport { [4; 2] } else { [0, 2] };
+    let is_client = |address: IpAddr| address == IpAddr::from(CLIENT_V4) || address == IpAddr::from(CLIENT_V6);
+    let (address_at, port_at) = match () {
+        () if is_client(source) => (source_at, source_port_at),
+        () if is_client(destination) => (destination_at, destination_port_at),
+        () => return None,
+    };
+    Some(((l3 + address_at) as u16, (l3 + l3_len + port_at) as u16))
 }
 
 fn padded<E>(len: usize, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {

@@ -176,7 +176,7 @@ fn restore_head(ctx: &XdpContext, state: &mut State) -> Option<()> {
     (moved == 0).then_some(())
 }
 
-/// Writes another source into the packet. Flows come scattered, as they do from a network card: neighbours in time are not
+/// Writes another client into the packet. Flows come scattered, as they do from a network card: neighbours in time are not
 /// neighbours in any table.
 #[inline(always)]
 fn vary_flow(packet: &mut Packet, state: &mut State) {
@@ -186,8 +186,8 @@ fn vary_flow(packet: &mut Packet, state: &mut State) {
     let flow = state.next_flow.wrapping_mul(0x9E37_79B1) & state.flow_mask;
     state.next_flow = state.next_flow.wrapping_add(1);
     let port = (1024 + (flow & 0x7fff)) as u16;
-    store_u16(packet, packet.source_port_at, port);
-    store_u16(packet, packet.source_address_at, (flow >> 15) as u16);
+    store_u16(packet, packet.client_port_at, port);
+    store_u16(packet, packet.client_address_at, (flow >> 15) as u16);
 }
 
 #[inline(always)]

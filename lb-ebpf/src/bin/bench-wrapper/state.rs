@@ -39,8 +39,8 @@ pub struct State {
 pub struct Packet {
     /// The last byte's index.
     pub last: u32,
-    /// Where the last two bytes of the source address stand, and the source port. Not used while there is one flow.
-    pub source_address_at: u16,
-    pub source_port_at: u16,
+    /// Where the last two bytes of the client's address stand, and its port. Not used while there is one flow.
+    pub client_address_at: u16,
+    pub client_port_at: u16,
     pub bytes: [u8; PACKET_MAX],
 }
