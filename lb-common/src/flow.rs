@@ -5,6 +5,7 @@
 //! nothing, the expired, the closed, the unconfirmed, and only then the flow that has been silent longest. So a flood of SYNs
 //! cannot push out flows that answered.
 
+use crate::branchless::either;
 use crate::hash::{FlowHash, HashKeys};
 use crate::slot::BackendId;
 
@@ -55,6 +56,9 @@ impl State {
     }
 }
 
+const STATE_BITS: u64 = 7 << CLOCK_BITS;
+/// Of what an entry is to one who needs its place: it is his own.
+const OWN: u64 = 1 << 28;
 const BACKEND_SHIFT: u32 = 16;
 const BACKEND_BITS: u64 = 0xffff << BACKEND_SHIFT;
 
@@ -108,25 +112,31 @@ impl Entry {
     /// CPU's packet, or all that a sweep takes, may lie between.
     #[inline(always)]
     pub const fn age(self, now: Tick) -> Tick {
-        let age = now.wrapping_sub(self.0 as u32) & CLOCK_MASK;
-        // All ones, or none of the future. No branch: eight entries would be 256 ways to the verifier.
-        age & ((age + FUTURE) >> CLOCK_BITS).wrapping_sub(1)
+        // No branch, nor what the compiler would make one of: eight entries would be 256 ways to the verifier.
+        let age = ((now.wrapping_add(FUTURE).wrapping_sub(self.0 as u32) & CLOCK_MASK) as u64).wrapping_sub(FUTURE as u64);
+        // Below 0 the upper half is all ones.
+        (age & !(age >> 32)) as u32 & CLOCK_MASK
     }
 
-    /// How little the entry is worth to one who needs its place; the age decides between equals.
+    /// How little the entry is worth to one who needs a place for `tag`; the age decides between equals. No branch.
+    ///
+    /// Most of all is given up what has this tag, for a flow has one entry, then nothing, the expired, the closed, and the unconfirmed.
     #[inline(always)]
-    const fn dispensability(self, now: Tick, idle: Tick) -> u32 {
-        if self.is_empty() {
-            return u32::MAX;
-        }
-        let age = self.age(now);
-        let class: u32 = match self.state() {
-            _ if age > idle => 3,
-            State::Closing if age > CLOSED_FOR => 2,
-            State::Opening | State::Guessed => 1,
-            State::Established | State::Closing => 0,
-        };
-        class << CLOCK_BITS | age
+    const fn dispensability(self, tag: u32, now: Tick, idle: Tick) -> u64 {
+        // Bits of what is below 0. Of more than one, the uppermost decides.
+        const EMPTY: u64 = 1 << 27;
+        const EXPIRED: u64 = 1 << 26;
+        const CLOSED: u64 = 1 << 25;
+        const UNCONFIRMED: u64 = 1 << 24;
+        let age = self.age(now) as u64;
+        // The state's bits, each in the place of the lowest: closing, and of the other states those with an odd number of bits.
+        let (low, middle, closing) = (self.0 << (24 - CLOCK_BITS), self.0 << (23 - CLOCK_BITS), self.0 << (22 - CLOCK_BITS));
+        let unconfirmed = (low ^ middle) & !closing & UNCONFIRMED;
+        let closed = (CLOSED_FOR as u64).wrapping_sub(age) & closing << 1 & CLOSED;
+        let expired = (idle as u64).wrapping_sub(age) & EXPIRED;
+        let empty = (self.0 & STATE_BITS).wrapping_sub(1) & EMPTY;
+        let own = ((self.tag() ^ tag) as u64).wrapping_sub(1) >> 32 & OWN & !(empty << 1);
+        own | empty | expired | closed | unconfirmed | age
     }
 }
 
@@ -153,6 +163,17 @@ impl Place {
         let place = (state ^ state >> 32).wrapping_mul(keys.multiply[0] | 1);
         Self { bucket: (place >> 32) as u32, tag: place as u32 ^ state as u32 }
     }
+
+    /// In one word, and back.
+    #[inline(always)]
+    pub const fn raw(self) -> u64 {
+        (self.tag as u64) << 32 | self.bucket as u64
+    }
+
+    #[inline(always)]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self { bucket: raw as u32, tag: (raw >> 32) as u32 }
+    }
 }
 
 /// A live entry and its position.
@@ -160,6 +181,14 @@ impl Place {
 pub struct Found {
     pub position: usize,
     pub entry: Entry,
+}
+
+impl Found {
+    /// It is the flow's own, which has not been silent for longer than `idle`.
+    #[inline(always)]
+    pub const fn is_live(self, tag: u32, now: Tick, idle: Tick) -> bool {
+        self.entry.tag() == tag && !self.entry.is_empty() && self.entry.age(now) <= idle
+    }
 }
 
 /// The flow's entry in its bucket, unless it has been silent for longer than `idle`.
@@ -195,20 +224,21 @@ pub fn find_live(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick) -> Option
 /// The entry to replace by a new flow's: that flow's own if it has one, or else the one that is worth least.
 #[inline(always)]
 pub fn victim(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick, idle: Tick) -> Found {
-    let mut victim = Found { position: 0, entry: bucket(0) };
-    let mut most = 0;
-    let mut position = 0;
-    while position < ENTRIES {
-        let entry = bucket(position);
-        let is_own = entry.tag() == tag && !entry.is_empty();
-        let dispensability = if is_own { u32::MAX } else { entry.dispensability(now, idle) };
-        if is_own || dispensability > most {
-            victim = Found { position, entry };
-            most = dispensability;
-        }
+    let (mut at, mut entry) = (0, bucket(0));
+    let mut most = entry.dispensability(tag, now, idle);
+    let mut position = 1;
+    // To the verifier, all ways out of here are one: whose position it is, it cannot tell.
+    while position < ENTRIES && most & OWN == 0 {
+        let other = bucket(position);
+        let dispensability = other.dispensability(tag, now, idle);
+        // As many bits are that number's sign, and this one the compiler does not make a comparison of.
+        let is_other = most.wrapping_sub(dispensability) >> 40 & 1;
+        at = either(is_other, position as u64, at);
+        entry = Entry(either(is_other, other.0, entry.0));
+        most = either(is_other, dispensability, most);
         position += 1;
     }
-    victim
+    Found { position: at as usize, entry }
 }
 
 #[cfg(test)]

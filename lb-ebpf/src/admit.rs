@@ -71,7 +71,7 @@ pub struct Charge {
 pub fn unattended(env: &impl Env) -> Option<Verdict> {
     let settings = env.settings();
     // Times wrap.
-    if settings.flags & settings_flags::WATCHDOG == 0 || settings.attended_until.wrapping_sub(env.now()) as i32 >= 0 {
+    if settings.flags & settings_flags::WATCHDOG == 0 || settings.attended_until.wrapping_sub(env.now_by_call()) as i32 >= 0 {
         return None;
     }
     let drops = settings.flags & settings_flags::WATCHDOG_DROPS != 0;

@@ -62,7 +62,7 @@ fn turn(env: &impl Env, service: &Service, number: u32) -> BackendId {
 /// Of some turns in a row the one whose backend is least busy for its weight; of those that are equally so, the first.
 #[inline(always)]
 fn least_busy<const BY_TIME: bool>(env: &impl Env, service: &Service) -> BackendId {
-    let (first, n_turns, now) = (service.region.first(), service.n_turns, env.now());
+    let (first, n_turns, now) = (service.region.first(), service.n_turns, env.now_by_call());
     let mut number = env.random().checked_rem(n_turns).unwrap_or_default();
     let mut least = Busy::MOST;
     let mut looked_at = 0;

@@ -24,7 +24,8 @@ use crate::family::Family;
 use crate::parse::Parsed;
 use crate::transport::{UDP, tcp_flags};
 
-/// A packet of a flow whose slot is not at rest. Words only, five of them: a BPF function takes no more.
+/// A packet of a flow whose slot is not at rest. Words only, four of them with the place in one: as many stay in registers while a BPF
+/// function calls another.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
     /// Where the flow's record is.
@@ -91,14 +92,21 @@ pub fn answer(env: &impl Env, question: Question) -> Answer {
     if let Some(id) = known(env, question) {
         return Answer { id, how: How::ON_RECORD };
     }
-    let recorded = env.record_flow(question);
-    if !recorded.is_to_choose {
+    let recorded = recorded_at_last(env, question);
+    if recorded.then != Then::Choose {
         return Answer { id: count(env, question, recorded), how: how(question, recorded) };
     }
     let Question { place, slot, slot_index, service, .. } = question;
     let id = env.new_backend(NewFlow { service, slot_index, tag: place.tag });
-    let recorded = env.record_flow(Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question });
+    let recorded = recorded_at_last(env, Question { slot: Slot::new(id, slot.settled()), is_chosen: true, ..question });
     Answer { id: count(env, question, recorded), how: How::CHOSEN }
+}
+
+/// If another CPU was faster in a bucket, its entry will not be the one worth least.
+#[inline(always)]
+fn recorded_at_last(env: &impl Env, question: Question) -> Recorded {
+    let recorded = env.record_flow(question);
+    if recorded.then == Then::Again { env.record_flow(question) } else { recorded }
 }
 
 /// Why a flow's backend is its backend, of one that was not chosen.
@@ -135,7 +143,7 @@ pub fn may_keep(env: &impl Env, service: &Service, service_id: u16, id: BackendI
 #[inline(always)]
 fn count(env: &impl Env, question: Question, Recorded { id, noted, change, .. }: Recorded) -> BackendId {
     let step = noted.step();
-    if step != Step::None {
+    if step != Step::None && env.service(question.service).flags & service_flags::HANDSHAKES != 0 {
         env.count_step(Stepped { service: question.service, tag: question.place.tag, id, step });
     }
     if change.from != change.to {
@@ -154,10 +162,33 @@ fn count(env: &impl Env, question: Question, Recorded { id, noted, change, .. }:
 pub struct Recorded {
     /// The flow's backend; [`BackendId::NONE`] if nobody may have it.
     pub id: BackendId,
-    /// A backend has to be chosen first, and the question asked again.
-    pub is_to_choose: bool,
+    pub then: Then,
     pub noted: Noted,
     pub change: Change,
+}
+
+/// What remains to be done about a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Then {
+    #[default]
+    Nothing,
+    /// A backend has to be chosen first, and the question asked once more.
+    Choose,
+    /// It has to be asked once more: somebody else has taken the place in the table.
+    Again,
+}
+
+impl Then {
+    /// By its number, of which the lower bits count.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number & 3 {
+            1 => Self::Choose,
+            2 => Self::Again,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 /// What a packet is in the handshake of its connection, and whether its flow was on record with its backend. One word: two would be one
@@ -247,10 +278,10 @@ pub struct Change {
 }
 
 impl Recorded {
-    const TO_CHOOSE: Self = Self { is_to_choose: true, ..Self::unchanged(BackendId::NONE, Noted(0)) };
+    const TO_CHOOSE: Self = Self { then: Then::Choose, ..Self::unchanged(BackendId::NONE, Noted(0)) };
 
     const fn unchanged(id: BackendId, noted: Noted) -> Self {
-        Self { id, is_to_choose: false, noted, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
+        Self { id, then: Then::Nothing, noted, change: Change { from: BackendId::NONE, to: BackendId::NONE } }
     }
 }
 
@@ -261,7 +292,8 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
     let service: &Service = env.service(service_id);
     let now = env.now();
     let is_syn = tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
-    let found = flow::find(|position| env.flow_entry(bucket, position), tag, now, service.idle);
+    let seen = flow::victim(|position| env.flow_entry(bucket, position), tag, now, service.idle);
+    let found = Some(seen).filter(|seen| seen.is_live(tag, now, service.idle));
     let is_opening = found.is_some_and(|found| matches!(found.entry.state(), State::Opening));
     let is_new = is_syn && !is_opening;
     let kept = match found {
@@ -288,26 +320,27 @@ pub fn record(env: &impl Env, question: Question) -> Recorded {
         None => State::Guessed,
     };
     let entry = Entry::new(tag, chosen, state, now);
-    let change = match found {
+    if seen.entry == entry {
         // A flow's record changes once a tick, not with every packet. What else is to be noted was noted then.
-        Some(found) if found.entry == entry => return Recorded::unchanged(chosen, noted),
-        Some(found) => replace(env, bucket, found, entry),
-        None => insert(env, bucket, entry, now, service.idle),
-    };
+        return Recorded::unchanged(chosen, noted);
+    }
+    let is_recorded = env.replace_flow(bucket, seen, entry);
+    let then = if found.is_none() && !is_recorded { Then::Again } else { Then::Nothing };
+    if found.is_none() && is_recorded {
+        env.count_flow(displaced(seen.entry, now, service.idle));
+    }
     if chosen != slot.current() {
         env.note_elsewhere(slot_index, now);
     }
     env.note_flow(chosen, now);
-    Recorded { id: chosen, is_to_choose: false, noted, change: change.unwrap_or_default() }
+    let change = Change { from: seen.entry.active(), to: entry.active() };
+    Recorded { id: chosen, then, noted, change: if is_recorded { change } else { Change::default() } }
 }
 
-/// Counts a step of a handshake, if its service wants that. How long the backend took to answer is known if the first SYN was seen.
+/// Counts a step of a handshake. How long the backend took to answer is known if the first SYN was seen.
 #[inline(always)]
 pub fn count_step(env: &impl Env, Stepped { service, tag, id, step }: Stepped) {
     let service = env.service(service);
-    if service.flags & service_flags::HANDSHAKES == 0 {
-        return;
-    }
     let event = match step {
         Step::None | Step::Opens => {
             env.note_handshake(tag, Handshake::new(tag, env.micros()));
@@ -331,13 +364,6 @@ pub fn count_step(env: &impl Env, Stepped { service, tag, id, step }: Stepped) {
     env.count_handshake(id, event);
 }
 
-/// Replaces an entry. `None` if another CPU was faster.
-#[inline(always)]
-fn replace(env: &impl Env, bucket: u32, old: flow::Found, new: Entry) -> Option<Change> {
-    let change = Change { from: old.entry.active(), to: new.active() };
-    env.replace_flow(bucket, old, new).then_some(change)
-}
-
 /// The state of a recorded flow after one more packet that neither opens nor ends it.
 #[inline(always)]
 fn confirmed(entry: Entry, now: Tick) -> State {
@@ -348,17 +374,12 @@ fn confirmed(entry: Entry, now: Tick) -> State {
     }
 }
 
+/// What a flow that was not on record has displaced.
 #[inline(always)]
-fn insert(env: &impl Env, bucket: u32, entry: Entry, now: Tick, idle: Tick) -> Option<Change> {
-    let victim = || flow::victim(|position| env.flow_entry(bucket, position), entry.tag(), now, idle);
-    let displaced = victim();
-    let change = replace(env, bucket, displaced, entry);
-    // If another CPU was faster in this bucket: its entry will not be the one worth least.
-    let change = change.or_else(|| replace(env, bucket, victim(), entry));
-    env.count_flow(match displaced.entry.state() {
-        _ if displaced.entry.is_empty() || displaced.entry.age(now) > idle => FlowEvent::Recorded,
+fn displaced(entry: Entry, now: Tick, idle: Tick) -> FlowEvent {
+    match entry.state() {
+        _ if entry.is_empty() || entry.age(now) > idle => FlowEvent::Recorded,
         State::Opening | State::Guessed => FlowEvent::EvictedUnconfirmed,
         State::Established | State::Closing => FlowEvent::Evicted,
-    });
-    change
+    }
 }

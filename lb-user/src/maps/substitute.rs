@@ -30,7 +30,7 @@ pub struct Substitute {
 const SUBSTITUTES: &[Substitute] = &[
     Substitute {
         since: (5, 11),
-        lacking: "the coarse clock: packets of flows that change backends read the precise one, which costs more",
+        lacking: "the coarse clock: the precise one is read instead, a few hundred times a second",
         // Of the same clock, CLOCK_MONOTONIC: records that either wrote can be compared.
         apply: |object| replace(object, helper(KTIME_GET_COARSE_NS), helper(KTIME_GET_NS)),
     },

@@ -7,7 +7,8 @@ use aya_ebpf::bindings::{
     xdp_md,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect,
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    bpf_redirect,
 };
 use lb_common::admission::{Line, RULE_SLOTS, Root, Rule, Rules, Suspect};
 use lb_common::directory::Bucket;
@@ -23,7 +24,7 @@ use lb_common::trace::{self, Choice, How, Rules as TraceRules, Scratch};
 use lb_common::verdict::VERDICT_SLOTS;
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
-use lb_ebpf::flow::{Answer, Change, Noted, Question, Quoted, Recorded, Step, Stepped};
+use lb_ebpf::flow::{Answer, Change, Noted, Question, Quoted, Recorded, Step, Stepped, Then};
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, session};
 
 use crate::maps::{self, Table};
@@ -47,7 +48,7 @@ const PACKETS: u16 = Rule::Packets as u16;
 
 /// Where `xlb_flow_record` puts what is no backend.
 const NOTED_SHIFT: u32 = 48;
-const TO_CHOOSE_SHIFT: u32 = 56;
+const THEN_SHIFT: u32 = 56;
 
 /// What `xlb_take` answers if another CPU was faster; otherwise whether there was one left.
 const LOST: u16 = 2;
@@ -229,7 +230,7 @@ impl Env for Kernel {
     #[inline(always)]
     fn flow_backend(&self, question: Question) -> Answer {
         let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
-        answer(xlb_flow(place.bucket, place.tag, slot, question.slot_index, service_flags))
+        answer(xlb_flow(place.raw(), slot, question.slot_index, service_flags))
     }
 
     #[inline(always)]
@@ -240,11 +241,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn record_flow(&self, question: Question) -> Recorded {
         let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
-        let recorded = xlb_flow_record(place.bucket, place.tag, slot, question.slot_index, service_flags);
+        let recorded = xlb_flow_record(place.raw(), slot, question.slot_index, service_flags);
         let backend = |shift: u32| BackendId(masked((recorded >> shift) as u32));
         let change = Change { from: backend(16), to: backend(32) };
         let noted = Noted::from_number((recorded >> NOTED_SHIFT) as u8);
-        Recorded { id: backend(0), is_to_choose: recorded >> TO_CHOOSE_SHIFT != 0, noted, change }
+        Recorded { id: backend(0), then: Then::from_number((recorded >> THEN_SHIFT) as u8), noted, change }
     }
 
     #[inline(always)]
@@ -258,8 +259,25 @@ impl Env for Kernel {
         BackendId(masked(xlb_choose(flow.service.into(), flow.slot_index, flow.tag)))
     }
 
+    /// The clock's lower bits change with each timer interrupt, and so does the kernel's count of these, which the program reads without a
+    /// call. What a CPU stores that was interrupted is of a count that is over.
     #[inline(always)]
     fn now(&self) -> Tick {
+        // SAFETY: takes no pointers.
+        let count = unsafe { bpf_jiffies64() } << 32;
+        // SAFETY: within the map; a word is read as a whole.
+        let known = unsafe { maps::clock().read_volatile() };
+        if known >> 32 == count >> 32 {
+            return known as Tick;
+        }
+        let now = self.now_by_call();
+        // SAFETY: within the map; a word is written as a whole.
+        unsafe { maps::clock().write_volatile(count | u64::from(now)) };
+        now
+    }
+
+    #[inline(always)]
+    fn now_by_call(&self) -> Tick {
         // SAFETY: takes no pointers.
         (unsafe { bpf_ktime_get_coarse_ns() } >> flow::TICK_SHIFT) as Tick
     }
@@ -681,8 +699,8 @@ pub extern "C" fn xlb_session_reply(high: u64, low: u64, words: u32, index: u32,
 /// ways would be multiplied by all the ways that lead there, beyond a million instructions.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xlb_flow(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
-    let question = question(bucket, tag, slot, slot_index, service_flags);
+pub extern "C" fn xlb_flow(place: u64, slot: u32, slot_index: u32, service_flags: u32) -> u32 {
+    let question = question(place, slot, slot_index, service_flags);
     answer_word(lb_ebpf::flow::answer(&Kernel::uncounting(), question))
 }
 
@@ -698,11 +716,11 @@ pub extern "C" fn xlb_flow_quoted(bucket: u32, tag: u32, slot: u32, service: u32
 /// stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xlb_flow_record(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> u64 {
-    let question = question(bucket, tag, slot, slot_index, service_flags);
-    let Recorded { id, is_to_choose, noted, change } = lb_ebpf::flow::record(&Kernel::uncounting(), question);
+pub extern "C" fn xlb_flow_record(place: u64, slot: u32, slot_index: u32, service_flags: u32) -> u64 {
+    let question = question(place, slot, slot_index, service_flags);
+    let Recorded { id, then, noted, change } = lb_ebpf::flow::record(&Kernel::uncounting(), question);
     let backends = u64::from(id.0) | u64::from(change.from.0) << 16 | u64::from(change.to.0) << 32;
-    backends | u64::from(noted.number()) << NOTED_SHIFT | u64::from(is_to_choose) << TO_CHOOSE_SHIFT
+    backends | u64::from(noted.number()) << NOTED_SHIFT | (then as u64) << THEN_SHIFT
 }
 
 /// [`flow::count_step`](lb_ebpf::flow::count_step) as a global function, for the same reason.
@@ -737,11 +755,11 @@ fn service_flags(question: Question) -> u32 {
     u32::from(service) | u32::from(tcp_flags) << 16 | u32::from(is_chosen) * IS_CHOSEN
 }
 
-/// A question from the words of a global function, of which there can be five.
+/// A question from the words of a global function: four, which stay in registers while another is called.
 #[inline(always)]
-fn question(bucket: u32, tag: u32, slot: u32, slot_index: u32, service_flags: u32) -> Question {
+fn question(place: u64, slot: u32, slot_index: u32, service_flags: u32) -> Question {
     Question {
-        place: Place { bucket, tag },
+        place: Place::from_raw(place),
         slot: Slot::from_raw(slot),
         slot_index,
         service: service_flags as u16,

@@ -1,6 +1,7 @@
 //! The maps, by the names under which the daemon finds them. Their sizes and what those cost stand in `lb_common::limits`.
 
 use core::arch::asm;
+use core::sync::atomic::AtomicU64;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
@@ -160,6 +161,15 @@ static FEATURES: u32 = features::ALL;
 /// CPUs that the machine may have: records in each table of counters. The daemon sets it as well.
 #[unsafe(no_mangle)]
 static N_CPUS: u32 = 1;
+
+// What the program keeps to itself, and nobody else asks for.
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+/// The time when it was last asked for: the kernel's count of timer interrupts, of which the lower half, above the tick.
+#[inline(always)]
+pub fn clock() -> *mut u64 {
+    CLOCK.as_ptr()
+}
 
 /// A constant to the verifier, and not to the compiler.
 macro_rules! constant {
