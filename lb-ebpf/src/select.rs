@@ -10,7 +10,8 @@ use crate::flow::{self, Answer};
 use crate::parse::Parsed;
 
 /// The backend that owns the flow's slot, or, in a slot that is not at rest, the flow itself. If nobody does, a record that says
-/// so. One that is `QUOTED` is only told of, by an ICMP error.
+/// so. One that is `QUOTED` is only told of, by an ICMP error; it has no connection ID, and where there are such, any flow may be on record
+/// with another than the owner.
 #[inline(always)]
 pub fn backend<'e, F: Family, const QUOTED: bool>(
     env: &'e impl Env,
@@ -20,7 +21,8 @@ pub fn backend<'e, F: Family, const QUOTED: bool>(
     parsed: &Parsed<F>,
 ) -> (&'e Backend, BackendId) {
     let (slot_index, slot) = slot(env, settings, service, parsed);
-    let Answer { id, how } = if slot.is_at_rest() {
+    let may_be_elsewhere = QUOTED && service.flags & service_flags::QUIC != 0;
+    let Answer { id, how } = if slot.is_at_rest() && !may_be_elsewhere {
         Answer { id: slot.current(), how: How::AT_REST }
     } else {
         flow::backend::<F, QUOTED>(env, settings, service_id, slot, slot_index, parsed)
