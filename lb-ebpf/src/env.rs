@@ -10,7 +10,7 @@ use lb_common::quic::ServerKey;
 use lb_common::records::{Backend, Link, Service, Settings};
 use lb_common::session::{Offer, Range, Session, State};
 use lb_common::trace::{Choice, Rules as TraceRules, Scratch};
-use lb_common::{Addr, BackendId, LinkAddresses, Slot, Verdict};
+use lb_common::{Addr, BackendId, Be16, LinkAddresses, Slot, Verdict};
 
 use crate::choose::NewFlow;
 use crate::flow::{Answer, Question, Quoted, Recorded, Stepped};
@@ -79,6 +79,11 @@ pub trait Env: Sized {
         quic::server(self, key)
     }
 
+    /// Leaves to the next part of the packet path who was chosen for this packet.
+    fn hand_over(&self, chosen: quic::Chosen);
+    /// What the part before has left.
+    fn handed_over(&self) -> quic::Chosen;
+
     /// The backend of a flow whose slot is not at rest.
     fn flow_backend(&self, question: Question) -> Answer {
         crate::flow::answer(self, question)
@@ -112,6 +117,10 @@ pub trait Env: Sized {
     /// What is on record of a packet's fragments.
     fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
         fragments::answer(self, place, id)
+    }
+    /// The same of replies to the pool: a port instead of a backend.
+    fn fragment_port(&self, place: Place, port: Be16) -> Be16 {
+        Be16::from_raw(fragments::answer(self, place, BackendId(port.raw())).0)
     }
     /// An entry of the table of fragments. Upper bits of either number do not count.
     fn fragment_entry(&self, bucket: u32, position: usize) -> flow::Entry;

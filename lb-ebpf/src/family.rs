@@ -30,6 +30,8 @@ pub trait Family: Sized {
     const QUIC_PART: Part;
     const FULLNAT_PART: Part;
     const FULLNAT_REPLY_PART: Part;
+    const FULLNAT_FRAGMENT_PART: Part;
+    const FULLNAT_FRAGMENT_REPLY_PART: Part;
     const FULLNAT_ICMP_PART: Part;
     const FULLNAT_ICMP_REPLY_PART: Part;
     const IS_V6: bool;

@@ -27,9 +27,8 @@ pub fn send<F: Family, const PLAIN: bool>(
         forward::DSR => direct(packet, env, backend),
         forward::NAT => translate::<F>(packet, env, backend, parsed),
         forward::IPIP | forward::GUE => tunnel::enter::<F, PLAIN>(packet, env, settings, backend, backend_id, parsed, true),
-        forward::FREE => Err(Verdict::NoBackend),
-        // Whole packets go another way. Nobody knows the source port of what follows the first fragment.
-        forward::FULLNAT => Err(if PLAIN { Verdict::NoBackend } else { Verdict::Fragment }),
+        // What full NAT forwards has gone there, unless there is no pool.
+        forward::FREE | forward::FULLNAT => Err(Verdict::NoBackend),
         _ => Err(Verdict::Internal),
     }
 }

@@ -7,7 +7,7 @@ use lb_common::flow::{self, Entry, Place, State, Tick};
 use lb_common::hash::FlowHash;
 use lb_common::records::settings_flags;
 use lb_common::trace::{Choice, How};
-use lb_common::{BackendId, Verdict};
+use lb_common::{BackendId, Be16, Verdict};
 
 use crate::env::Env;
 use crate::family::Family;
@@ -77,8 +77,20 @@ fn record<F: Family>(env: &impl Env, parsed: &Parsed<F>, id: BackendId) {
 
 /// The backend that the first fragment of the same packet went to, or came from; [`BackendId::NONE`] if there was none.
 #[inline(always)]
-fn recorded<F: Family>(env: &impl Env, parsed: &Parsed<F>) -> BackendId {
+pub fn recorded<F: Family>(env: &impl Env, parsed: &Parsed<F>) -> BackendId {
     env.fragment_backend(place(env, parsed), BackendId::NONE)
+}
+
+/// Puts on record which port of the pool a first fragment came to, in the place of a backend.
+#[inline(always)]
+pub fn record_port<F: Family>(env: &impl Env, parsed: &Parsed<F>) {
+    env.fragment_port(place(env, parsed), parsed.flow.vip_port());
+}
+
+/// The port of the pool that the first fragment of the same packet came to; 0 if there was none.
+#[inline(always)]
+pub fn recorded_port<F: Family>(env: &impl Env, parsed: &Parsed<F>) -> Be16 {
+    env.fragment_port(place(env, parsed), Be16::new(0))
 }
 
 /// Looks into the record for [`BackendId::NONE`], and puts any other backend into it.
@@ -94,12 +106,12 @@ pub fn answer(env: &impl Env, place: Place, id: BackendId) -> BackendId {
     id
 }
 
-/// Chooses the backend of a first fragment, and puts it on record. `None` if there is one, or if the packet may be a NAT backend's.
+/// Chooses the backend of a first fragment, and puts it on record. `None` if there is one, or if the packet may be a reply.
 #[inline(always)]
 pub fn choose<F: Family>(env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
     let settings = env.settings();
     let Some((service, service_id)) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener()) else {
-        return (settings.flags & settings_flags::REPLIES == 0).then_some(Verdict::NotService);
+        return (settings.flags & (settings_flags::REPLIES | settings_flags::FULLNAT) == 0).then_some(Verdict::NotService);
     };
     let (_, id) = select::backend::<F, false>(env, settings, service, service_id, parsed);
     if id.is_none() {
@@ -118,7 +130,7 @@ pub fn follow<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Pars
     let backend = env.backend(id);
     if !F::is(&env.service(backend.service).vip, parsed.flow.vip) {
         let is_not_reply = settings.flags & settings_flags::REPLIES == 0;
-        return is_not_reply.then(|| parse::judge(env, &parsed.flow, Verdict::Fragment));
+        return is_not_reply.then(|| of_nobody(env, parsed));
     }
     if parsed.fragment.is_later() {
         env.note_choice(Choice { service: backend.service, backend: id, slot_index: 0, how: How::FRAGMENT });
@@ -133,10 +145,16 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     let is_first = parsed.fragment.is_first();
     let id = if is_first { reply::sender::<F>(env, env.settings(), parsed) } else { recorded(env, parsed) };
     if id.is_none() {
-        return if is_first { Verdict::NotService } else { parse::judge(env, &parsed.flow, Verdict::Fragment) };
+        return of_nobody(env, parsed);
     }
     if is_first {
         record(env, parsed, id);
     }
     reply::restore::<F>(packet, env, id, parsed)
+}
+
+/// The verdict on what is neither of a service nor of a NAT backend. What follows may be of a service all the same.
+#[inline(always)]
+fn of_nobody<F: Family>(env: &impl Env, parsed: &Parsed<F>) -> Verdict {
+    if parsed.fragment.is_later() { parse::judge(env, &parsed.flow, Verdict::Fragment) } else { Verdict::NotService }
 }

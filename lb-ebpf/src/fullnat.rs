@@ -12,19 +12,26 @@ use crate::family::{Family, Side};
 use crate::forward as stage;
 use crate::packet::Packet;
 use crate::parse::Parsed;
+use crate::quic::{self, Chosen};
 use crate::session::{self, Question};
 use crate::transport::{Ports, tcp_flags};
-use crate::{errors, reply, select, service, transport};
+use crate::{errors, fragments, reply, select, service, transport};
 
 /// Sends a packet to its backend. `None` if its service does not forward by full NAT.
 #[inline(always)]
-pub fn send<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
+pub fn send<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &mut Parsed<F>) -> Option<Verdict> {
     let settings = env.settings();
     let (service, service_id) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener())?;
     if service.flags & service_flags::FULLNAT == 0 {
         return None;
     }
-    let (backend, id) = select::backend::<F, false>(env, settings, service, service_id, parsed);
+    let (backend, id) = if service.flags & service_flags::QUIC != 0 {
+        let Chosen { id, opens } = env.handed_over();
+        parsed.tcp_flags = quic::flags_of(opens);
+        (env.backend(id), id)
+    } else {
+        select::backend::<F, false>(env, settings, service, service_id, parsed)
+    };
     let sent = if backend.forward == forward::FULLNAT {
         translate(packet, env, backend, service_id, id, parsed)
     } else {
@@ -115,6 +122,75 @@ pub fn restore<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Par
     }
     let restored = rewrite(packet, parsed, &ends).and_then(|()| reply::leave(packet, env, &way));
     Some(restored.unwrap_or_else(|verdict| verdict))
+}
+
+/// Sends a fragment to the backend on record. `None` if its service does not forward by full NAT.
+///
+/// Those without ports need no session: to its backends, a client has one address of the pool.
+#[inline(always)]
+pub fn send_fragment<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
+    let id = fragments::recorded(env, parsed);
+    let backend = env.backend(id);
+    if backend.forward != forward::FULLNAT || !F::is(&env.service(backend.service).vip, parsed.flow.vip) {
+        return None;
+    }
+    let sent = if parsed.fragment.is_later() {
+        env.note_choice(Choice { service: backend.service, backend: id, slot_index: 0, how: How::FRAGMENT });
+        readdress_later::<F>(packet, env, backend, parsed)
+    } else {
+        translate(packet, env, backend, backend.service, id, parsed)
+    };
+    if let Err(Verdict::NoSourcePort) = sent {
+        env.count_service_drop(backend.service);
+    }
+    Some(stage::count::<F>(env, id, parsed, sent))
+}
+
+#[inline(always)]
+fn readdress_later<F: Family>(
+    packet: &mut impl Packet,
+    env: &impl Env,
+    backend: &Backend,
+    parsed: &Parsed<F>,
+) -> Result<Verdict, Verdict> {
+    stage::count_hop::<F>(packet, backend, parsed.l3)?;
+    let number = session::number_for::<F>(env, env.settings(), parsed.flow.client);
+    let source = F::from_addr(env.pool_address(number));
+    readdress::<F>(packet, parsed.l3, source, F::from_addr(&backend.address))?;
+    stage::leave_translated(packet, env, backend)
+}
+
+/// Sends a fragment of a backend's reply to its client: the first as any reply, the others to whom that went. `None` if it is not to
+/// the pool.
+#[inline(always)]
+pub fn restore_fragment<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &Parsed<F>) -> Option<Verdict> {
+    let number = session::number::<F>(env, env.settings(), parsed.flow.vip)?;
+    let is_later = parsed.fragment.is_later();
+    let session = if is_later { followed::<F>(env, parsed, number) } else { find::<F>(env, parsed, parsed.tcp_flags, false) };
+    // What is to the pool and to no session is the host's.
+    let Some(session) = session else { return Some(Verdict::NotService) };
+    if !is_later {
+        fragments::record_port(env, parsed);
+    }
+    let (way, ends) = back(packet, env, &session, parsed, parsed.flow.client_port());
+    if let Some(fault) = way.fault {
+        return Some(fault);
+    }
+    let rewritten = if is_later {
+        readdress::<F>(packet, parsed.l3, ends.source, ends.destination).map(|_| ())
+    } else {
+        rewrite(packet, parsed, &ends)
+    };
+    Some(rewritten.and_then(|()| reply::leave(packet, env, &way)).unwrap_or_else(|verdict| verdict))
+}
+
+/// The session of the port on record, if it is still the sender's.
+#[inline(always)]
+fn followed<F: Family>(env: &impl Env, parsed: &Parsed<F>, number: u32) -> Option<Session> {
+    let session = env.session_at(env.pool_range().index(number, fragments::recorded_port(env, parsed)))?;
+    let key = Key::from_raw(session.key);
+    let is_of = key.protocol() == parsed.flow.protocol() && F::is(&env.backend(key.backend()).address, parsed.flow.client);
+    (is_of && !key.backend().is_none()).then_some(session)
 }
 
 /// The way of a session's packet to its client, and its ends then. `port` is the backend's.

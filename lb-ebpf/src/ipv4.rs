@@ -118,6 +118,8 @@ impl Family for V4 {
     const QUIC_PART: Part = Part::QuicV4;
     const FULLNAT_PART: Part = Part::FullnatV4;
     const FULLNAT_REPLY_PART: Part = Part::FullnatReplyV4;
+    const FULLNAT_FRAGMENT_PART: Part = Part::FullnatFragmentV4;
+    const FULLNAT_FRAGMENT_REPLY_PART: Part = Part::FullnatFragmentReplyV4;
     const FULLNAT_ICMP_PART: Part = Part::FullnatIcmpV4;
     const FULLNAT_ICMP_REPLY_PART: Part = Part::FullnatIcmpReplyV4;
     const IS_V6: bool = false;

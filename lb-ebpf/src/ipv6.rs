@@ -156,6 +156,8 @@ impl Family for V6 {
     const QUIC_PART: Part = Part::QuicV6;
     const FULLNAT_PART: Part = Part::FullnatV6;
     const FULLNAT_REPLY_PART: Part = Part::FullnatReplyV6;
+    const FULLNAT_FRAGMENT_PART: Part = Part::FullnatFragmentV6;
+    const FULLNAT_FRAGMENT_REPLY_PART: Part = Part::FullnatFragmentReplyV6;
     const FULLNAT_ICMP_PART: Part = Part::FullnatIcmpV6;
     const FULLNAT_ICMP_REPLY_PART: Part = Part::FullnatIcmpReplyV6;
     const IS_V6: bool = true;

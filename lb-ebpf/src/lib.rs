@@ -130,6 +130,8 @@ fn unusual_of<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Verdict {
         .or_else(|| by_fullnat(packet, env, F::FULLNAT_ICMP_REPLY_PART))
         .or_else(|| packet.take_apart(env, F::ICMP_REPLY_PART))
         .or_else(|| packet.take_apart(env, F::FIRST_FRAGMENT_PART))
+        .or_else(|| by_fullnat(packet, env, F::FULLNAT_FRAGMENT_PART))
+        .or_else(|| by_fullnat(packet, env, F::FULLNAT_FRAGMENT_REPLY_PART))
         .or_else(|| packet.take_apart(env, F::FRAGMENT_PART))
         .or_else(|| packet.take_apart(env, F::FRAGMENT_REPLY_PART))
         .unwrap_or(Verdict::Internal)
@@ -159,6 +161,10 @@ pub enum Part {
     FullnatV6,
     FullnatReplyV4,
     FullnatReplyV6,
+    FullnatFragmentV4,
+    FullnatFragmentV6,
+    FullnatFragmentReplyV4,
+    FullnatFragmentReplyV6,
     FullnatIcmpV4,
     FullnatIcmpV6,
     FullnatIcmpReplyV4,
@@ -197,6 +203,8 @@ impl Part {
             // Without a pool they have nothing to say.
             Self::ToaV4 | Self::ToaV6 => None,
             Self::FullnatV4 | Self::FullnatV6 | Self::FullnatReplyV4 | Self::FullnatReplyV6 => None,
+            Self::FullnatFragmentV4 | Self::FullnatFragmentV6 => None,
+            Self::FullnatFragmentReplyV4 | Self::FullnatFragmentReplyV6 => None,
             Self::FullnatIcmpV4 | Self::FullnatIcmpV6 | Self::FullnatIcmpReplyV4 | Self::FullnatIcmpReplyV6 => None,
         }
     }
@@ -204,8 +212,8 @@ impl Part {
 
 /// Takes a frame through one part, and those that it leads to. Counts no verdict; `None` if that is for a later part to tell. They are,
 /// in this order: who is not admitted, TCP and UDP, QUIC, full NAT, replies of NAT backends and to the pool, ICMP, ICMP to NAT backends, to the
-/// clients of the pool and to the pool, ICMP from NAT backends, first fragments, which are only put on record there, fragments, and
-/// fragments of replies.
+/// clients of the pool and to the pool, ICMP from NAT backends, first fragments, which are only put on record there, fragments by
+/// full NAT and of replies to the pool, fragments, and fragments of replies.
 #[inline(always)]
 pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verdict> {
     // Here and not where it is called from, where it would take registers that are all in use.
@@ -227,6 +235,10 @@ pub fn part(packet: &mut impl Packet, env: &impl Env, part: Part) -> Option<Verd
         Part::FullnatV6 => return steer_fullnat::<V6>(packet, env),
         Part::FullnatReplyV4 => return steer_fullnat_reply::<V4>(packet, env),
         Part::FullnatReplyV6 => return steer_fullnat_reply::<V6>(packet, env),
+        Part::FullnatFragmentV4 => return steer_fullnat_fragment::<V4>(packet, env),
+        Part::FullnatFragmentV6 => return steer_fullnat_fragment::<V6>(packet, env),
+        Part::FullnatFragmentReplyV4 => return steer_fullnat_fragment_reply::<V4>(packet, env),
+        Part::FullnatFragmentReplyV6 => return steer_fullnat_fragment_reply::<V6>(packet, env),
         Part::FullnatIcmpV4 => return steer_fullnat_icmp::<V4>(packet, env),
         Part::FullnatIcmpV6 => return steer_fullnat_icmp::<V6>(packet, env),
         Part::FullnatIcmpReplyV4 => return steer_fullnat_icmp_reply::<V4>(packet, env),
@@ -309,7 +321,7 @@ fn steer<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict>
     stages::<F, false>(packet, env, &parsed)
 }
 
-/// By connection IDs.
+/// By connection IDs. A packet for full NAT has its backend then, and goes on there.
 #[inline(always)]
 fn steer_quic<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
     let mut parsed = match parse::headers::<F, false>(packet) {
@@ -319,15 +331,16 @@ fn steer_quic<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Ver
     if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) {
         return None;
     }
-    let settings = env.settings();
-    let (service, id) = service::find::<F>(env, settings, parsed.flow.vip, parsed.flow.listener())?;
+    let (service, id) = service::find::<F>(env, env.settings(), parsed.flow.vip, parsed.flow.listener())?;
     if service.flags & service_flags::QUIC == 0 {
         return None;
     }
-    let named = quic::named(packet, env, service, id, &parsed);
-    parsed.tcp_flags = u8::from(named.opens) * tcp_flags::SYN;
-    let (backend, backend_id) = select::named(env, settings, service, id, &parsed, named.server);
-    Some(deliver::<F, false>(packet, env, id, backend, backend_id, &parsed))
+    let chosen = quic::choose(packet, env, service, id, &mut parsed);
+    if service.flags & service_flags::FULLNAT != 0 {
+        env.hand_over(chosen);
+        return None;
+    }
+    Some(deliver::<F, false>(packet, env, id, env.backend(chosen.id), chosen.id, &parsed))
 }
 
 #[inline(always)]
@@ -353,7 +366,7 @@ fn steer_fullnat<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<
     }
     match parse::headers::<F, false>(packet) {
         Ok(parsed) if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) => None,
-        Ok(parsed) => fullnat::send::<F>(packet, env, &parsed),
+        Ok(mut parsed) => fullnat::send::<F>(packet, env, &mut parsed),
         Err(verdict) => Some(verdict),
     }
 }
@@ -367,6 +380,28 @@ fn steer_fullnat_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> O
     match parse::headers::<F, false>(packet) {
         Ok(parsed) if parsed.fault.is_some() || F::is_icmp(parsed.flow.protocol()) => None,
         Ok(parsed) => fullnat::restore::<F>(packet, env, &parsed).or(Some(Verdict::NotService)),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_fullnat_fragment<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if !env.has_pool() {
+        return None;
+    }
+    match parse::headers::<F, true>(packet) {
+        Ok(parsed) => fullnat::send_fragment::<F>(packet, env, &parsed),
+        Err(verdict) => Some(verdict),
+    }
+}
+
+#[inline(always)]
+fn steer_fullnat_fragment_reply<F: Family>(packet: &mut impl Packet, env: &impl Env) -> Option<Verdict> {
+    if !env.has_pool() {
+        return None;
+    }
+    match parse::headers::<F, true>(packet) {
+        Ok(parsed) => fullnat::restore_fragment::<F>(packet, env, &parsed),
         Err(verdict) => Some(verdict),
     }
 }
@@ -481,6 +516,9 @@ fn stages<F: Family, const PLAIN: bool>(packet: &mut impl Packet, env: &impl Env
             }
             if service.flags & service_flags::TOA != 0 {
                 packet.take_apart(env, F::TOA_PART);
+            }
+            if PLAIN && service.flags & service_flags::QUIC != 0 {
+                packet.take_apart(env, F::QUIC_PART);
             }
             // There is no way back from a part that may have changed the frame. One that does not know the service came just after it.
             return if PLAIN { packet.take_apart(env, F::FULLNAT_PART).or(Some(Verdict::NotService)) } else { None };

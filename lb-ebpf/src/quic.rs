@@ -11,11 +11,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::env::Env;
 use crate::family::Family;
-use crate::flow;
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::service::look_up;
-use crate::transport::Udp;
+use crate::transport::{Udp, tcp_flags};
+use crate::{flow, select};
 
 const LONG_HEADER: u8 = 0x80;
 /// Of a long header's first byte, the packet's type.
@@ -49,15 +49,44 @@ struct Short {
 
 /// What a connection ID says.
 #[derive(Clone, Copy)]
-pub struct Named {
+struct Named {
     /// Who serves the connection; [`BackendId::NONE`] if that does not say.
-    pub server: BackendId,
+    server: BackendId,
     /// The client begins a connection, by an ID of its own.
+    opens: bool,
+}
+
+/// Who was chosen for a packet, for another part of the packet path to send it there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Chosen {
+    pub id: BackendId,
+    /// It opens a connection.
     pub opens: bool,
 }
 
+/// Chooses the backend that a packet's connection ID names, or else its flow's.
 #[inline(always)]
-pub fn named<F: Family>(packet: &impl Packet, env: &impl Env, service: &Service, service_id: u16, parsed: &Parsed<F>) -> Named {
+pub fn choose<F: Family>(
+    packet: &impl Packet,
+    env: &impl Env,
+    service: &Service,
+    service_id: u16,
+    parsed: &mut Parsed<F>,
+) -> Chosen {
+    let named = named(packet, env, service, service_id, parsed);
+    parsed.tcp_flags = flags_of(named.opens);
+    let (_, id) = select::named(env, env.settings(), service, service_id, parsed, named.server);
+    Chosen { id, opens: named.opens }
+}
+
+/// What opens a connection is taken for a SYN.
+#[inline(always)]
+pub fn flags_of(opens: bool) -> u8 {
+    u8::from(opens) * tcp_flags::SYN
+}
+
+#[inline(always)]
+fn named<F: Family>(packet: &impl Packet, env: &impl Env, service: &Service, service_id: u16, parsed: &Parsed<F>) -> Named {
     let reading = Reading::of(service.flags);
     let Some(id) = connection_id(packet, reading, parsed) else { return Named { server: BackendId::NONE, opens: false } };
     let server = if reading.takes(id.first) {

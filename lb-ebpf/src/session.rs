@@ -31,10 +31,16 @@ impl Question {
             client: F::to_addr(flow.client).longs(),
             key: Key::new(flow.ports, backend, flow.protocol()),
             place: Place::new(F::flow_hash(keys, flow), service, keys),
-            number: env.pool_range().number(F::IS_V6, F::client_hash(keys, flow.client).0),
+            number: number_for::<F>(env, settings, flow.client),
             tcp_flags: parsed.tcp_flags,
         }
     }
+}
+
+/// The number of the pool's address that stands for a client.
+#[inline(always)]
+pub fn number_for<F: Family>(env: &impl Env, settings: &Settings, client: F::Address) -> u32 {
+    env.pool_range().number(F::IS_V6, F::client_hash(&settings.hash_keys, client).0)
 }
 
 /// The index of a flow's session, which is taken if it has none; [`NONE`] if there is no port for it.

@@ -6,7 +6,7 @@ use lb_common::{BackendId, Verdict};
 use xlb_tests::path::fixture::{self, Interfaces};
 use xlb_tests::path::host::{Host, TracedHost};
 use xlb_tests::path::packets::{Content, Flags, frame, tcp};
-use xlb_tests::path::{cases, choices, decap, fullnat, traces};
+use xlb_tests::path::{cases, choices, decap, fullnat, quic, traces};
 
 const INTERFACES: Interfaces = Interfaces { outside: 2, inside: 3 };
 
@@ -46,6 +46,12 @@ fn under_rules_of_admission_every_packet_ends_as_its_case_says() {
 fn by_full_nat_packets_go_to_and_fro() {
     let host = Host::with_fixture(INTERFACES);
     fullnat::check(&mut |packet| host.run(packet, INTERFACES.outside));
+}
+
+#[test]
+fn errors_about_packets_of_quic_follow_the_connection() {
+    let host = Host::with_fixture(INTERFACES);
+    quic::check(&mut |packet| host.run(packet, INTERFACES.outside));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use xlb_tests::frames::Sender;
 use xlb_tests::path::cases::Case;
 use xlb_tests::path::host::{Host, TracedHost};
 use xlb_tests::path::kernel::{self, Kernel, action};
-use xlb_tests::path::{Outcome, cases, choices, decap, fixture, fullnat, stack, traces};
+use xlb_tests::path::{Outcome, cases, choices, decap, fixture, fullnat, quic, stack, traces};
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond this, the next feature may be one too many.
@@ -149,6 +149,7 @@ fn by_full_nat_packets_go_to_and_fro_in_the_kernel() {
                 Outcome { verdict: ran.verdict, frame: ran.frame }
             };
             fullnat::check(run);
+            quic::check(run);
             let n = fullnat::exhaust(run);
             assert!(n * 5 > 2104 * 4, "{n} of 2104");
             let n_live: u32 = kernel.maps.sessions.n_live(maps::now()).iter().sum();

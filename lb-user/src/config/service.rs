@@ -131,9 +131,6 @@ impl ServiceDraft {
         let has_source = discovery::KEYS.iter().any(|key| section.has(key));
         let of = quic::Of { protocol: protocol_value, backends: &backends, ids: &ids, has_source };
         let server_ids = quic::read(&mut section, &of, problems);
-        if rules.forward == Some(Forward::Fullnat) {
-            without_fullnat(&section, problems);
-        }
         let ranks = sources.as_ref().map(|sources| &sources.ranks);
         let failover = failover::read(&mut section, &backends, ranks, problems);
         let of = zones::Of { algorithm: algorithm.as_ref().map(|algorithm| algorithm.value), backends: &backends, ranks };
@@ -270,14 +267,6 @@ fn toa(section: &mut Section<'_>, ways: Option<(Protocol, Forward)>, problems: &
     let help = "remove `toa`, or use `protocol = \"tcp\"` and `forward = \"fullnat\"`";
     problems.push(Problem::new("a TCP option that nobody needs", given.span, fault).help(help));
     None
-}
-
-/// What the part of the packet path does not do that full NAT has to itself.
-fn without_fullnat(section: &Section<'_>, problems: &mut Problems) {
-    if let Some(span) = section.span_of("quic") {
-        let help = "remove it here, or use `forward = \"nat\"`";
-        problems.push(Problem::new("connection IDs with full NAT", span, "fullnat does not read this").help(help));
-    }
 }
 
 /// What a connection may be silent for before firewalls and NAT on its way forget it (RFC 5382 asks for more than most keep); of

@@ -16,6 +16,7 @@ use lb_common::trace::{Choice, How};
 use lb_common::{Addr, BackendId, Be16, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Answer, Question, Quoted};
+use lb_ebpf::quic::Chosen;
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, fragments, session as sessions};
 
 use super::frame::Frame;
@@ -164,6 +165,7 @@ struct Witness<'r, R> {
     session: Cell<Option<SessionSeen>>,
     reply: Cell<Option<ReplySeen>>,
     fragment: Cell<Option<BackendId>>,
+    handed_over: Cell<Chosen>,
     followed: Cell<Option<(BackendId, Backend)>>,
     refused: Cell<Option<(u16, Rule)>>,
     rules: Kept<Rules>,
@@ -191,6 +193,7 @@ impl<'r, R: Records> Witness<'r, R> {
             session: Cell::default(),
             reply: Cell::default(),
             fragment: Cell::default(),
+            handed_over: Cell::default(),
             followed: Cell::default(),
             refused: Cell::default(),
             rules: Kept::default(),
@@ -355,6 +358,14 @@ impl<R: Records> Env for Witness<'_, R> {
     fn replace_flow(&self, _bucket: u32, _old: flow::Found, new: flow::Entry) -> bool {
         self.recorded.set(Some(new));
         true
+    }
+
+    fn hand_over(&self, chosen: Chosen) {
+        self.handed_over.set(chosen);
+    }
+
+    fn handed_over(&self) -> Chosen {
+        self.handed_over.get()
     }
 
     fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {

@@ -370,7 +370,7 @@ fn too_big() -> Vec<Case> {
 }
 
 /// What a router, or the addressee, says about a packet from `sender` to `addressee`, of which `len` bytes are quoted.
-fn about(sender: &str, addressee: &str, content: Content, len: usize) -> Content {
+pub fn about(sender: &str, addressee: &str, content: Content, len: usize) -> Content {
     let packet = frame(sender, addressee, content).ttl(3);
     let quoted = packet.bytes()[packet.l3()..packet.l4() + len].to_vec();
     let kind = if packet.source.is_ipv4() { (3, 1) } else { (1, 3) };

@@ -5,11 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::Verdict;
 use lb_user::pool::Pool;
 
-use super::Outcome;
 use super::cases::to_vip;
 use super::fixture::{FAR, GATEWAY, OURS, OURS_INSIDE};
-use super::mss;
 use super::packets::{self, Content, Flags, Frame, frame, patched, tcp, udp};
+use super::{Outcome, mss, quic};
 
 /// One machine with the fixture's tables: what becomes of a packet.
 pub type Run<'r> = &'r mut dyn FnMut(&[u8]) -> Outcome;
@@ -110,6 +109,64 @@ pub fn check(run: Run<'_>) {
     check_edges(run, tcp4, &sources[0]);
     check_toa(run);
     check_mss(run);
+    check_fragments(run);
+    check_quic(run);
+}
+
+/// Packets and answers that come in two parts.
+fn check_fragments(run: Run<'_>) {
+    let tcp4 = ("10.200.5.1:80", "10.0.2.41:8080", "10.9.0.100:40000");
+    let udp4 = ("10.200.5.1:53", "10.0.2.41:5353", "10.9.0.100:40000");
+    let udp6 = ("[fd00:0:0:5::1]:53", "[fd02::41]:5353", "[fd09::100]:40000");
+    let every = ("10.200.5.2:7777", "10.0.2.42:7777", "10.9.0.100:40000");
+    let split = |packet: &Frame, id| packets::fragments(&packet.bytes(), packet.l4(), id, 64);
+    let payload: Vec<u8> = (0..100).collect();
+    let (datagram, segment) =
+        (Content::Udp { payload: payload.clone() }, Content::Tcp { flags: Flags::Ack, payload: payload.clone() });
+    for (n, (vip, backend, client), content) in
+        [(1, tcp4, &segment), (2, udp4, &datagram), (3, udp6, &datagram), (4, every, &segment)]
+    {
+        let name = format!("fragments: {client} to {vip}");
+        let came = to_vip(vip, content.clone());
+        let [first, later] = split(&came, n);
+        // On its own, it has nobody to follow.
+        expect(run, &name, &later, Verdict::Fragment, &later);
+        let source = source(&run(&came.bytes()).frame).to_string();
+        let left = split(&came.macs(OURS_INSIDE, FAR).from(&source).to(backend).ttl(63), n);
+        expect(run, &format!("{name}, first"), &first, Verdict::Redirect, &left[0]);
+        expect(run, &format!("{name}, later"), &later, Verdict::Redirect, &left[1]);
+        let answer = frame(backend, &source, content.clone()).macs(FAR, OURS_INSIDE);
+        let restored = split(&answer.clone().macs(OURS, GATEWAY).from(vip).to(client).ttl(63), n);
+        let [first, later] = split(&answer, n);
+        expect(run, &format!("{name}, a later one of nothing"), &later, Verdict::NotService, &later);
+        expect(run, &format!("{name}, a reply's first"), &first, Verdict::Reply, &restored[0]);
+        expect(run, &format!("{name}, a reply's later"), &later, Verdict::Reply, &restored[1]);
+        let stranger = if vip.starts_with('[') { "[fd02::99]:80" } else { "10.0.2.99:80" };
+        for fragment in split(&frame(stranger, &source, content.clone()).macs(FAR, OURS_INSIDE), n) {
+            expect(run, &format!("{name}, a stranger's"), &fragment, Verdict::NotService, &fragment);
+        }
+    }
+}
+
+/// Datagrams that name a backend have a session with that, from whatever port they come.
+fn check_quic(run: Run<'_>) {
+    let vip = "10.200.5.7:443";
+    let mut sources = Vec::new();
+    for (packet, backend) in [
+        (quic::named_second(vip), "10.0.2.47:8443"),
+        (quic::naming_nobody(vip), "10.0.2.46:8443"),
+        (quic::named_second(vip).from("10.9.0.100:40001"), "10.0.2.47:8443"),
+    ] {
+        let client = packet.source.to_string();
+        let name = format!("QUIC from {client} to {backend}");
+        let source = sends(run, &name, &packet, backend);
+        assert_eq!(sends(run, &name, &packet.clone().vlans(&[10]), backend), source, "{name}: sent again, it has the same port");
+        answers(run, &name, packet.content.clone(), backend, &source, vip, &client);
+        sources.push(source);
+    }
+    assert!(sources[0] != sources[1] && sources[0] != sources[2], "each flow has a port of its own: {sources:?}");
+    // It is on record with whom it named, wherever it belongs.
+    check_errors(run, "QUIC", (vip, "10.0.2.47:8443", "10.9.0.100:40001"), &sources[2], udp);
 }
 
 /// SYNs and their answers where no end is to send segments of full size.
@@ -249,10 +306,6 @@ fn check_edges(run: Run<'_>, (vip, backend, _): (&str, &str, &str), source: &str
     let unsummed = patched(datagram.bytes(), datagram.l4() + 6, &[0, 0]);
     let outcome = run(&unsummed);
     assert_eq!((outcome.verdict, &outcome.frame[datagram.l4() + 6..][..2]), (Verdict::Redirect, &[0, 0][..]), "no checksum");
-    let long = to_vip("10.200.5.1:53", Content::Udp { payload: vec![1; 100] });
-    for fragment in packets::fragments(&long.bytes(), 34, 77, 64) {
-        expect(run, "fragments have no port", &fragment, Verdict::Fragment, &fragment);
-    }
     let bridged = to_vip("10.200.5.3:80", tcp(Flags::Syn));
     untouched(run, "the host would take it for forged", &bridged, Verdict::NoBackend);
     let unknown = frame(ROUTER, "10.200.5.1", about(vip, "10.9.0.100:1", tcp(Flags::Ack), 8));

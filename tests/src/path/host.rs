@@ -16,6 +16,7 @@ use lb_common::records::{Backend, Link, Service, Settings, forward, link_flags, 
 use lb_common::session::{self, LINE, Offer, Pool, Range, Session, State};
 use lb_common::trace::{self, Choice, Scratch};
 use lb_common::{Addr, BackendId, Slot, Verdict};
+use lb_ebpf::quic::Chosen;
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery};
 use lb_user::compile::Sightings;
 use lb_user::explain::Frame;
@@ -72,6 +73,7 @@ pub struct Host {
     /// Who was refused, by place.
     pub suspects: RefCell<BTreeMap<usize, Suspect>>,
     redirected_to: Cell<Option<u32>>,
+    handed_over: Cell<Chosen>,
     pub trace_rules: trace::Rules,
     scratch: RefCell<trace::Scratch>,
     /// Window and records in it.
@@ -121,6 +123,7 @@ impl Host {
             refused: RefCell::default(),
             suspects: RefCell::default(),
             redirected_to: Cell::default(),
+            handed_over: Cell::default(),
             trace_rules: trace::Rules::NONE,
             scratch: RefCell::default(),
             traced: Cell::default(),
@@ -506,6 +509,14 @@ impl Env for Host {
         *self.refused.borrow_mut().entry((scope, rule)).or_default() += 1;
         let record = &mut self.scratch.borrow_mut().record;
         (record.scope, record.rule) = (scope, rule as u8);
+    }
+
+    fn hand_over(&self, chosen: Chosen) {
+        self.handed_over.set(chosen);
+    }
+
+    fn handed_over(&self) -> Chosen {
+        self.handed_over.get()
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

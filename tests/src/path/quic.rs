@@ -2,15 +2,17 @@
 //! second only what names it, and the third is down.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lb_common::Verdict;
 use lb_user::desired::{NextHop, Service};
 use lb_user::server_ids::ServerIds;
 
-use super::cases::{Case, case, to_vip, tunnelled};
+use super::cases::{Case, about, case, to_vip, tunnelled};
 use super::fixture::{FAR, NEAR, OURS, OURS_INSIDE};
-use super::packets::{Content, Frame, patched};
+use super::fullnat::Run;
+use super::packets::{Content, Frame, frame, patched, udp};
 
 /// Of connection IDs that are read.
 const CONFIGS: u8 = 0b000_0101;
@@ -49,6 +51,16 @@ fn connection_id(config: u8, server: [u8; 3]) -> Vec<u8> {
     [&[config << 5 | 0b10110][..], &server, &[0xee; 8]].concat()
 }
 
+/// A datagram of a connection that the second backend has.
+pub fn named_second(vip: &str) -> Frame {
+    to_vip(vip, short(&connection_id(0, SECOND)))
+}
+
+/// One whose flow the first has.
+pub fn naming_nobody(vip: &str) -> Frame {
+    to_vip(vip, short(&connection_id(0, NOBODY)))
+}
+
 fn short(id: &[u8]) -> Content {
     Content::Udp { payload: [&[0x41][..], id, &[0x77; 20]].concat() }
 }
@@ -62,6 +74,23 @@ fn long(version: u32, kind: u8, id: &[u8]) -> Content {
 
 pub fn all() -> Vec<Case> {
     [dsr("10.200.4.1:443"), dsr("[fd00:0:0:3::1]:443"), nat(), tunnel()].into_iter().flatten().collect()
+}
+
+/// Errors about packets of flows that are with whom they named, and not where they belong. They quote no connection ID.
+pub fn check(run: Run<'_>) {
+    for (vip, [named, other], router) in [
+        ("10.200.4.1:443", ["10.9.0.100:40000", "10.9.0.100:40001"], "10.8.0.1"),
+        ("[fd00:0:0:3::1]:443", ["[fd09::100]:40000", "[fd09::100]:40001"], "fd08::1"),
+    ] {
+        assert_eq!(run(&named_second(vip).from(named).bytes()).verdict, Verdict::Redirect, "{vip}");
+        let host = vip.parse::<SocketAddr>().expect("an endpoint").ip().to_string();
+        let about = |client| frame(router, &host, about(vip, client, udp(), 8));
+        for (client, verdict, macs) in [(named, Verdict::Redirect, (OURS_INSIDE, FAR)), (other, Verdict::Tx, (OURS, NEAR))] {
+            let outcome = run(&about(client).bytes());
+            assert_eq!(outcome.verdict, verdict, "an error about a packet to {client}");
+            assert_eq!(outcome.frame, about(client).macs(macs.0, macs.1).bytes(), "an error about a packet to {client}");
+        }
+    }
 }
 
 fn dsr(vip: &str) -> Vec<Case> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use xlb_tests::{Backend, Daemon, Network, udp};
 
+use super::fullnat;
 use super::support::{both_vips, tcp_and_udp_on_both_families, verdict};
 
 /// Two fragments, three, and as many as there may be.
@@ -14,7 +15,7 @@ const N_FLOWS: usize = 20;
 fn exchange(network: &Network, vips: &[std::net::IpAddr], forward: &str) -> Result<()> {
     let _backends = Backend::start_all(network, 80, vips)?;
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
-        .services(tcp_and_udp_on_both_families(network, forward))
+        .services(fullnat::POOL.to_owned() + &tcp_and_udp_on_both_families(network, forward))
         .start()?;
     for vip in both_vips() {
         for (len, flow) in LENS.into_iter().flat_map(|len| (0..N_FLOWS).map(move |flow| (len, flow))) {
@@ -38,4 +39,10 @@ fn large_datagrams_arrive_whole_by_dsr() -> Result<()> {
 #[ignore = "needs root: makes network namespaces"]
 fn large_datagrams_arrive_whole_by_nat_and_their_answers_too() -> Result<()> {
     exchange(&Network::nat(3)?, &[], "nat")
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn large_datagrams_arrive_whole_by_full_nat_and_their_answers_too() -> Result<()> {
+    exchange(&fullnat::network(3)?, &[], "fullnat")
 }

@@ -1,6 +1,6 @@
 //! Real QUIC: connections stay with their server when the client's address changes, by the IDs that servers give out.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use xlb_tests::certificate::{Authority, Certificate};
 use xlb_tests::{Daemon, Host, Netns, Network};
 
+use super::fullnat;
 use super::support::{Service, service, vip};
 
 const PORT: u16 = 443;
@@ -59,11 +60,19 @@ struct Scene {
 
 impl Scene {
     fn new(n: u8) -> Result<Self> {
-        let network = Network::dsr(n, &[vip()])?;
+        Self::of(Network::dsr(n, &[vip()])?, |_| vip())
+    }
+
+    /// Whose servers know neither the VIP nor a way to clients.
+    fn behind_full_nat(n: u8) -> Result<Self> {
+        Self::of(fullnat::network(n)?, |host| host.v4.into())
+    }
+
+    fn of(network: Network, listens: impl Fn(&Host) -> IpAddr) -> Result<Self> {
         let runtime = Runtime::new()?;
         let authority = Authority::new()?;
         let certificate = authority.sign("server", &format!("DNS:{NAME}"))?;
-        let serve = |(n, host): (usize, &Host)| runtime.block_on(async { serve(n, &host.netns, &certificate) });
+        let serve = |(n, host): (usize, &Host)| runtime.block_on(async { serve(n, &host.netns, listens(host), &certificate) });
         let servers = network.backends.iter().enumerate().map(serve).collect::<Result<_>>()?;
         Ok(Self { network, runtime, authority, _servers: servers })
     }
@@ -78,6 +87,11 @@ impl Scene {
         };
         let service = hosts.fold(service, with_id);
         if quic.is_empty() { service } else { service.source("quic", quic) }
+    }
+
+    fn daemon_by_full_nat(&self) -> Result<Daemon> {
+        let services = fullnat::POOL.to_owned() + &self.service("config_ids = [2]").with("forward", "fullnat").toml();
+        Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces()).services(services).start()
     }
 
     fn daemon(&self, quic: &str) -> Result<Daemon> {
@@ -129,12 +143,12 @@ fn bind(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
     netns.enter(|| Ok(UdpSocket::bind(address)?))
 }
 
-fn serve(n: usize, netns: &Netns, certificate: &Certificate) -> Result<Endpoint> {
+fn serve(n: usize, netns: &Netns, address: IpAddr, certificate: &Certificate) -> Result<Endpoint> {
     let chain = CertificateDer::pem_file_iter(&certificate.chain)?.collect::<Result<_, _>>()?;
     let config = ServerConfig::with_single_cert(chain, PrivateKeyDer::from_pem_file(&certificate.key)?)?;
     let mut ids = EndpointConfig::default();
     ids.cid_generator(move || Box::new(Named { server: server_id(n), n: n as u64 }));
-    let socket = bind(netns, (vip(), PORT).into())?;
+    let socket = bind(netns, (address, PORT).into())?;
     let endpoint = Endpoint::new(ids, Some(config), socket, Arc::new(TokioRuntime))?;
     let incoming = endpoint.clone();
     tokio::spawn(async move {
@@ -211,6 +225,23 @@ fn a_connection_stays_with_its_server_wherever_the_client_goes_and_whatever_chan
     ensure!(scene.n_lost_by_moving(&others)? == 0, "{}", daemon.log());
     daemon.reload(all)?;
     ensure!(scene.n_lost_by_moving(&others)? == 0, "{}", daemon.log());
+    daemon.stop()
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn by_full_nat_a_connection_stays_with_its_server_wherever_the_client_goes() -> Result<()> {
+    let scene = Scene::behind_full_nat(4)?;
+    let mut daemon = scene.daemon_by_full_nat()?;
+    let clients = scene.connect(N_CONNECTIONS)?;
+    for _ in 0..3 {
+        ensure!(scene.n_lost_by_moving(&clients)? == 0, "{}", daemon.log());
+    }
+    let builder = daemon.builder();
+    daemon.kill();
+    ensure!(scene.n_lost_by_moving(&clients)? == 0);
+    let daemon = builder.start()?;
+    ensure!(scene.n_lost_by_moving(&clients)? == 0, "{}", daemon.log());
     daemon.stop()
 }
 

@@ -25,6 +25,7 @@ use lb_common::verdict::VERDICT_SLOTS;
 use lb_common::{Addr, BackendId, Be16, LinkAddresses, MacAddr, Slot, Verdict};
 use lb_ebpf::choose::NewFlow;
 use lb_ebpf::flow::{Answer, Change, Noted, Question, Quoted, Recorded, Step, Stepped, Then};
+use lb_ebpf::quic::Chosen;
 use lb_ebpf::{Env, FlowEvent, Route, RouteQuery, admit, session};
 
 use crate::maps::{self, Table};
@@ -228,6 +229,20 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn hand_over(&self, chosen: Chosen) {
+        let word = u64::from(chosen.id.0) | u64::from(chosen.opens) << 16;
+        // SAFETY: within the map, and this CPU's own.
+        unsafe { maps::handed_over(self.cpu).write_volatile(word) };
+    }
+
+    #[inline(always)]
+    fn handed_over(&self) -> Chosen {
+        // SAFETY: as above.
+        let word = unsafe { maps::handed_over(self.cpu).read_volatile() } as u32;
+        Chosen { id: BackendId(masked(word)), opens: word >> 16 != 0 }
+    }
+
+    #[inline(always)]
     fn flow_backend(&self, question: Question) -> Answer {
         let (place, slot, service_flags) = (question.place, question.slot.raw(), service_flags(question));
         answer(xlb_flow(place.raw(), slot, question.slot_index, service_flags))
@@ -259,8 +274,8 @@ impl Env for Kernel {
         BackendId(masked(xlb_choose(flow.service.into(), flow.slot_index, flow.tag)))
     }
 
-    /// The clock's lower bits change with each timer interrupt, and so does the kernel's count of these, which the program reads without a
-    /// call. What a CPU stores that was interrupted is of a count that is over.
+    /// The clock changes with the timer's interrupts, and so does the kernel's count of these, which is read without a call. What a CPU
+    /// stores too late belongs to a count that is over.
     #[inline(always)]
     fn now(&self) -> Tick {
         // SAFETY: takes no pointers.
@@ -296,6 +311,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn fragment_backend(&self, place: Place, id: BackendId) -> BackendId {
         BackendId(masked(xlb_fragment(place.bucket, place.tag, id.0.into())))
+    }
+
+    #[inline(always)]
+    fn fragment_port(&self, place: Place, port: Be16) -> Be16 {
+        Be16::from_raw(masked(xlb_fragment(place.bucket, place.tag, port.raw().into())))
     }
 
     #[inline(always)]

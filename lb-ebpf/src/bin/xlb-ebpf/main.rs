@@ -90,6 +90,10 @@ parts! {
     xlb_fullnat_icmp_v6() = Part::FullnatIcmpV6, Part::FullnatIcmpV6 => [];
     xlb_fullnat_icmp_reply_v4() = Part::FullnatIcmpReplyV4, Part::FullnatIcmpReplyV4 => [];
     xlb_fullnat_icmp_reply_v6() = Part::FullnatIcmpReplyV6, Part::FullnatIcmpReplyV6 => [];
+    xlb_fullnat_fragment_v4() = Part::FullnatFragmentV4, Part::FullnatFragmentV4 => [];
+    xlb_fullnat_fragment_v6() = Part::FullnatFragmentV6, Part::FullnatFragmentV6 => [];
+    xlb_fullnat_fragment_reply_v4() = Part::FullnatFragmentReplyV4, Part::FullnatFragmentReplyV4 => [];
+    xlb_fullnat_fragment_reply_v6() = Part::FullnatFragmentReplyV6, Part::FullnatFragmentReplyV6 => [];
     xlb_icmp_v4() = Part::IcmpV4, Part::IcmpV4 => [];
     xlb_icmp_v6() = Part::IcmpV6, Part::IcmpV6 => [];
     xlb_icmp_nat_v4() = Part::IcmpNatV4, Part::IcmpNatV4 => [];

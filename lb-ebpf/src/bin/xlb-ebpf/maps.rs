@@ -162,13 +162,22 @@ static FEATURES: u32 = features::ALL;
 #[unsafe(no_mangle)]
 static N_CPUS: u32 = 1;
 
+const N_HANDED_OVER: usize = (limits::CPUS as usize).next_power_of_two();
+
 // What the program keeps to itself, and nobody else asks for.
 static CLOCK: AtomicU64 = AtomicU64::new(0);
+static HANDED_OVER: [AtomicU64; N_HANDED_OVER] = [const { AtomicU64::new(0) }; N_HANDED_OVER];
 
 /// The time when it was last asked for: the kernel's count of timer interrupts, of which the lower half, above the tick.
 #[inline(always)]
 pub fn clock() -> *mut u64 {
     CLOCK.as_ptr()
+}
+
+/// What a part of the packet path leaves to the next on this CPU.
+#[inline(always)]
+pub fn handed_over(cpu: u32) -> *mut u64 {
+    HANDED_OVER[cpu as usize & (N_HANDED_OVER - 1)].as_ptr()
 }
 
 /// A constant to the verifier, and not to the compiler.
