@@ -157,7 +157,9 @@ struct Programs<'a> {
 impl<'a> Programs<'a> {
     /// The lines of the table.
     fn paths(&self) -> Vec<Path<'a>> {
-        use packets::{echo_v4, other_v4, quic_v4, reply_v4, syn_v4_to, tagged_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4};
+        use packets::{
+            echo_v4, error_v4, other_v4, quic_v4, reply_v4, syn_v4_to, tagged_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4,
+        };
         let line = |name, program, packet, budget_ns| Path { name, program, packets: vec![packet], budget_ns, is_steady: true };
         let usual = |name, packet| line(name, self.usual, packet, None);
         let ours = |name, packet, budget_ns| line(name, self.plain, packet, Some(budget_ns));
@@ -201,6 +203,7 @@ impl<'a> Programs<'a> {
             shown("dsr: tcp4, tagged", tagged_v4()),
             line("dsr, 100,000 prefixes denied: tcp4", self.guarded, tcp_v4(false), None),
             shown("echo request", echo_v4()),
+            shown("dsr: icmp error about a packet", error_v4()),
             // The kernel's routing table is asked for each, and costs what it costs.
             line("nat reply: tcp4", self.with_nat, reply_v4(backend, port), None),
             ours("not a vip", other_v4(), [12.0, 12.0, 12.0]),

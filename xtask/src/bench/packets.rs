@@ -64,6 +64,15 @@ pub fn echo_v4() -> Vec<u8> {
     padded(echo.size(payload.len()), |frame| echo.write(frame, &payload))
 }
 
+/// What a router says about a packet from the VIP that did not fit.
+pub fn error_v4() -> Vec<u8> {
+    let quoted = PacketBuilder::ipv4(VIP_V4, CLIENT_V4, TTL).tcp(PORT, CLIENT_PORT, 1, 65_535);
+    let mut quote = Vec::new();
+    let _ = quoted.write(&mut quote, &[]);
+    let error = ethernet().ipv4(CLIENT_V4, VIP_V4, TTL).icmpv4_raw(3, 4, [0, 0, 5, 0]);
+    padded(error.size(quote.len()), |frame| error.write(frame, &quote))
+}
+
 /// A backend's answer: the sender's address and port are the backend's whatever flow it is of.
 pub fn reply_v4(backend: [u8; 4], port: u16) -> Vec<u8> {
     let tcp = ethernet().ipv4(backend, CLIENT_V4, TTL).tcp(port, CLIENT_PORT, 1, 65_535).ack(1);
