@@ -336,6 +336,44 @@ mod tests {
         }
     }
 
+    /// What an entry is worth to one who needs its place, said by comparisons. Of the expired, one is as good as another.
+    fn worth(entry: Entry, tag: u32, now: Tick) -> (u32, Tick) {
+        let age = entry.age(now);
+        match entry.state() {
+            _ if entry.is_empty() => (4, 0),
+            _ if entry.tag() == tag => (5, 0),
+            _ if age > IDLE => (3, 0),
+            State::Closing if age > CLOSED_FOR => (2, age),
+            State::Opening | State::Guessed => (1, age),
+            State::Established | State::Closing => (0, age),
+        }
+    }
+
+    #[test]
+    fn who_is_given_up_is_who_comparisons_would_give_up() {
+        const STATES: [State; 4] = [State::Opening, State::Guessed, State::Established, State::Closing];
+        let mut random = 1u64;
+        let mut below = |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % n
+        };
+        for _ in 0..20_000 {
+            let now = below(1 << 32) as Tick;
+            let bucket: [Entry; ENTRIES] = std::array::from_fn(|_| match below(8) {
+                0 => Entry::default(),
+                _ => {
+                    // Around each limit, and of the near future.
+                    let age = [0, CLOSED_FOR, IDLE, CLOCK_MASK][below(4) as usize] + below(8) as Tick;
+                    Entry::new(below(20) as u32, B, STATES[below(4) as usize], now.wrapping_sub(age).wrapping_add(2))
+                }
+            });
+            let given_up = victim(|position| bucket[position], 7, now, IDLE);
+            assert_eq!(bucket[given_up.position], given_up.entry);
+            let most = bucket.iter().map(|entry| worth(*entry, 7, now)).max();
+            assert_eq!(Some(worth(given_up.entry, 7, now)), most, "{bucket:?} at {now}");
+        }
+    }
+
     #[test]
     fn a_flood_of_syns_leaves_established_flows_alone() {
         let mut bucket = Bucket::default();
