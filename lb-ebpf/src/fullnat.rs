@@ -32,7 +32,8 @@ pub fn send<F: Family>(packet: &mut impl Packet, env: &impl Env, parsed: &mut Pa
     } else {
         select::backend::<F, false>(env, settings, service, service_id, parsed)
     };
-    let sent = if backend.forward == forward::FULLNAT {
+    // What was handed over may be an earlier packet's, if the service has changed since.
+    let sent = if backend.forward == forward::FULLNAT && backend.service == service_id {
         translate(packet, env, backend, service_id, id, parsed)
     } else {
         Err(Verdict::NoBackend)
