@@ -170,7 +170,7 @@ impl Undoing {
     }
 }
 
-/// What the program does with each packet, and by how much it lengthens it at the front (0 if that differs).
+/// What the program does with each packet, and by how much it lengthens or shortens it at the front (0 if that differs).
 fn try_once(program: &Xdp, packets: &[Vec<u8>]) -> Result<(&'static str, i32)> {
     const ACTIONS: [&str; 5] = ["XDP_ABORTED", "XDP_DROP", "XDP_PASS", "XDP_TX", "XDP_REDIRECT"];
     let mut outcomes = Vec::new();
@@ -184,7 +184,7 @@ fn try_once(program: &Xdp, packets: &[Vec<u8>]) -> Result<(&'static str, i32)> {
     }
     let Some(&(action, growth)) = outcomes.first() else { bail!("no packets to measure with") };
     let is_same = outcomes.iter().all(|outcome| *outcome == (action, growth));
-    Ok(if is_same { (action, growth.max(0)) } else { ("several actions", 0) })
+    Ok(if is_same { (action, growth) } else { ("several actions", 0) })
 }
 
 /// The wrapper program, loaded for one figure.
@@ -194,7 +194,7 @@ struct Wrapper {
     times: Array<MapData, u64>,
     program: ProgramArray<MapData>,
     empty: ProgramFd,
-    /// Only if the program under test lengthens packets: the program that does so too, and the one that undoes it.
+    /// Only if the program under test moves the beginning of packets: the program that does so too, and the one that undoes it.
     adjust: Option<[ProgramFd; 2]>,
     first_packet: Vec<u8>,
     next_flow: u32,
@@ -214,7 +214,7 @@ impl Wrapper {
         load_program(&mut ebpf, "wrapper")?;
         let empty = load_program(&mut ebpf, "empty")?;
         let mut load = |name| load_program(&mut ebpf, name);
-        let adjust = if growth > 0 { Some([load("adjust")?, load("adjust_and_back")?]) } else { None };
+        let adjust = if growth != 0 { Some([load("adjust")?, load("adjust_and_back")?]) } else { None };
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("the wrapper has no map {name}"));
         let mut elements: Array<_, Packet> = Array::try_from(take("PACKETS")?)?;
         for (index, packet) in (0..).zip(packets) {

@@ -81,6 +81,7 @@ pub fn run(options: &Options) -> Result<()> {
         use xlb::Options::{Fullnat, Guarded, Moved, Nat, Off};
         [load(Off)?, load(Nat)?, load(Moved)?, load(Fullnat)?, load(Fullnat)?, load(Guarded)?]
     };
+    let mut decap = xlb::load_decap(&xlb)?;
     let scale = scale(&wrapper, reference.program()?, options.runs)?;
     let programs = Programs {
         empty: pass.program()?,
@@ -90,6 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
         with_fullnat: with_fullnat.program()?,
         with_toa: with_toa.program()?,
         guarded: guarded.program()?,
+        decap: decap.xdp()?,
         usual: reference.program()?,
     };
     let mut paths = programs.paths();
@@ -151,6 +153,7 @@ struct Programs<'a> {
     with_fullnat: &'a Xdp,
     with_toa: &'a Xdp,
     guarded: &'a Xdp,
+    decap: &'a Xdp,
     usual: &'a Xdp,
 }
 
@@ -158,7 +161,8 @@ impl<'a> Programs<'a> {
     /// The lines of the table.
     fn paths(&self) -> Vec<Path<'a>> {
         use packets::{
-            echo_v4, error_v4, other_v4, quic_v4, reply_v4, syn_v4_to, tagged_v4, tcp_v4, tcp_v4_to, tcp_v6, tcp_v6_to, udp_v4,
+            echo_v4, error_v4, in_gue, in_ipip, other_v4, quic_v4, reply_v4, syn_v4_to, tagged_v4, tcp_v4, tcp_v4_to, tcp_v6,
+            tcp_v6_to, udp_v4,
         };
         let line = |name, program, packet, budget_ns| Path { name, program, packets: vec![packet], budget_ns, is_steady: true };
         let usual = |name, packet| line(name, self.usual, packet, None);
@@ -202,6 +206,8 @@ impl<'a> Programs<'a> {
             shown("dsr, mss: tcp4 syn", syn_v4_to(xlb::PORT_CLAMPED)),
             shown("dsr: tcp4, tagged", tagged_v4()),
             line("dsr, 100,000 prefixes denied: tcp4", self.guarded, tcp_v4(false), None),
+            line("decap: ipip, tcp4", self.decap, in_ipip(xlb::SERVER), None),
+            line("decap: gue, tcp4", self.decap, in_gue(xlb::SERVER, xlb::GUE_PORT), None),
             shown("echo request", echo_v4()),
             shown("dsr: icmp error about a packet", error_v4()),
             // The kernel's routing table is asked for each, and costs what it costs.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 pub const VIP_V4: [u8; 4] = [10, 200, 1, 1];
 pub const VIP_V6: [u8; 16] = [0xfd, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
@@ -92,6 +92,26 @@ pub fn quic_v4(port: u16, server: [u8; 4]) -> Vec<u8> {
     padded(udp.size(payload.len()), |frame| udp.write(frame, &payload))
 }
 
+/// From a balancer to a backend's end of a tunnel: TCP to the VIP, in an IP packet.
+pub fn in_ipip(backend: [u8; 4]) -> Vec<u8> {
+    let inner = inner();
+    let outer = ethernet().ipv4(CLIENT_V4, backend, TTL);
+    padded(outer.size(inner.len()), |frame| outer.write(frame, IpNumber::IPV4, &inner))
+}
+
+/// The same in a datagram.
+pub fn in_gue(backend: [u8; 4], port: u16) -> Vec<u8> {
+    let inner = inner();
+    let outer = ethernet().ipv4(CLIENT_V4, backend, TTL).udp(CLIENT_PORT, port);
+    padded(outer.size(inner.len()), |frame| outer.write(frame, &inner))
+}
+
+fn inner() -> Vec<u8> {
+    let mut packet = Vec::new();
+    let _ = PacketBuilder::ipv4(CLIENT_V4, VIP_V4, TTL).tcp(CLIENT_PORT, PORT, 1, 65_535).ack(1).write(&mut packet, &[]);
+    packet
+}
+
 /// TCP to an address that is none of the load balancer's.
 pub fn other_v4() -> Vec<u8> {
     let tcp = ethernet().ipv4(CLIENT_V4, [10, 0, 0, 1], TTL).tcp(CLIENT_PORT, 22, 1, 65_535).ack(1);
@@ -110,15 +130,19 @@ pub fn client_at(frame: &[u8]) -> Option<(u16, u16)> {
         NetSlice::Arp(_) => return None,
     };
     let l3 = 14 + 4 * packet.link_exts.len();
-    let [source_port_at, destination_port_at] =
-        if let Some(TransportSlice::Icmpv4(_)) = packet.transport { [4; 2] } else { [0, 2] };
+    let [source_port_at, destination_port_at] = match packet.transport {
+        Some(TransportSlice::Icmpv4(_)) => [l3_len + 4; 2],
+        Some(_) => [l3_len, l3_len + 2],
+        // Another IP packet: what varies is the identification of the one around it.
+        None => [4; 2],
+    };
     let is_client = |address: IpAddr| address == IpAddr::from(CLIENT_V4) || address == IpAddr::from(CLIENT_V6);
     let (address_at, port_at) = match () {
         () if is_client(source) => (source_at, source_port_at),
         () if is_client(destination) => (destination_at, destination_port_at),
         () => return None,
     };
-    Some(((l3 + address_at) as u16, (l3 + l3_len + port_at) as u16))
+    Some(((l3 + address_at) as u16, (l3 + port_at) as u16))
 }
 
 fn padded<E>(len: usize, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Vec<u8> {

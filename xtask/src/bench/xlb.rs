@@ -7,11 +7,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use lb_common::MacAddr;
+use lb_common::decap::Ends;
 use lb_common::features;
 use lb_common::hash::HashKeys;
+use lb_common::{Be16, MacAddr};
 use lb_user::admission::{Admission, List, Lists, Rules, prefix};
 use lb_user::compile::{Layout, Quiet, compile};
+use lb_user::decap;
 use lb_user::desired::{Algorithm, Backend, Desired, Forward, Hashing, NextHop, OnDown, Protocol, Service};
 use lb_user::maps::{self, Sizes};
 use lb_user::pool::Pool;
@@ -43,6 +45,7 @@ pub const PORT_QUIC: u16 = 90;
 pub const PORT_QUIC_MOVED: u16 = 91;
 /// A backend of these.
 pub const SERVER: [u8; 4] = [10, 2, 0, 1];
+pub const GUE_PORT: u16 = 6080;
 const NAT_BACKEND_PORT: u16 = 8080;
 
 /// BPF_PROG_TEST_RUN's packets come in on the loopback interface of their network namespace.
@@ -95,6 +98,19 @@ pub fn load(object: &Path, options: Options) -> Result<Loaded> {
     }
     maps.set_links(&[(INGRESS, true)].into())?;
     Loaded::take(ebpf, "xlb")
+}
+
+/// The backend's end of tunnels, for packets to [`SERVER`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_decap(object: &Path) -> Result<decap::Program> {
+    let object = std::fs::read(object).with_context(|| object.display().to_string())?;
+    let mut program = decap::Program::load(&object)?;
+    let mut ends = Ends { gue_port: Be16::new(GUE_PORT), ..Ends::default() };
+    ends.ours[0] = IpAddr::from(SERVER).into();
+    program.set(&ends)?;
+    Ok(program)
 }
 
 /// Leaves a weight to every second backend: with the other half, every slot is another's.
@@ -208,7 +224,7 @@ fn service(vip: IpAddr, port: u16, protocol: Protocol, algorithm: Algorithm, for
             Backend { weight: 1, alive: true, is_undecided: false, next_hop: Some(next_hop) },
         )
     });
-    let (gue_port, idle, on_down) = (6080, 800, OnDown::Remap);
+    let (gue_port, idle, on_down) = (GUE_PORT, 800, OnDown::Remap);
     Service {
         vip,
         port,
