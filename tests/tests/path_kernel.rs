@@ -27,7 +27,7 @@ use xlb_tests::path::{Outcome, cases, choices, decap, fixture, fullnat, quic, st
 use xlb_tests::{World, until};
 
 /// The kernel gives up at a million. Beyond this, the next feature may be one too many.
-const VERIFIED_INSTRUCTIONS_MAX: u32 = 850_000;
+const VERIFIED_INSTRUCTIONS_MAX: u32 = 800_000;
 
 /// How long packets wait for a daemon's first program, and how long an update takes. `XLB_LOAD_MS_MAX` says otherwise for
 /// emulated machines.
