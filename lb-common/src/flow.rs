@@ -243,6 +243,9 @@ pub fn victim(bucket: impl Fn(usize) -> Entry, tag: u32, now: Tick, idle: Tick) 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     const IDLE: Tick = 800;
@@ -349,28 +352,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_is_given_up_is_who_comparisons_would_give_up() {
-        const STATES: [State; 4] = [State::Opening, State::Guessed, State::Established, State::Closing];
-        let mut random = 1u64;
-        let mut below = |n: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % n
-        };
-        for _ in 0..20_000 {
-            let now = below(1 << 32) as Tick;
-            let bucket: [Entry; ENTRIES] = std::array::from_fn(|_| match below(8) {
-                0 => Entry::default(),
-                _ => {
-                    // Around each limit, and of the near future.
-                    let age = [0, CLOSED_FOR, IDLE, CLOCK_MASK][below(4) as usize] + below(8) as Tick;
-                    Entry::new(below(20) as u32, B, STATES[below(4) as usize], now.wrapping_sub(age).wrapping_add(2))
-                }
-            });
+    /// An entry, or none, of a flow among a few, with an age around each limit and in the near future.
+    fn entry(now: Tick) -> impl Strategy<Value = Entry> {
+        let states = [State::Opening, State::Guessed, State::Established, State::Closing];
+        let age = (select(vec![0, CLOSED_FOR, IDLE, CLOCK_MASK]), 0..8u32).prop_map(|(limit, more)| limit + more);
+        let entry = (0..20u32, select(states.to_vec()), age)
+            .prop_map(move |(tag, state, age)| Entry::new(tag, B, state, now.wrapping_sub(age).wrapping_add(2)));
+        prop_oneof![1 => Just(Entry::default()), 7 => entry]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn who_is_given_up_is_who_comparisons_would_give_up(
+            (now, bucket) in any::<Tick>().prop_flat_map(|now| (Just(now), prop::array::uniform8(entry(now))))
+        ) {
             let given_up = victim(|position| bucket[position], 7, now, IDLE);
-            assert_eq!(bucket[given_up.position], given_up.entry);
+            prop_assert_eq!(bucket[given_up.position], given_up.entry);
             let most = bucket.iter().map(|entry| worth(*entry, 7, now)).max();
-            assert_eq!(Some(worth(given_up.entry, 7, now)), most, "{bucket:?} at {now}");
+            prop_assert_eq!(Some(worth(given_up.entry, 7, now)), most);
         }
     }
 
