@@ -12,10 +12,10 @@ use super::support::{both_vips, tcp_and_udp_on_both_families, verdict};
 const LENS: [usize; 4] = [1500, 4000, 9000, 65_000];
 const N_FLOWS: usize = 20;
 
-fn exchange(network: &Network, vips: &[std::net::IpAddr], forward: &str) -> Result<()> {
+fn exchange(network: &Network, vips: &[std::net::IpAddr], forward: &str, pool: &str) -> Result<()> {
     let _backends = Backend::start_all(network, 80, vips)?;
     let daemon = Daemon::new(&network.lb.netns, &network.lb_interfaces())
-        .services(fullnat::POOL.to_owned() + &tcp_and_udp_on_both_families(network, forward))
+        .services(pool.to_owned() + &tcp_and_udp_on_both_families(network, forward))
         .start()?;
     for vip in both_vips() {
         for (len, flow) in LENS.into_iter().flat_map(|len| (0..N_FLOWS).map(move |flow| (len, flow))) {
@@ -32,17 +32,17 @@ fn exchange(network: &Network, vips: &[std::net::IpAddr], forward: &str) -> Resu
 #[ignore = "needs root: makes network namespaces"]
 fn large_datagrams_arrive_whole_by_dsr() -> Result<()> {
     let vips = both_vips();
-    exchange(&Network::dsr(3, &vips)?, &vips, "dsr")
+    exchange(&Network::dsr(3, &vips)?, &vips, "dsr", "")
 }
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn large_datagrams_arrive_whole_by_nat_and_their_answers_too() -> Result<()> {
-    exchange(&Network::nat(3)?, &[], "nat")
+    exchange(&Network::nat(3)?, &[], "nat", "")
 }
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn large_datagrams_arrive_whole_by_full_nat_and_their_answers_too() -> Result<()> {
-    exchange(&fullnat::network(3)?, &[], "fullnat")
+    exchange(&fullnat::network(3)?, &[], "fullnat", fullnat::POOL)
 }

@@ -89,13 +89,16 @@ impl Scene {
         if quic.is_empty() { service } else { service.source("quic", quic) }
     }
 
-    fn daemon_by_full_nat(&self) -> Result<Daemon> {
-        let services = fullnat::POOL.to_owned() + &self.service("config_ids = [2]").with("forward", "fullnat").toml();
-        Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces()).services(services).start()
+    fn daemon(&self, quic: &str) -> Result<Daemon> {
+        self.start(self.service(quic).toml())
     }
 
-    fn daemon(&self, quic: &str) -> Result<Daemon> {
-        Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces()).services(self.service(quic).toml()).start()
+    fn daemon_by_full_nat(&self, quic: &str) -> Result<Daemon> {
+        self.start(fullnat::POOL.to_owned() + &self.service(quic).with("forward", "fullnat").toml())
+    }
+
+    fn start(&self, services: String) -> Result<Daemon> {
+        Daemon::new(&self.network.lb.netns, &self.network.lb_interfaces()).services(services).start()
     }
 
     /// Clients with a connection each, and the number of the server that has it.
@@ -232,7 +235,7 @@ fn a_connection_stays_with_its_server_wherever_the_client_goes_and_whatever_chan
 #[ignore = "needs root: makes network namespaces"]
 fn by_full_nat_a_connection_stays_with_its_server_wherever_the_client_goes() -> Result<()> {
     let scene = Scene::behind_full_nat(4)?;
-    let mut daemon = scene.daemon_by_full_nat()?;
+    let mut daemon = scene.daemon_by_full_nat("config_ids = [2]")?;
     let clients = scene.connect(N_CONNECTIONS)?;
     for _ in 0..3 {
         ensure!(scene.n_lost_by_moving(&clients)? == 0, "{}", daemon.log());
